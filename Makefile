@@ -1,0 +1,33 @@
+# What people and CI run. Each target sets the machine up first; the second time that takes a moment.
+
+# In CI the lock file is the law; at a desk, a changed manifest may update it.
+LOCKED := $(if $(CI),--locked)
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# Tests may stop the service at named points; release builds have no such points.
+TESTED := --features faultpoints
+
+.PHONY: help setup demo test check
+.NOTPARALLEL:
+
+help:
+	@echo 'make setup   install what is missing: Debian packages, cargo-deny, cargo-nextest'
+	@echo 'make demo    build, then show a license signed by a key that never leaves its token (examples/demo.sh)'
+	@echo 'make test    all tests, against real tokens and stores that the tests start themselves'
+	@echo 'make check   format, clippy, dependencies, tidiness'
+
+setup:
+	@scripts/setup
+
+demo: setup
+	cargo build --release $(LOCKED)
+	KEYWARD=$(TARGET)/release/keyward examples/demo.sh
+
+test: setup
+	cargo test --doc $(TESTED) $(LOCKED)
+	cargo nextest run $(TESTED) $(LOCKED)
+
+check: setup
+	cargo fmt --check
+	cargo clippy --all-targets --all-features $(LOCKED) -- -D warnings
+	cargo deny $(LOCKED) check bans licenses sources
+	cargo nextest run $(TESTED) $(LOCKED) -E 'test(/^tidy::/)'

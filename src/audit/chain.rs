@@ -1,0 +1,132 @@
+//! The hash chain: each record carries the hash of the record before, and a head says where the chain ends.
+
+use std::fmt;
+
+use aws_lc_rs::digest;
+use serde::{Deserialize, Serialize};
+
+use crate::audit::record::{Event, FORMAT, Record, time_text};
+use crate::error::{Error, Reason, Result};
+
+/// SHA-256 of a record's canonical bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ChainHash(pub [u8; 32]);
+
+impl ChainHash {
+    /// What stands before the first record.
+    pub const ZERO: ChainHash = ChainHash([0; 32]);
+
+    /// The hash of a record's canonical bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+        ChainHash(hash)
+    }
+}
+
+impl fmt::Display for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for ChainHash {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ChainHash {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        let mut hash = [0; 32];
+        hex::decode_to_slice(&text, &mut hash).map_err(serde::de::Error::custom)?;
+        Ok(ChainHash(hash))
+    }
+}
+
+/// Where a log ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// Identity of the log.
+    pub log: String,
+    /// Number of records.
+    pub size: u64,
+    /// Hash of the last record; zeros for an empty log.
+    pub chain: ChainHash,
+    /// Time of the last record: microseconds since 1970; 0 for an empty log.
+    pub time_us: i64,
+}
+
+/// A record that has its place: the record itself and its canonical bytes.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// The place in the log.
+    pub seq: u64,
+    /// The canonical bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Head {
+    /// The head of a log without records.
+    #[must_use]
+    pub fn empty(log: impl Into<String>) -> Self {
+        Head { log: log.into(), size: 0, chain: ChainHash::ZERO, time_us: 0 }
+    }
+
+    /// Gives an event the next place and moves the head there. The time never runs back within a log: a clock that
+    /// was set back repeats the last record's time.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the record cannot be written.
+    pub fn append(&mut self, event: Event, now_us: i64) -> Result<Placed> {
+        let time_us = now_us.max(self.time_us);
+        let record = Record {
+            v: FORMAT,
+            log: self.log.clone(),
+            seq: self.size,
+            prev: self.chain,
+            time: time_text(time_us),
+            event,
+        };
+        let bytes = record.bytes()?;
+        self.chain = ChainHash::of(&bytes);
+        self.size += 1;
+        self.time_us = time_us;
+        Ok(Placed { seq: record.seq, bytes })
+    }
+
+    /// Checks that these bytes are the next record and moves the head there.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN`, saying in which way the bytes do not follow.
+    pub fn follow(&mut self, bytes: &[u8]) -> Result<Record> {
+        let record = Record::read(bytes)?;
+        let broken = |words: String| Err(Error::new(Reason::RecordBroken, words));
+        if record.log != self.log {
+            return broken(format!("belongs to log {}, not {}", record.log, self.log));
+        }
+        if record.seq != self.size {
+            return broken(format!("has number {} where {} is due", record.seq, self.size));
+        }
+        if record.prev != self.chain {
+            return broken("does not carry the hash of the record before it: one of the two was changed".to_owned());
+        }
+        let time_us = record.time_us()?;
+        if time_us < self.time_us {
+            return broken("is dated before the record it follows".to_owned());
+        }
+        self.size += 1;
+        self.chain = ChainHash::of(bytes);
+        self.time_us = time_us;
+        Ok(record)
+    }
+}

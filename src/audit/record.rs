@@ -1,0 +1,247 @@
+//! One record of the log and its canonical bytes (RFC 8785 JSON), which are what is stored, hashed and exported.
+
+use serde::{Deserialize, Serialize};
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
+
+use crate::audit::chain::ChainHash;
+use crate::caller::CallerNote;
+use crate::error::{Error, Reason, Result};
+
+/// Version of the record format.
+pub const FORMAT: u32 = 1;
+
+/// One record. `seq` counts from 0 without gaps; `prev` is the hash of the bytes of the record before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Format version, [`FORMAT`].
+    pub v: u32,
+    /// Identity of the log: a GUID made with the log.
+    pub log: String,
+    /// Place in the log.
+    pub seq: u64,
+    /// SHA-256 of the record before, hexadecimal; 64 zeros for the first.
+    pub prev: ChainHash,
+    /// When it was written: RFC 3339, UTC, microseconds.
+    pub time: String,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Event {
+    /// An instance begins to write to this log.
+    LogOpened {
+        /// Version of the program.
+        version: String,
+        /// What it has open and what holds from now on, in words that name no secret.
+        tokens: Vec<String>,
+    },
+    /// An instance ends in good order.
+    LogClosed {},
+    /// An act with a token's key is about to be done.
+    Intent {
+        /// Who asked.
+        caller: CallerNote,
+        /// The rule that allows it.
+        rule: String,
+        /// What will be done.
+        act: ActNote,
+    },
+    /// What became of an intent.
+    Outcome {
+        /// The intent's `seq`.
+        intent: u64,
+        /// What became of it.
+        result: OutcomeNote,
+    },
+    /// A request that was refused before any token was asked.
+    Refusal {
+        /// Who asked.
+        caller: CallerNote,
+        /// What for: the operation's name.
+        operation: String,
+        /// The object it named.
+        target: String,
+        /// The closed reason.
+        reason: String,
+        /// The words the caller got.
+        message: String,
+    },
+    /// Something was done that needs no key of custody.
+    Performed {
+        /// Who asked.
+        caller: CallerNote,
+        /// The rule that allows it.
+        rule: String,
+        /// The operation's name.
+        operation: String,
+        /// The object it was about.
+        target: String,
+    },
+    /// A stored object is new or has changed.
+    Changed {
+        /// Kind of object.
+        object: String,
+        /// Its resource name.
+        name: String,
+        /// Its version after the change, from 1.
+        version: u64,
+        /// SHA-256 of the object's stored bytes, hexadecimal.
+        sha256: String,
+    },
+    /// A token's PIN was refused and is latched, or a token is quarantined, or a person cleared that.
+    TokenState {
+        /// The token's name in the configuration.
+        token: String,
+        /// `latched`, `unlatched`, `quarantined`, `released`.
+        state: String,
+        /// Who did it.
+        caller: CallerNote,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// An act with a key, as it stands in an intent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ActNote {
+    /// Make a key pair.
+    GenerateKey {
+        /// Resource name of the new key.
+        key: String,
+        /// CKA_ID it gets, hexadecimal.
+        id: String,
+        /// Role and algorithm.
+        role: String,
+        /// The token's name in the configuration.
+        token: String,
+    },
+    /// Sign an XrML document.
+    SignDocument {
+        /// Resource name of the key.
+        key: String,
+        /// Kind of document.
+        kind: String,
+        /// GUID in the document's DESCRIPTOR.
+        guid: String,
+        /// ISSUEDTIME as written.
+        issued: String,
+        /// Hash and digest of the BODY, `sha256:…`.
+        digest: String,
+    },
+}
+
+/// What became of an act.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum OutcomeNote {
+    /// The token did it, and what came back was verified.
+    Done {
+        /// What came of it: the signature in base64, or the public key's SHA-256.
+        result: String,
+    },
+    /// The token certainly did not do it.
+    Refused {
+        /// The closed reason.
+        reason: String,
+        /// In words, with the device's answer.
+        message: String,
+    },
+    /// It is not known whether the token did it. Nothing was released.
+    Unknown {
+        /// The closed reason.
+        reason: String,
+        /// In words, with the device's answer.
+        message: String,
+    },
+}
+
+impl Record {
+    /// The canonical bytes: RFC 8785 JSON.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the record cannot be written as JSON.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        serde_json_canonicalizer::to_vec(self)
+            .map_err(|fault| Error::new(Reason::Internal, "a record cannot be written as JSON").detail(fault))
+    }
+
+    /// Reads stored bytes. They must be canonical: what [`Record::bytes`] would write.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN` for anything else.
+    pub fn read(bytes: &[u8]) -> Result<Self> {
+        let record: Record = serde_json::from_slice(bytes)
+            .map_err(|fault| Error::new(Reason::RecordBroken, format!("not a record: {fault}")))?;
+        if record.v != FORMAT {
+            return Err(Error::new(Reason::RecordBroken, format!("record format {} is not known here", record.v)));
+        }
+        if record.bytes()? != bytes {
+            return Err(Error::new(Reason::RecordBroken, "the record is not in canonical form"));
+        }
+        Ok(record)
+    }
+
+    /// When it was written, in microseconds since 1970.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN` if the time is not RFC 3339.
+    pub fn time_us(&self) -> Result<i64> {
+        OffsetDateTime::parse(&self.time, &Rfc3339)
+            .map(crate::clock::micros)
+            .map_err(|_| Error::new(Reason::RecordBroken, format!("{} is not a time", self.time)))
+    }
+}
+
+/// Writes a time as records do: RFC 3339, UTC, always six digits of a second.
+#[must_use]
+pub fn time_text(time_us: i64) -> String {
+    const FORM: &[time::format_description::BorrowedFormatItem<'_>] =
+        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+    let time = OffsetDateTime::UNIX_EPOCH.saturating_add(Duration::microseconds(time_us));
+    time.format(FORM).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            v: FORMAT,
+            log: "f0e4c2f7-6c58-4a1c-9b1f-0e5c0d8b2f11".into(),
+            seq: 3,
+            prev: ChainHash::ZERO,
+            time: time_text(1_700_000_000_000_001),
+            event: Event::LogClosed {},
+        }
+    }
+
+    #[test]
+    fn canonical_bytes_are_sorted_and_read_back() {
+        let bytes = record().bytes().unwrap();
+        assert_eq!(
+            String::from_utf8(bytes.clone()).unwrap(),
+            format!(
+                r#"{{"event":{{"type":"log-closed"}},"log":"f0e4c2f7-6c58-4a1c-9b1f-0e5c0d8b2f11","prev":"{}","seq":3,"time":"2023-11-14T22:13:20.000001Z","v":1}}"#,
+                "0".repeat(64)
+            )
+        );
+        assert_eq!(Record::read(&bytes).unwrap(), record());
+        assert_eq!(record().time_us().unwrap(), 1_700_000_000_000_001);
+    }
+
+    #[test]
+    fn bytes_that_say_the_same_in_another_form_are_refused() {
+        let text = String::from_utf8(record().bytes().unwrap()).unwrap();
+        let spaced = text.replace(r#""seq":3"#, r#""seq": 3"#);
+        assert_eq!(Record::read(spaced.as_bytes()).unwrap_err().reason(), Reason::RecordBroken);
+        let unknown = text.replace(r#""v":1"#, r#""v":1,"w":1"#);
+        assert_eq!(Record::read(unknown.as_bytes()).unwrap_err().reason(), Reason::RecordBroken);
+    }
+}

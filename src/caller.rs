@@ -1,0 +1,111 @@
+//! Who calls: the local operator, or a principal known by its client certificate.
+
+use serde::{Deserialize, Serialize};
+
+/// What a principal may be trusted with. A rule of `policy` names one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// One licensing server of one cluster.
+    Node,
+    /// Runs this instance: makes clusters and nodes, exports the log.
+    Operator,
+}
+
+/// A recorded principal. A client certificate counts only while it is named here and the principal is active.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Principal {
+    /// Resource name, such as `clusters/emea/nodes/lic-1`.
+    pub name: String,
+    /// What it may be trusted with.
+    pub role: Role,
+    /// The cluster it belongs to, as a resource name; none for those who serve all.
+    pub cluster: Option<String>,
+    /// SHA-256 of its client certificate's DER, hexadecimal.
+    pub certificate_sha256: String,
+    /// Whether it may call.
+    pub active: bool,
+    /// When it was made: microseconds since 1970, UTC.
+    pub created_us: i64,
+    /// When its certificate ends: microseconds since 1970, UTC.
+    pub certificate_expires_us: i64,
+}
+
+/// The one who makes a call, as established by the door it came through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A process of this machine on the operator socket, known by its peer credentials.
+    LocalOperator {
+        /// Its user id.
+        uid: u32,
+    },
+    /// A principal known by its client certificate.
+    Principal(Principal),
+    /// A certificate of our authority that belongs to no active principal.
+    Stranger {
+        /// SHA-256 of the certificate's DER, hexadecimal; empty if there was none.
+        certificate_sha256: String,
+    },
+}
+
+impl Caller {
+    /// The roles this caller holds.
+    #[must_use]
+    pub fn roles(&self) -> &[Role] {
+        match self {
+            Caller::LocalOperator { .. } => &[Role::Operator],
+            Caller::Principal(principal) => std::slice::from_ref(&principal.role),
+            Caller::Stranger { .. } => &[],
+        }
+    }
+
+    /// The cluster this caller belongs to, if to one.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&str> {
+        match self {
+            Caller::Principal(principal) => principal.cluster.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// How records name this caller.
+    #[must_use]
+    pub fn note(&self) -> CallerNote {
+        match self {
+            Caller::LocalOperator { uid } => {
+                CallerNote { name: "local-operator".into(), uid: Some(*uid), certificate_sha256: None }
+            }
+            Caller::Principal(principal) => CallerNote {
+                name: principal.name.clone(),
+                uid: None,
+                certificate_sha256: Some(principal.certificate_sha256.clone()),
+            },
+            Caller::Stranger { certificate_sha256 } => CallerNote {
+                name: "stranger".into(),
+                uid: None,
+                certificate_sha256: Some(certificate_sha256.clone()).filter(|hash| !hash.is_empty()),
+            },
+        }
+    }
+}
+
+/// A caller as it stands in a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallerNote {
+    /// Resource name, `local-operator`, `service` or `stranger`.
+    pub name: String,
+    /// User id of a local operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// SHA-256 of the client certificate, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_sha256: Option<String>,
+}
+
+impl CallerNote {
+    /// The service itself, for what it does at start and stop.
+    #[must_use]
+    pub fn service() -> Self {
+        CallerNote { name: "service".into(), uid: None, certificate_sha256: None }
+    }
+}

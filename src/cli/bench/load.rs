@@ -1,0 +1,149 @@
+//! The load of a bench: callers that have licenses signed, each on a connection of its own.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::cli::connect;
+use crate::clock;
+use crate::error::{Error, Reason, Result};
+use crate::grpc::client::{Connection, NodeIdentity, failed};
+use crate::grpc::v1;
+use crate::tls;
+use crate::xrml::time::XrmlTime;
+
+/// Most callers at a time.
+pub(super) const CALLERS_MAX: usize = 256;
+/// Rights of the license that is signed; with their sealed keys they make a BODY of about 5 kB.
+const RIGHTS: [&str; 4] = ["VIEW", "PRINT", "EDIT", "FORWARD"];
+
+/// A cluster, a node, and the text to be signed.
+pub(super) struct Load {
+    identity: NodeIdentity,
+    cluster: String,
+    body: [String; 2],
+}
+
+/// One measurement.
+pub(super) struct Measured {
+    pub(super) callers: usize,
+    pub(super) per_second: f64,
+    pub(super) p50_us: u64,
+    pub(super) p99_us: u64,
+}
+
+impl Load {
+    /// Makes a cluster and a node with the service of this data directory.
+    pub(super) async fn prepare(data: &Path) -> Result<Self> {
+        let connection = connect::operator(data).await?;
+        let wanted = v1::Cluster { url: "https://rms.example.test/_wmcs".into(), ..Default::default() };
+        let request = v1::CreateClusterRequest { cluster_id: "bench".into(), cluster: Some(wanted) };
+        let cluster = connection.clusters().create_cluster(request).await.map_err(failed)?.into_inner();
+        let request = v1::GetKeyRequest { name: cluster.slc_key.clone() };
+        let key = connection.keys().get_key(request).await.map_err(failed)?.into_inner();
+        let (certificate_request_pem, key_pem) = tls::request()?;
+        let request = v1::CreateNodeRequest {
+            parent: cluster.name.clone(),
+            node_id: "bench".into(),
+            certificate_request_pem,
+            valid_days: 1,
+        };
+        let node = connection.nodes().create_node(request).await.map_err(failed)?.into_inner();
+        let identity =
+            NodeIdentity { server: node.server, ca_pem: node.ca_pem, certificate_pem: node.certificate_pem, key_pem };
+        let body = draft(&cluster, &key.public_key.unwrap_or_default().modulus_le_base64)?;
+        Ok(Load { identity, cluster: cluster.name, body })
+    }
+
+    /// Bytes of the BODY that is signed.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.text().len()
+    }
+
+    /// The BODY with the time of now.
+    fn text(&self) -> String {
+        let [before, after] = &self.body;
+        format!("{before}{}{after}", XrmlTime::from_moment(clock::now()))
+    }
+
+    /// Lets so many callers ask one after the other, each waiting for its answer, for this long.
+    pub(super) async fn run(&self, callers: usize, duration: Duration) -> Result<Measured> {
+        let mut clients = Vec::with_capacity(callers);
+        for _ in 0..callers {
+            clients.push(Connection::node(&self.identity).await?.licensing());
+        }
+        let request = v1::SignDocumentRequest { cluster: self.cluster.clone(), body: self.text() };
+        // One call each before the clock starts: connections are open, the token has found its key.
+        for client in &mut clients {
+            client.sign_document(request.clone()).await.map_err(failed)?;
+        }
+        let start = Instant::now();
+        let tasks: Vec<_> = clients
+            .into_iter()
+            .map(|mut client| {
+                let request = request.clone();
+                tokio::spawn(async move {
+                    let mut times = Vec::new();
+                    while start.elapsed() < duration {
+                        let asked = Instant::now();
+                        client.sign_document(request.clone()).await?;
+                        times.push(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
+                    }
+                    Ok::<_, tonic::Status>(times)
+                })
+            })
+            .collect();
+        let mut times = Vec::new();
+        for task in tasks {
+            let task = task.await.map_err(|fault| Error::new(Reason::Internal, "a caller broke off").detail(fault))?;
+            times.extend(task.map_err(failed)?);
+        }
+        let elapsed = start.elapsed().as_secs_f64();
+        times.sort_unstable();
+        let at = |percent: usize| times.get(times.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0);
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52 signatures")]
+        let per_second = times.len() as f64 / elapsed;
+        Ok(Measured { callers, per_second, p50_us: at(50), p99_us: at(99) })
+    }
+}
+
+/// A use license of this cluster, in two parts: what stands before the text of ISSUEDTIME and what stands after.
+fn draft(cluster: &v1::Cluster, modulus_le_base64: &str) -> Result<[String; 2]> {
+    let mut user: [u8; 256] = clock::random()?;
+    user[255] |= 0x80;
+    let sealed = STANDARD.encode(clock::random::<336>()?);
+    let key = |modulus: &str| {
+        format!(
+            "<PUBLICKEY><ALGORITHM>RSA</ALGORITHM><PARAMETER name=\"public-exponent\"><VALUE encoding=\"integer32\">65537\
+             </VALUE></PARAMETER><PARAMETER name=\"modulus\"><VALUE encoding=\"base64\" size=\"2048\">{modulus}</VALUE>\
+             </PARAMETER></PUBLICKEY>"
+        )
+    };
+    let rights: String = RIGHTS
+        .iter()
+        .map(|right| {
+            format!(
+                "<{right}><CONDITIONLIST><ACCESS><PRINCIPAL internal-id=\"1\"><ENABLINGBITS type=\"sealed-key-v2\">\
+                 <VALUE encoding=\"base64\" size=\"2688\">{sealed}</VALUE></ENABLINGBITS></PRINCIPAL></ACCESS>\
+                 </CONDITIONLIST></{right}>"
+            )
+        })
+        .collect();
+    let guid = uuid::Uuid::new_v4();
+    let after = format!(
+        "</ISSUEDTIME><DESCRIPTOR><OBJECT type=\"Content-License\"><ID type=\"MS-GUID\">{{{guid}}}</ID></OBJECT>\
+         </DESCRIPTOR><ISSUER><OBJECT type=\"MS-DRM-Server\"><ID type=\"MS-GUID\">{}</ID><ADDRESS type=\"URL\">{}\
+         </ADDRESS></OBJECT>{}</ISSUER><ISSUEDPRINCIPALS><PRINCIPAL internal-id=\"1\"><OBJECT type=\"Group-Identity\">\
+         <ID type=\"Windows\">S-1-5-21-1-2-3-1118</ID><NAME>alice@example.test</NAME></OBJECT>{}</PRINCIPAL>\
+         </ISSUEDPRINCIPALS><WORK><OBJECT><ID type=\"MS-GUID\">{{{guid}}}</ID></OBJECT><METADATA><OWNER><OBJECT>\
+         <ID type=\"Windows\" /><NAME>alice@example.test</NAME></OBJECT></OWNER></METADATA><RIGHTSGROUP \
+         name=\"Main-Rights\"><RIGHTSLIST>{rights}</RIGHTSLIST></RIGHTSGROUP></WORK></BODY>",
+        cluster.guid,
+        cluster.url,
+        key(modulus_le_base64),
+        key(&STANDARD.encode(user)),
+    );
+    Ok(["<BODY type=\"LICENSE\" version=\"3.0\"><ISSUEDTIME>".to_owned(), after])
+}

@@ -1,0 +1,54 @@
+//! `keyward license`: what a licensing node does, with its own certificate.
+
+use std::path::PathBuf;
+
+use crate::cli::{connect, output};
+use crate::error::{Error, Reason, Result};
+use crate::grpc::client::failed;
+use crate::grpc::v1;
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Have the BODY of a license signed by the cluster's key
+    Sign {
+        /// A file that holds the BODY element and nothing around it (UTF-8)
+        body: PathBuf,
+        /// The node's identity directory, as made by `keyward node create`
+        #[arg(long = "as", value_name = "DIR")]
+        identity: PathBuf,
+        /// The cluster to sign for; the node's own if left out
+        #[arg(long)]
+        cluster: Option<String>,
+        /// Write the signed license here (a new file) instead of to standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+pub(super) async fn run(command: Command) -> Result<()> {
+    let Command::Sign { body, identity, cluster, out } = command;
+    let bytes = std::fs::read(&body)
+        .map_err(|fault| Error::new(Reason::InvalidArgument, format!("{} cannot be read: {fault}", body.display())))?;
+    let text = String::from_utf8(bytes).map_err(|fault| {
+        Error::new(
+            Reason::DocumentMalformed,
+            format!("{} is not UTF-8: byte {} begins no character", body.display(), fault.utf8_error().valid_up_to()),
+        )
+        .hint("convert it to UTF-8 first; the signature is over its characters, not its bytes")
+    })?;
+    let (node, connection) = connect::node(&identity).await?;
+    let own = node.split_once("/nodes/").map(|(cluster, _)| cluster.to_owned()).unwrap_or_default();
+    let cluster = cluster.map_or(own, |cluster| crate::cli::cluster::name(&cluster));
+    // An editor's line end after the element is not part of it.
+    let body = text.trim_end_matches(['\r', '\n']).to_owned();
+    let request = v1::SignDocumentRequest { cluster, body };
+    let signed = connection.licensing().sign_document(request).await.map_err(failed)?.into_inner();
+    match out {
+        Some(path) => {
+            output::write_new(&path, signed.document.as_bytes(), 0o644)?;
+            println!("signed {} {}: {}", signed.kind, signed.guid, path.display());
+        }
+        None => print!("{}", signed.document),
+    }
+    Ok(())
+}

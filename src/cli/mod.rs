@@ -1,0 +1,125 @@
+//! The command line: one file per subcommand.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to people on its standard streams")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Reason, Result};
+
+mod audit;
+mod bench;
+mod cluster;
+mod config;
+mod connect;
+mod init;
+mod key;
+mod license;
+mod node;
+mod output;
+mod serve;
+mod token;
+
+/// Custody of the keys behind rights-management licenses: they are made in a token and never leave it.
+#[derive(Parser)]
+#[command(version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(clap::Args)]
+struct Global {
+    /// The data directory of the service to speak to, or to work on
+    #[arg(long, global = true, value_name = "DIR", default_value = ".")]
+    data: PathBuf,
+    /// How to print what is found
+    #[arg(long, global = true, value_enum, default_value_t = output::Format::Table)]
+    output: output::Format,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a data directory: configuration, store, TLS trust, and a software token to begin with
+    Init(init::Args),
+    /// Serve licensing nodes until SIGTERM
+    Serve(serve::Args),
+    /// Clusters and their server licensor keys
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// The public halves of keys, and the proof of where the private halves are
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Licensing nodes and their certificates
+    #[command(subcommand)]
+    Node(node::Command),
+    /// What a licensing node does
+    #[command(subcommand)]
+    License(license::Command),
+    /// The log: export and offline verification
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Tokens that the service will not use until a person decides
+    #[command(subcommand)]
+    Token(token::Command),
+    /// The configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Measure this machine, in a directory of its own
+    #[command(subcommand)]
+    Bench(bench::Command),
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(fault) => {
+            eprintln!("error: {fault} [{}]", fault.reason().code());
+            if let Some(detail) = fault.private_detail() {
+                eprintln!("detail: {detail}");
+            }
+            if let Some(hint) = fault.next_step() {
+                eprintln!("next: {hint}");
+            }
+            ExitCode::from(fault.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<u8> {
+    let global = cli.global;
+    match cli.command {
+        Command::Init(args) => init::run(&args),
+        Command::Serve(args) => serve::run(&args, &global),
+        Command::Cluster(command) => wait(cluster::run(command, &global)),
+        Command::Key(command) => wait(key::run(command, &global)),
+        Command::Node(command) => wait(node::run(command, &global)),
+        Command::License(command) => wait(license::run(command)),
+        Command::Audit(command) => audit::run(command, &global),
+        Command::Token(command) => token::run(command, &global),
+        Command::Config(command) => config::run(&command, &global),
+        Command::Bench(command) => bench::run(command, &global),
+    }
+}
+
+/// Runs a client's work to its end.
+fn wait(work: impl Future<Output = Result<()>>) -> Result<u8> {
+    runtime()?.block_on(work)?;
+    Ok(0)
+}
+
+/// The runtime of a command, made after everything that must happen in a process with one thread.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|fault| Error::new(Reason::Internal, "the runtime cannot start").detail(fault))
+}

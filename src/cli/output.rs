@@ -1,0 +1,93 @@
+//! How commands print: aligned words for people, JSON for programs.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::audit::record::time_text;
+use crate::error::{Error, Reason, Result};
+
+/// The form of what a command prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Prints one object: a line for each member.
+pub(super) fn object(format: Format, value: &Value) {
+    match (format, value) {
+        (Format::Table, Value::Object(members)) => {
+            let width = members.keys().map(String::len).max().unwrap_or(0);
+            for (name, value) in members {
+                println!("{name:width$}  {}", word(value));
+            }
+        }
+        _ => println!("{value:#}"),
+    }
+}
+
+/// Prints a list of objects: a line for each, under the names of the first one's members.
+pub(super) fn list(format: Format, rows: &[Value]) {
+    if format == Format::Json {
+        println!("{:#}", Value::Array(rows.to_vec()));
+        return;
+    }
+    let Some(Value::Object(first)) = rows.first() else {
+        println!("none");
+        return;
+    };
+    let names: Vec<&String> = first.keys().collect();
+    let cells: Vec<Vec<String>> =
+        rows.iter().map(|row| names.iter().map(|name| word(&row[name.as_str()])).collect()).collect();
+    let width = |column: usize| {
+        let longest = cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        longest.max(names[column].len())
+    };
+    let widths: Vec<usize> = (0..names.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let cells: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        println!("{}", cells.join("  ").trim_end());
+    };
+    line(names.iter().map(|name| name.as_str()).collect());
+    for row in &cells {
+        line(row.iter().map(String::as_str).collect());
+    }
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(word).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+/// A protocol timestamp in words, to the second.
+pub(super) fn time(timestamp: Option<prost_types::Timestamp>) -> String {
+    let Some(time) = timestamp else { return String::new() };
+    let text = time_text(time.seconds.saturating_mul(1_000_000));
+    text.replace(".000000", "")
+}
+
+/// Writes a new file. One that exists is never overwritten, and a file that could not be written whole is removed.
+pub(super) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let fault = |fault: std::io::Error| {
+        let hint = match fault.kind() {
+            std::io::ErrorKind::AlreadyExists => "choose another name, or remove the file yourself",
+            _ => "choose a place that this user may write",
+        };
+        Error::new(Reason::InvalidArgument, format!("{} cannot be written: {fault}", path.display())).hint(hint)
+    };
+    let mut file = File::options().create_new(true).write(true).mode(mode).open(path).map_err(fault)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    written.map_err(|cause| {
+        let _ = std::fs::remove_file(path);
+        fault(cause)
+    })
+}

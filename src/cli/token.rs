@@ -1,0 +1,62 @@
+//! `keyward token`: what a person decides about a token, while the service is stopped.
+
+use std::sync::Arc;
+
+use crate::caller::Caller;
+use crate::cli::{Global, runtime};
+use crate::config::Config;
+use crate::custody::Standing;
+use crate::error::{Error, Reason, Result};
+use crate::serve::Lock;
+use crate::store::{Sqlite, Store};
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Allow one more try of a token's PIN, after its source was corrected
+    Unlatch {
+        /// The token's name in the configuration
+        token: String,
+    },
+    /// Take a token out of quarantine, after the device was looked at
+    Release {
+        /// The token's name in the configuration
+        token: String,
+    },
+}
+
+pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
+    let config = Config::load(&global.data)?;
+    let _lock = Lock::take(&config.directory)?;
+    runtime()?.block_on(async {
+        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
+        let done = clear(&command, &config, store.as_ref()).await;
+        store.close().await;
+        done
+    })?;
+    Ok(0)
+}
+
+async fn clear(command: &Command, config: &Config, store: &dyn Store) -> Result<()> {
+    let (Command::Unlatch { token } | Command::Release { token }) = command;
+    if !config.file.tokens.iter().any(|known| known.name == *token) {
+        return Err(Error::new(Reason::NotFound, format!("the configuration has no token {token}")));
+    }
+    let (standing, _) = Standing::of(store, token).await?;
+    let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() }.note();
+    let (was, state): (Option<String>, &str) = match command {
+        Command::Unlatch { .. } => (standing.latched, "unlatched"),
+        Command::Release { .. } => (standing.quarantined, "released"),
+    };
+    let Some(was) = was else {
+        println!("token {token} needs no such thing");
+        return Ok(());
+    };
+    let change = |standing: &mut Standing| match command {
+        Command::Unlatch { .. } => standing.latched = None,
+        Command::Release { .. } => standing.quarantined = None,
+    };
+    Standing::change(store, token, state, &caller, &was, change).await?;
+    println!("token {token} is {state}; it was held because: {was}");
+    println!("next: keyward serve {}", config.directory.display());
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! The configuration of one instance: `keyward.toml` in its data directory.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Reason, Result};
+use crate::secret::Pin;
+
+/// The configuration file's name inside a data directory.
+pub const FILE: &str = "keyward.toml";
+/// Longest path of a Unix socket, in bytes (`sun_path` less its end).
+const SOCKET_BYTES_MAX: usize = 107;
+
+/// A data directory and what its configuration says. Paths in the file are relative to the directory.
+#[derive(Debug)]
+pub struct Config {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// The file's content.
+    pub file: File,
+}
+
+/// The content of the configuration file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct File {
+    /// Where nodes connect.
+    pub api: Api,
+    /// Where people of this machine connect.
+    pub operator: Operator,
+    /// Where records are.
+    pub store: Store,
+    /// Who certifies nodes and this server.
+    pub tls: Tls,
+    /// The tokens.
+    #[serde(default, rename = "token")]
+    pub tokens: Vec<Token>,
+}
+
+/// Where nodes connect.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Api {
+    /// Address and port; port 0 takes a free one at each start.
+    pub listen: String,
+    /// DNS names and addresses by which nodes know this server.
+    pub server_names: Vec<String>,
+}
+
+/// Where people of this machine connect.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Operator {
+    /// A Unix socket, for this service's user and root alone.
+    pub socket: PathBuf,
+}
+
+/// Where records are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Store {
+    /// The SQLite file.
+    pub sqlite: PathBuf,
+}
+
+/// Who certifies nodes and this server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tls {
+    /// The authority's certificate, PEM.
+    pub authority: PathBuf,
+    /// Its private key, PEM.
+    pub authority_key: PathBuf,
+}
+
+/// One token: which device it is, and where its PIN comes from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Token {
+    /// What this instance calls it.
+    pub name: String,
+    /// The kind of device: the name of a shipped profile, or the path of a profile file.
+    pub profile: String,
+    /// Directory of a software token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// The token's label. Label and serial must both match.
+    pub label: String,
+    /// The token's serial number.
+    pub serial: String,
+    /// Where the PIN comes from.
+    pub pin: PinSource,
+    /// Working sessions, each with a thread of its own.
+    #[serde(default = "sessions")]
+    pub sessions: usize,
+}
+
+fn sessions() -> usize {
+    2
+}
+
+/// Most working sessions of one token.
+const SESSIONS_MAX: usize = 64;
+
+/// Where a PIN comes from. Never from the configuration itself, an argument or the environment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PinSource {
+    /// A file that only its owner can read; one end of line after the PIN is dropped.
+    pub file: PathBuf,
+}
+
+impl Config {
+    /// Reads and checks the configuration of a data directory. Names every fault that it finds, not just the first.
+    ///
+    /// # Errors
+    /// `DATA_DIRECTORY` if there is none, `CONFIG_INVALID` for its faults.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let path = directory.join(FILE);
+        let text = std::fs::read_to_string(&path).map_err(|fault| {
+            let hint = match fault.kind() {
+                std::io::ErrorKind::NotFound => "name a directory that `keyward init` has made",
+                _ => "make it readable for the user that runs this command",
+            };
+            Error::new(Reason::DataDirectory, format!("{} cannot be read: {fault}", path.display())).hint(hint)
+        })?;
+        let (file, faults) = parse(&text);
+        let config = file.map(|file| Config { directory: directory.to_owned(), file });
+        let faults = match &config {
+            Some(config) => faults.into_iter().chain(config.faults()).collect(),
+            None => faults,
+        };
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(Error::new(Reason::ConfigInvalid, format!("{}: {}", path.display(), faults.join("; ")))
+                .hint("correct the file, then: keyward config check")),
+        }
+    }
+
+    /// A path of the configuration, resolved against the data directory.
+    #[must_use]
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.directory.join(path)
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let file = &self.file;
+        let mut faults = Vec::new();
+        if file.api.listen.parse::<std::net::SocketAddr>().is_err() {
+            faults.push(format!("api.listen: {:?} is not an address and port", file.api.listen));
+        }
+        if file.api.server_names.is_empty() {
+            faults.push("api.server_names: name at least one".into());
+        }
+        let socket = self.path(&file.operator.socket);
+        if socket.as_os_str().len() > SOCKET_BYTES_MAX {
+            faults.push(format!(
+                "operator.socket: {} is longer than {SOCKET_BYTES_MAX} bytes; give a shorter absolute path",
+                socket.display()
+            ));
+        }
+        for (place, token) in file.tokens.iter().enumerate() {
+            if file.tokens[..place].iter().any(|other| other.name == token.name) {
+                faults.push(format!("token {}: two tokens have this name", token.name));
+            }
+            if crate::cluster::check_id("name", &token.name).is_err() {
+                faults.push(format!("token {:?}: a name is lower-case letters, digits and hyphens", token.name));
+            }
+            if token.sessions == 0 || token.sessions > SESSIONS_MAX {
+                faults.push(format!("token {}: sessions is 1 to {SESSIONS_MAX}", token.name));
+            }
+        }
+        faults
+    }
+}
+
+impl Token {
+    /// Reads the PIN.
+    ///
+    /// # Errors
+    /// `PIN_SOURCE` if the file cannot be read, is open to others, or holds no PIN.
+    pub fn read_pin(&self, config: &Config) -> Result<Pin> {
+        use std::os::unix::fs::MetadataExt;
+        let path = config.path(&self.pin.file);
+        let fault = |words: String| {
+            Error::new(Reason::PinSource, format!("the PIN of token {} in {} {words}", self.name, path.display()))
+        };
+        let mode = std::fs::metadata(&path).map_err(|cause| fault(format!("cannot be read: {cause}")))?.mode();
+        if mode & 0o077 != 0 {
+            return Err(fault(format!("can be read by others (mode {:o})", mode & 0o777))
+                .hint(format!("chmod 600 {}", path.display())));
+        }
+        let mut text = std::fs::read_to_string(&path).map_err(|cause| fault(format!("cannot be read: {cause}")))?;
+        if text.ends_with('\n') {
+            text.pop();
+        }
+        if text.is_empty() {
+            return Err(fault("is empty".to_owned()));
+        }
+        Ok(Pin::new(text))
+    }
+}
+
+/// The content, if it can be read as such, and what is wrong with it.
+fn parse(text: &str) -> (Option<File>, Vec<String>) {
+    let mut faults = Vec::new();
+    let document = match toml::Deserializer::parse(text) {
+        Ok(document) => document,
+        Err(fault) => return (None, vec![one_line(&fault)]),
+    };
+    let file = serde_ignored::deserialize(document, |key| faults.push(format!("{key}: there is no such setting")));
+    match file {
+        Ok(file) => (Some(file), faults),
+        Err(fault) => {
+            faults.push(one_line(&fault));
+            (None, faults)
+        }
+    }
+}
+
+fn one_line(fault: &toml::de::Error) -> String {
+    fault.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [api]
+        listen = "127.0.0.1:7443"
+        server_names = ["localhost"]
+        [operator]
+        socket = "operator.sock"
+        [store]
+        sqlite = "keyward.db"
+        [tls]
+        authority = "a.pem"
+        authority_key = "k.pem"
+        [[token]]
+        name = "main"
+        profile = "softhsm"
+        label = "l"
+        serial = "s"
+        pin = { file = "pin" }
+    "#;
+
+    fn faults(text: &str) -> Vec<String> {
+        let (file, mut faults) = parse(text);
+        if let Some(file) = file {
+            faults.extend(Config { directory: "d".into(), file }.faults());
+        }
+        faults
+    }
+
+    #[test]
+    fn a_good_file_has_no_faults() {
+        assert_eq!(faults(GOOD), Vec::<String>::new());
+    }
+
+    #[test]
+    fn all_faults_are_named_at_once() {
+        let text = GOOD
+            .replace("127.0.0.1:7443", "here")
+            .replace("sqlite =", "sqlight = 1\n sqlite =")
+            .replace("label =", "colour = 1\n sessions = 0\n label =");
+        let found = faults(&text).join("\n");
+        for words in ["store.sqlight", "token.0.colour", "api.listen", "sessions is 1 to 64"] {
+            assert!(found.contains(words), "{words} in\n{found}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The act of making a key pair in a token, and its proof by a decrypted challenge.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey};
+
+use crate::audit::chain::ChainHash;
+use crate::audit::record::ActNote;
+use crate::clock;
+use crate::custody::{AsyncAct, Custody, KeyRecord, Recorded, Verified, write};
+use crate::error::{Error, Reason, Result};
+use crate::key::{Hash, KeyAlgorithm, KeyId, KeyRole, KeyState, Mode, PublicKey};
+use crate::policy::Permit;
+use crate::store::{Kind, Write};
+use crate::token::{Generate, Padding};
+
+/// A key to be made.
+#[derive(Clone, Debug)]
+pub struct Making {
+    /// Resource name it gets.
+    pub name: String,
+    /// What it will be for.
+    pub role: KeyRole,
+    /// Cryptographic mode.
+    pub mode: Mode,
+    /// The token's name in the configuration.
+    pub token: String,
+    /// Records that come into being together with the key.
+    pub beside: Vec<Write>,
+}
+
+struct Make {
+    making: Making,
+    id: KeyId,
+    deadline: Instant,
+}
+
+impl Custody {
+    /// Makes a key pair inside a token, reads it back, proves it and records it as active.
+    ///
+    /// # Errors
+    /// `TOKEN_MISMATCH` if the token does not hold the key as custody demands, or does not decrypt the challenge; the
+    /// token's and the store's. The token may then hold a key that is not recorded: the log names its id.
+    pub async fn generate(
+        self: &Arc<Self>,
+        permit: Permit,
+        making: Making,
+        deadline: Instant,
+    ) -> Result<Recorded<KeyRecord>> {
+        let id = KeyId::random()?;
+        let note = ActNote::GenerateKey {
+            key: making.name.clone(),
+            id: id.to_string(),
+            role: making.role.name().to_owned(),
+            token: making.token.clone(),
+        };
+        self.perform(permit, note, Make { making, id, deadline }).await
+    }
+}
+
+impl AsyncAct<KeyRecord> for Make {
+    async fn run(self, custody: &Custody) -> Result<Verified<KeyRecord>> {
+        let Make { making, id, deadline } = self;
+        let oaep = custody.slot(&making.token)?.oaep;
+        let request = Generate {
+            id,
+            label: making.name.clone(),
+            algorithm: KeyAlgorithm::Rsa(making.mode.modulus_bits()),
+            sign: making.role.signs(),
+            decrypt: making.role.decrypts(),
+        };
+        let made = custody.ask(&making.token, deadline, move |token| token.generate(&request)).await?;
+        let record = KeyRecord {
+            name: making.name,
+            role: making.role,
+            mode: making.mode,
+            state: KeyState::Active,
+            id,
+            token: making.token,
+            public: made.public,
+            evidence: made.evidence,
+            created_us: clock::now_us(),
+        };
+        prove(custody, &record, oaep, deadline).await?;
+        let mut writes = vec![write(Kind::Key, &record.name, &record)?];
+        writes.extend(making.beside);
+        let result = format!("sha256:{}", ChainHash::of(&record.public.spki_der()));
+        Ok(Verified::new(record, result, writes))
+    }
+}
+
+/// Proves that the token holds the private half: it decrypts a fresh challenge. A signature would prove the same, but
+/// a licensor key signs nothing that is not a document.
+async fn prove(custody: &Custody, key: &KeyRecord, oaep: Hash, deadline: Instant) -> Result<()> {
+    let challenge: [u8; 32] = clock::random()?;
+    let ciphertext = encrypt(&key.public, oaep, &challenge)?;
+    let in_token = key.in_token();
+    let answer = custody
+        .ask(&key.token, deadline, move |token| token.decrypt(&in_token, Padding::Oaep(oaep), &ciphertext))
+        .await?;
+    if answer.equals(&challenge) {
+        return Ok(());
+    }
+    Err(Error::new(Reason::TokenMismatch, "the token does not decrypt under the public key that it gave"))
+}
+
+fn encrypt(public: &PublicKey, oaep: Hash, plaintext: &[u8]) -> Result<Vec<u8>> {
+    let fault = || Error::new(Reason::Internal, "a challenge cannot be encrypted under the new key");
+    let PublicKey::Rsa(rsa) = public else { return Err(fault()) };
+    let key = PublicEncryptingKey::from_der(&rsa.spki_der()).map_err(|_| fault())?;
+    let key = OaepPublicEncryptingKey::new(key).map_err(|_| fault())?;
+    let algorithm = match oaep {
+        Hash::Sha1 => &OAEP_SHA1_MGF1SHA1,
+        Hash::Sha256 => &OAEP_SHA256_MGF1SHA256,
+    };
+    let mut ciphertext = vec![0; key.ciphertext_size()];
+    key.encrypt(algorithm, plaintext, &mut ciphertext, None).map_err(|_| fault())?;
+    Ok(ciphertext)
+}

@@ -1,0 +1,129 @@
+//! The act of signing a document with a cluster's key.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use aws_lc_rs::digest::Digest as RawDigest;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ParsedPublicKey, RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256,
+};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::audit::record::ActNote;
+use crate::custody::{AsyncAct, Custody, Held, KeyRecord, Recorded, Verified};
+use crate::error::{Error, Reason, Result};
+use crate::key::{Hash, PublicKey};
+use crate::policy::{self, DocumentKind, Permit};
+use crate::xrml::signature::Digest;
+
+/// What will be signed, as it goes into the record.
+#[derive(Clone, Debug)]
+pub struct Signing {
+    /// Kind of document.
+    pub kind: DocumentKind,
+    /// GUID in its DESCRIPTOR.
+    pub guid: String,
+    /// Its ISSUEDTIME, as written.
+    pub issued: String,
+    /// Digest of its BODY.
+    pub digest: Digest,
+}
+
+struct Sign {
+    key: Arc<Held>,
+    hash: Hash,
+    digest: Vec<u8>,
+    deadline: Instant,
+}
+
+impl Custody {
+    /// Signs a document's digest. The signature is RSASSA-PKCS1-v1_5, big-endian, as long as the modulus.
+    ///
+    /// # Errors
+    /// `KEY_STATE`, `KEY_MISSING`; the token's and the store's.
+    pub async fn sign(
+        self: &Arc<Self>,
+        permit: Permit,
+        key: Arc<Held>,
+        signing: Signing,
+        deadline: Instant,
+    ) -> Result<Recorded<Vec<u8>>> {
+        policy::may_sign(key.record.role, key.record.state)?;
+        let hash = signing.digest.hash();
+        if hash != key.record.mode.hash() {
+            return Err(Error::new(Reason::Internal, "the digest is not of the key's mode"));
+        }
+        let digest = signing.digest.bytes().to_vec();
+        let note = ActNote::SignDocument {
+            key: key.record.name.clone(),
+            kind: signing.kind.name().to_owned(),
+            guid: signing.guid,
+            issued: signing.issued,
+            digest: format!("{}:{}", hash_name(hash), hex::encode(&digest)),
+        };
+        self.perform(permit, note, Sign { key, hash, digest, deadline }).await
+    }
+}
+
+impl AsyncAct<Vec<u8>> for Sign {
+    async fn run(self, custody: &Custody) -> Result<Verified<Vec<u8>>> {
+        let Sign { key, hash, digest, deadline } = self;
+        let in_token = key.record.in_token();
+        let for_token = digest.clone();
+        let token = key.record.token.as_str();
+        let asked = custody.ask(token, deadline, move |token| token.sign(&in_token, hash, &for_token)).await;
+        let checked = asked.and_then(|signature| {
+            check(&key.verifier, hash, &digest, &signature)?;
+            Ok(signature)
+        });
+        match checked {
+            Ok(signature) => {
+                let text = STANDARD.encode(&signature);
+                Ok(Verified::new(signature, text, Vec::new()))
+            }
+            Err(fault) => {
+                if fault.reason() == Reason::TokenMismatch {
+                    custody.quarantine(token, fault.message()).await;
+                }
+                Err(fault)
+            }
+        }
+    }
+}
+
+/// The verifier of a key's signatures.
+pub(super) fn verifier(key: &KeyRecord) -> Result<ParsedPublicKey> {
+    let broken = || Error::new(Reason::RecordBroken, format!("the public key of {} cannot be used", key.name));
+    match &key.public {
+        PublicKey::Rsa(rsa) => match key.mode.hash() {
+            Hash::Sha256 => ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, rsa.pkcs1_der()),
+            Hash::Sha1 => ParsedPublicKey::new(&RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, rsa.pkcs1_der()),
+        },
+        PublicKey::P256 { point } => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point),
+    }
+    .map_err(|_| broken())
+}
+
+/// Checks a signature over a digest with the recorded public key.
+///
+/// # Errors
+/// `TOKEN_MISMATCH`: the signature must not be released and the token must not be asked again.
+pub fn check(verifier: &ParsedPublicKey, hash: Hash, digest: &[u8], signature: &[u8]) -> Result<()> {
+    let algorithm = match hash {
+        Hash::Sha1 => &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
+        Hash::Sha256 => &aws_lc_rs::digest::SHA256,
+    };
+    let digest = RawDigest::import_less_safe(digest, algorithm)
+        .map_err(|_| Error::new(Reason::Internal, "the digest does not have its hash's length"))?;
+    verifier.verify_digest_sig(&digest, signature).map_err(|_| {
+        Error::new(Reason::TokenMismatch, "the token's signature does not verify with the recorded public key")
+    })
+}
+
+const fn hash_name(hash: Hash) -> &'static str {
+    match hash {
+        Hash::Sha1 => "sha1",
+        Hash::Sha256 => "sha256",
+    }
+}

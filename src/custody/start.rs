@@ -1,0 +1,56 @@
+//! What custody does when an instance starts and stops.
+
+use std::sync::Arc;
+
+use crate::audit::record::Event;
+use crate::custody::{Custody, Intent, proof};
+use crate::error::{Error, Reason, Result};
+use crate::store::Batch;
+
+impl Custody {
+    /// Opens the log for this run and closes what an earlier run left open. Gives the number of intents closed.
+    ///
+    /// # Errors
+    /// Those of the store; the instance must not serve then.
+    pub async fn start(self: &Arc<Self>, version: &str) -> Result<usize> {
+        let tokens = self
+            .tokens
+            .iter()
+            .map(|(name, slot)| {
+                let d = &slot.description;
+                format!(
+                    "{name}: {} serial {} firmware {} module sha256:{}",
+                    d.label, d.serial, d.firmware, d.module_sha256
+                )
+            })
+            .collect();
+        self.store.commit(Batch::event(Event::LogOpened { version: version.to_owned(), tokens })).await?;
+        let open = self.store.open_intents().await?;
+        for seq in &open {
+            let why = Error::new(
+                Reason::TokenUnknown,
+                "the service ended between this intent and its outcome; nothing was released",
+            );
+            // The outcome is the answer here: an intent that an earlier run left open always ends as a failure.
+            match proof::close::<()>(&self.store, Intent::left_open(*seq), Err(why)).await {
+                Err(fault) if fault.reason() != Reason::TokenUnknown => return Err(fault),
+                _ => {}
+            }
+        }
+        Ok(open.len())
+    }
+
+    /// Ends this run: no more acts, tokens closed, the log closed, the store closed.
+    pub async fn stop(self: &Arc<Self>) {
+        let custody = Arc::clone(self);
+        // Closing a lane waits for its threads.
+        let closed = tokio::task::spawn_blocking(move || custody.tokens.values().for_each(|slot| slot.lane.close()));
+        if closed.await.is_err() {
+            tracing::error!("a token did not close cleanly");
+        }
+        if let Err(fault) = self.store.commit(Batch::event(Event::LogClosed {})).await {
+            tracing::error!(?fault, "the end of this run cannot be recorded");
+        }
+        self.store.close().await;
+    }
+}

@@ -1,0 +1,73 @@
+//! The service `Clusters`.
+
+use tonic::{Request, Response, Status};
+
+use crate::cluster::Cluster;
+use crate::enrollment::{self, NewCluster};
+use crate::grpc::{Door, deadline, next_page, page, status, timestamp, v1};
+use crate::policy::{Asked, Operation, permit};
+use crate::store::Kind;
+
+#[tonic::async_trait]
+impl v1::clusters_server::Clusters for Door {
+    async fn create_cluster(
+        &self,
+        request: Request<v1::CreateClusterRequest>,
+    ) -> Result<Response<v1::Cluster>, Status> {
+        let caller = self.caller(&request).await?;
+        let deadline = deadline(&request);
+        let v1::CreateClusterRequest { cluster_id, cluster } = request.into_inner();
+        let new = NewCluster { id: cluster_id, url: cluster.unwrap_or_default().url };
+        let (cluster, _) =
+            enrollment::create_cluster(&self.custody, &caller, new, deadline).await.map_err(status::status)?;
+        Ok(Response::new(message(&cluster)))
+    }
+
+    async fn get_cluster(&self, request: Request<v1::GetClusterRequest>) -> Result<Response<v1::Cluster>, Status> {
+        let caller = self.caller(&request).await?;
+        let name = request.into_inner().name;
+        let asked = Asked { operation: Operation::ReadCluster, cluster: Some(&name), signs: None };
+        let found = match permit(&caller, &asked) {
+            Ok(_) => self.custody.cluster(&name).await,
+            Err(refusal) => Err(refusal),
+        };
+        match found {
+            Ok(cluster) => Ok(Response::new(message(&cluster))),
+            Err(refusal) => Err(self.refused(&caller, Operation::ReadCluster, &name, refusal).await),
+        }
+    }
+
+    async fn list_clusters(
+        &self,
+        request: Request<v1::ListClustersRequest>,
+    ) -> Result<Response<v1::ListClustersResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let asked = Asked { operation: Operation::ReadCluster, cluster: None, signs: None };
+        if let Err(refusal) = permit(&caller, &asked) {
+            return Err(self.refused(&caller, Operation::ReadCluster, "clusters", refusal).await);
+        }
+        let (size, after) = page(request.page_size, &request.page_token);
+        let objects =
+            self.custody.store().list(Kind::Cluster, "clusters/", after, size).await.map_err(status::status)?;
+        let next_page_token = next_page(objects.len(), size, objects.last().map(|object| object.name.as_str()));
+        let clusters = objects
+            .iter()
+            .map(|object| object.read().map(|cluster| message(&cluster)))
+            .collect::<Result<_, _>>()
+            .map_err(status::status)?;
+        Ok(Response::new(v1::ListClustersResponse { clusters, next_page_token }))
+    }
+}
+
+fn message(cluster: &Cluster) -> v1::Cluster {
+    v1::Cluster {
+        name: cluster.name.clone(),
+        guid: format!("{{{}}}", cluster.guid),
+        url: cluster.url.clone(),
+        mode: cluster.mode.name().to_owned(),
+        seal_profile: cluster.seal.name().to_owned(),
+        slc_key: cluster.slc_key.clone(),
+        create_time: Some(timestamp(cluster.created_us)),
+    }
+}

@@ -1,0 +1,49 @@
+//! Who a request comes from, by the connection it came on.
+
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
+use tonic::{Request, Status};
+
+use crate::caller::{Caller, Principal};
+use crate::error::{Error, Reason, Result};
+use crate::grpc::{Door, status};
+use crate::policy::Operation;
+use crate::store::{Kind, Object};
+use crate::tls::fingerprint;
+
+impl Door {
+    /// The caller of a request. A certificate of our authority that is not recorded for an active principal makes a
+    /// stranger, whom no rule allows anything.
+    pub(super) async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        self.identify(request).await.map_err(status::status)
+    }
+
+    async fn identify<T>(&self, request: &Request<T>) -> Result<Caller> {
+        if let Some(uds) = request.extensions().get::<UdsConnectInfo>() {
+            let own = rustix::process::geteuid().as_raw();
+            return match uds.peer_cred {
+                Some(peer) if peer.uid() == own || peer.uid() == 0 => Ok(Caller::LocalOperator { uid: peer.uid() }),
+                _ => Ok(Caller::Stranger { certificate_sha256: String::new() }),
+            };
+        }
+        let tls = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
+        let Some(certificates) = tls.and_then(TlsConnectInfo::peer_certs) else {
+            return Ok(Caller::Stranger { certificate_sha256: String::new() });
+        };
+        let sha256 = certificates.first().map(|leaf| fingerprint(leaf)).unwrap_or_default();
+        let stranger = Caller::Stranger { certificate_sha256: sha256.clone() };
+        let store = self.custody.store();
+        let Some(named) = store.get(Kind::Certificate, &sha256).await? else { return Ok(stranger) };
+        let name: String = named.read()?;
+        let principal: Option<Object> = store.get(Kind::Principal, &name).await?;
+        let principal: Principal = principal
+            .ok_or_else(|| Error::new(Reason::RecordBroken, format!("the record of {name} is gone")))?
+            .read()?;
+        let holds = principal.active && principal.certificate_sha256 == sha256;
+        Ok(if holds { Caller::Principal(principal) } else { stranger })
+    }
+
+    /// A request that was refused: recorded, then told.
+    pub(super) async fn refused(&self, caller: &Caller, operation: Operation, target: &str, refusal: Error) -> Status {
+        status::status(self.custody.refuse(caller, operation, target, refusal).await)
+    }
+}

@@ -1,0 +1,107 @@
+//! The service `Keys`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tonic::{Request, Response, Status};
+
+use crate::audit::chain::ChainHash;
+use crate::caller::Caller;
+use crate::custody::KeyRecord;
+use crate::error::Result;
+use crate::grpc::{Door, next_page, page, status, timestamp, v1};
+use crate::key::PublicKey;
+use crate::policy::{Asked, Operation, permit};
+use crate::store::Kind;
+use crate::xrml::value::ModulusLe;
+
+#[tonic::async_trait]
+impl v1::keys_server::Keys for Door {
+    async fn get_key(&self, request: Request<v1::GetKeyRequest>) -> Result<Response<v1::Key>, Status> {
+        let caller = self.caller(&request).await?;
+        let name = request.into_inner().name;
+        match self.key(&caller, &name).await {
+            Ok(key) => Ok(Response::new(key)),
+            Err(refusal) => Err(self.refused(&caller, Operation::ReadCluster, &name, refusal).await),
+        }
+    }
+
+    async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let asked = Asked { operation: Operation::ReadCluster, cluster: Some(&request.parent), signs: None };
+        if let Err(refusal) = permit(&caller, &asked) {
+            return Err(self.refused(&caller, Operation::ReadCluster, &request.parent, refusal).await);
+        }
+        let (size, after) = page(request.page_size, &request.page_token);
+        let prefix = format!("{}/keys/", request.parent);
+        let objects = self.custody.store().list(Kind::Key, &prefix, after, size).await.map_err(status::status)?;
+        let next_page_token = next_page(objects.len(), size, objects.last().map(|object| object.name.as_str()));
+        let keys = objects
+            .iter()
+            .map(|object| object.read().map(|key| message(&key)))
+            .collect::<Result<_, _>>()
+            .map_err(status::status)?;
+        Ok(Response::new(v1::ListKeysResponse { keys, next_page_token }))
+    }
+}
+
+impl Door {
+    async fn key(&self, caller: &Caller, name: &str) -> Result<v1::Key> {
+        let cluster = name.split_once("/keys/").map(|(cluster, _)| cluster);
+        permit(caller, &Asked { operation: Operation::ReadCluster, cluster, signs: None })?;
+        Ok(message(&self.custody.key(name).await?.record))
+    }
+}
+
+fn message(key: &KeyRecord) -> v1::Key {
+    let device = &key.evidence.token;
+    v1::Key {
+        name: key.name.clone(),
+        role: key.role.name().to_owned(),
+        mode: key.mode.name().to_owned(),
+        state: key.state.name().to_owned(),
+        id: key.id.to_string(),
+        token: key.token.clone(),
+        public_key: Some(public(&key.public)),
+        evidence: Some(v1::Evidence {
+            token_label: device.label.clone(),
+            token_serial: device.serial.clone(),
+            manufacturer: device.manufacturer.clone(),
+            model: device.model.clone(),
+            firmware: device.firmware.clone(),
+            module_sha256: device.module_sha256.clone(),
+            attributes: attributes(&key.evidence.attributes),
+            gaps: attributes(&key.evidence.gaps),
+        }),
+        create_time: Some(timestamp(key.created_us)),
+    }
+}
+
+fn attributes(pairs: &[(String, String)]) -> Vec<v1::Attribute> {
+    pairs.iter().map(|(name, value)| v1::Attribute { name: name.clone(), value: value.clone() }).collect()
+}
+
+fn public(key: &PublicKey) -> v1::PublicKey {
+    let spki = key.spki_der();
+    let base = v1::PublicKey { pem: pem(&spki), sha256: ChainHash::of(&spki).to_string(), ..Default::default() };
+    match key {
+        PublicKey::Rsa(rsa) => v1::PublicKey {
+            pkcs1_der: rsa.pkcs1_der(),
+            modulus_le_base64: STANDARD.encode(ModulusLe::of(rsa).as_bytes()),
+            bits: i32::try_from(rsa.bits()).unwrap_or(i32::MAX),
+            ..base
+        },
+        PublicKey::P256 { .. } => v1::PublicKey { bits: 256, ..base },
+    }
+}
+
+/// PEM of a SubjectPublicKeyInfo (RFC 7468).
+fn pem(spki: &[u8]) -> String {
+    let text = STANDARD.encode(spki);
+    let mut pem = String::from("-----BEGIN PUBLIC KEY-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem + "-----END PUBLIC KEY-----\n"
+}

@@ -1,0 +1,99 @@
+//! The gRPC door: one file per service. Protocol messages stop here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tonic::Request;
+
+use crate::custody::{Custody, DEADLINE_S};
+use crate::tls::Authority;
+
+mod audit;
+pub mod client;
+mod clusters;
+mod identity;
+mod keys;
+mod licensing;
+mod nodes;
+pub mod server;
+pub mod status;
+
+/// The generated protocol.
+#[allow(missing_docs, unused_qualifications, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("keyward.v1");
+
+    /// The compiled descriptors, for reflection.
+    pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("keyward.v1");
+}
+
+/// Largest message, in bytes, in either direction: a document of 8 MiB and what goes with it.
+pub const MESSAGE_BYTES_MAX: usize = 9 * 1024 * 1024;
+
+/// What every service of this door works with.
+#[derive(Clone)]
+pub struct Door {
+    /// The keys.
+    pub custody: Arc<Custody>,
+    /// Who certifies nodes.
+    pub authority: Arc<Authority>,
+    /// Where nodes connect, as a URL.
+    pub endpoint: Arc<str>,
+}
+
+/// When the caller stops waiting: what its `grpc-timeout` says, or ten seconds from now if that is sooner.
+fn deadline<T>(request: &Request<T>) -> Instant {
+    let asked = request.metadata().get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
+    let most = Duration::from_secs(DEADLINE_S);
+    Instant::now() + asked.map_or(most, |asked| asked.min(most))
+}
+
+/// Reads a timeout as gRPC over HTTP/2 writes it: at most eight digits and a unit.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+/// A page: its size within bounds, and the name after which it begins.
+fn page(size: i32, token: &str) -> (u32, &str) {
+    const DEFAULT: u32 = 100;
+    const MAX: u32 = 1000;
+    let size = u32::try_from(size).unwrap_or(0);
+    (if size == 0 { DEFAULT } else { size.min(MAX) }, token)
+}
+
+/// The token of the page after one that ended with `last`, if that page was full.
+fn next_page(count: usize, size: u32, last: Option<&str>) -> String {
+    last.filter(|_| count == size as usize).unwrap_or_default().to_owned()
+}
+
+/// A time of records as a protocol timestamp.
+fn timestamp(time_us: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: time_us.div_euclid(1_000_000),
+        nanos: i32::try_from(time_us.rem_euclid(1_000_000) * 1_000).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(timeout("3S"), Some(Duration::from_secs(3)));
+        for bad in ["", "S", "3", "3x", "123456789S", "-1S", "3Ä"] {
+            assert_eq!(timeout(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The two listeners of this door: mTLS for nodes, a Unix socket for people of this machine.
+
+use std::future::Future;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity as TlsIdentity, Server, ServerTlsConfig};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::error::{Error, Reason, Result};
+use crate::grpc::{Door, MESSAGE_BYTES_MAX, v1};
+use crate::tls::Identity;
+
+/// Requests that one connection may have under way.
+const STREAMS_MAX: u32 = 1024;
+
+/// All services, ready to be served.
+pub struct Services {
+    routes: Routes,
+    health: HealthReporter,
+}
+
+impl Services {
+    /// Puts the services together.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the compiled descriptors do not parse.
+    pub fn new(door: &Door) -> Result<Self> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(|fault| Error::new(Reason::Internal, "the protocol's descriptors are damaged").detail(fault))?;
+        macro_rules! sized {
+            ($service:ident, $server:ident) => {
+                v1::$service::$server::new(door.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            };
+        }
+        let routes = Routes::new(health_service)
+            .add_service(reflection)
+            .add_service(sized!(clusters_server, ClustersServer))
+            .add_service(sized!(keys_server, KeysServer))
+            .add_service(sized!(nodes_server, NodesServer))
+            .add_service(sized!(licensing_server, LicensingServer))
+            .add_service(sized!(audit_server, AuditServer))
+            .prepare();
+        Ok(Services { routes, health })
+    }
+
+    /// Says to health checks whether this instance serves.
+    pub async fn set_serving(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in [
+            "",
+            "keyward.v1.Licensing",
+            "keyward.v1.Clusters",
+            "keyward.v1.Keys",
+            "keyward.v1.Nodes",
+            "keyward.v1.Audit",
+        ] {
+            self.health.set_service_status(service, status).await;
+        }
+    }
+
+    /// Serves nodes: TLS on both sides, until `stop` resolves and what is under way is answered.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the listener fails.
+    pub async fn nodes(
+        &self,
+        listener: TcpListener,
+        identity: &Identity,
+        client_ca_pem: &str,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<()> {
+        let tls = ServerTlsConfig::new()
+            .identity(TlsIdentity::from_pem(&identity.certificate_pem, identity.key_pem.as_bytes()))
+            .client_ca_root(Certificate::from_pem(client_ca_pem));
+        Server::builder()
+            .max_concurrent_streams(STREAMS_MAX)
+            .tls_config(tls)
+            .map_err(|fault| failed(&fault))?
+            .add_routes(self.routes.clone())
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
+            .await
+            .map_err(|fault| failed(&fault))
+    }
+
+    /// Serves people of this machine, until `stop` resolves and what is under way is answered.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the listener fails.
+    pub async fn operators(&self, listener: UnixListener, stop: impl Future<Output = ()> + Send) -> Result<()> {
+        Server::builder()
+            .max_concurrent_streams(STREAMS_MAX)
+            .add_routes(self.routes.clone())
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+            .await
+            .map_err(|fault| failed(&fault))
+    }
+}
+
+fn failed(fault: &tonic::transport::Error) -> Error {
+    use std::error::Error as _;
+    let cause = fault.source().map(ToString::to_string).unwrap_or_default();
+    Error::new(Reason::Internal, "a listener of this service failed").detail(format!("{fault}: {cause}"))
+}

@@ -1,0 +1,125 @@
+//! The one mapping between our errors and gRPC statuses, in both directions.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::error::{Error, Reason};
+
+/// `ErrorInfo.domain` of all our errors.
+pub const DOMAIN: &str = "keyward.v1";
+/// When to come back after a failure that passes, in milliseconds.
+const RETRY_MS: u64 = 500;
+
+/// The canonical code of a reason.
+#[must_use]
+pub fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::Unauthenticated => Code::Unauthenticated,
+        Reason::PermissionDenied => Code::PermissionDenied,
+        Reason::NotFound => Code::NotFound,
+        Reason::AlreadyExists => Code::AlreadyExists,
+        Reason::StoreConflict => Code::Aborted,
+        Reason::TokenBusy => Code::ResourceExhausted,
+        Reason::Deadline => Code::DeadlineExceeded,
+        Reason::ClusterNotEnrolled | Reason::KeyState | Reason::KeyMissing => Code::FailedPrecondition,
+        Reason::TokenUnsupported => Code::Unimplemented,
+        Reason::TokenUnknown => Code::Unknown,
+        Reason::TokenUnavailable
+        | Reason::TokenMismatch
+        | Reason::PinRefused
+        | Reason::PinLatched
+        | Reason::StoreUnavailable
+        | Reason::ClockBehind
+        | Reason::PeerUnreachable => Code::Unavailable,
+        Reason::InvalidArgument
+        | Reason::LimitExceeded
+        | Reason::DocumentMalformed
+        | Reason::DocumentForbidden
+        | Reason::DocumentKind
+        | Reason::DocumentIncomplete
+        | Reason::DocumentDates
+        | Reason::IssuerForeign
+        | Reason::IssuerKeyForeign
+        | Reason::SignatureInvalid
+        | Reason::ChainInvalid
+        | Reason::Revoked
+        | Reason::UnsealFailed
+        | Reason::TokenRefused => Code::InvalidArgument,
+        Reason::ConfigInvalid
+        | Reason::DataDirectory
+        | Reason::DataDirectoryInUse
+        | Reason::AddressInUse
+        | Reason::ModuleMissing
+        | Reason::TokenMissing
+        | Reason::TokenAmbiguous
+        | Reason::PinSource
+        | Reason::SchemaNewer
+        | Reason::RecordBroken
+        | Reason::PeerRefused
+        | Reason::Internal => Code::Internal,
+    }
+}
+
+/// Whether the same request may succeed a little later without anybody doing anything.
+fn passes(reason: Reason) -> bool {
+    matches!(reason, Reason::TokenBusy | Reason::TokenUnavailable | Reason::StoreUnavailable)
+}
+
+/// What a caller gets: the public message and hint, never the private detail, which goes to the log here.
+#[must_use]
+pub fn status(error: Error) -> Status {
+    let reason = error.reason();
+    match error.private_detail() {
+        Some(detail) => tracing::warn!(reason = reason.code(), detail, "{error}"),
+        None => tracing::debug!(reason = reason.code(), "{error}"),
+    }
+    let hint = error.next_step().map(|hint| ("hint".to_owned(), hint.to_owned()));
+    let mut details = ErrorDetails::with_error_info(reason.code(), DOMAIN, HashMap::from_iter(hint));
+    if passes(reason) {
+        details.set_retry_info(Some(Duration::from_millis(RETRY_MS)));
+    }
+    Status::with_error_details(code(reason), error.message(), details)
+}
+
+/// What a status from a Keyward service says.
+#[must_use]
+pub fn error(status: &Status) -> Error {
+    let details = status.get_error_details();
+    let info = details.error_info().filter(|info| info.domain == DOMAIN);
+    let known = info.and_then(|info| Reason::ALL.iter().find(|reason| reason.code() == info.reason));
+    match (known, info) {
+        (Some(reason), Some(info)) => {
+            let error = Error::new(*reason, status.message());
+            match info.metadata.get("hint") {
+                Some(hint) => error.hint(hint.clone()),
+                None => error,
+            }
+        }
+        _ if status.code() == Code::Unavailable => {
+            Error::new(Reason::PeerUnreachable, format!("the service does not answer: {}", status.message()))
+                .hint("start it: keyward serve DIR")
+        }
+        _ if status.code() == Code::OutOfRange || status.code() == Code::ResourceExhausted => {
+            Error::new(Reason::LimitExceeded, status.message())
+        }
+        _ => Error::new(Reason::PeerRefused, format!("{:?}: {}", status.code(), status.message())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_crosses_the_wire_with_its_hint_and_without_its_detail() {
+        let sent = Error::new(Reason::IssuerForeign, "another issuer").hint("copy it").detail("inner fault");
+        let status = status(sent);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(!format!("{status:?}").contains("inner fault"));
+        let received = error(&status);
+        assert_eq!((received.reason(), received.next_step()), (Reason::IssuerForeign, Some("copy it")));
+    }
+}

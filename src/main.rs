@@ -1,0 +1,5 @@
+//! The command `keyward`.
+
+fn main() -> std::process::ExitCode {
+    keyward::cli::main()
+}

@@ -1,0 +1,287 @@
+//! One running instance: opens the store and the tokens, serves both listeners, and ends in good order.
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use crate::caller::CallerNote;
+use crate::config::{self, Config};
+use crate::custody::{Custody, Slot, Standing};
+use crate::error::{Error, Reason, Result};
+use crate::grpc::Door;
+use crate::grpc::server::Services;
+use crate::store::{Sqlite, Store};
+use crate::tls::{Authority, Identity};
+use crate::token::lane::Lane;
+use crate::token::pkcs11::{self, Pkcs11Token};
+use crate::token::profile::Profile;
+use crate::token::{self, Binding, Token};
+
+/// Jobs that may wait for one working session.
+const QUEUE_PER_SESSION: usize = 64;
+/// How long calls under way may take when the service stops, in seconds.
+pub const DRAIN_S: u64 = 15;
+
+/// What an instance listens on, known once it does.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// The address for nodes.
+    pub api: std::net::SocketAddr,
+    /// Intents that an earlier run left open and that this start closed.
+    pub closed_intents: usize,
+}
+
+/// The data directory, held by this process alone until it ends.
+pub struct Lock(#[allow(dead_code, reason = "the open file is the lock")] File);
+
+impl Lock {
+    /// Takes hold of a data directory.
+    ///
+    /// # Errors
+    /// `DATA_DIRECTORY_IN_USE` if another process holds it, `DATA_DIRECTORY` if there is none.
+    pub fn take(directory: &Path) -> Result<Self> {
+        let path = directory.join("lock");
+        let file = File::options().create(true).write(true).truncate(false).open(&path).map_err(|fault| {
+            Error::new(Reason::DataDirectory, format!("{} cannot be opened: {fault}", path.display()))
+                .hint("name a directory that `keyward init` has made and that this user may write")
+        })?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::new(
+                Reason::DataDirectoryInUse,
+                format!("another keyward process holds {}", directory.display()),
+            )
+            .hint("stop that process, or use it: most commands speak to the running service")),
+            Err(TryLockError::Error(fault)) => {
+                Err(Error::new(Reason::DataDirectory, format!("{} cannot be locked: {fault}", path.display())))
+            }
+        }
+    }
+}
+
+/// Sets what the modules of the configured tokens read from the environment.
+///
+/// Must run before this process has a second thread.
+///
+/// # Errors
+/// `CONFIG_INVALID` for a profile that cannot be used; those of writing the token directory.
+pub fn prepare_modules(config: &Config) -> Result<()> {
+    for token in &config.file.tokens {
+        let profile = Profile::load(&token.profile)?;
+        if let Some(directory) = &token.directory {
+            prepare_module(&profile, &config.path(directory))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for one token directory.
+///
+/// # Errors
+/// `DATA_DIRECTORY` if the directory cannot be found or written.
+pub fn prepare_module(profile: &Profile, directory: &Path) -> Result<()> {
+    token::prepare_directory(profile, directory)?;
+    // Modules want absolute paths.
+    let absolute = directory.canonicalize().map_err(|fault| {
+        Error::new(Reason::DataDirectory, format!("{} cannot be found: {fault}", directory.display()))
+    })?;
+    token::set_environment(&profile.environment(&absolute));
+    Ok(())
+}
+
+/// Serves until `stop` resolves, then drains and closes. `bound` is called once, when both listeners are open.
+///
+/// # Errors
+/// Whatever keeps the instance from serving: configuration, PIN, token, store, address.
+pub async fn serve(
+    config: &Config,
+    stop: impl Future<Output = ()> + Send + 'static,
+    bound: impl FnOnce(&Bound),
+) -> Result<()> {
+    let _lock = Lock::take(&config.directory)?;
+    let listener = listen(&config.file.api.listen).await?;
+    let socket = operator_socket(config)?;
+    let authority = Arc::new(authority(config)?);
+    let server = authority.server(&config.file.api.server_names)?;
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
+    let tokens = match open_tokens(config, &store).await {
+        Ok(tokens) => tokens,
+        Err(fault) => {
+            store.close().await;
+            return Err(fault);
+        }
+    };
+    let custody = Arc::new(Custody::new(store, tokens));
+    let closed_intents = custody.start(env!("CARGO_PKG_VERSION")).await?;
+    let api = listener.local_addr().map_err(internal)?;
+    let door = Door {
+        custody: custody.clone(),
+        authority: authority.clone(),
+        endpoint: format!("https://{}:{}", config.file.api.server_names[0], api.port()).into(),
+    };
+    let services = Services::new(&door)?;
+    services.set_serving(true).await;
+    bound(&Bound { api, closed_intents });
+    let served = run(&services, listener, socket, &server, authority.certificate_pem(), stop).await;
+    let _ = std::fs::remove_file(config.path(&config.file.operator.socket));
+    custody.stop().await;
+    served
+}
+
+/// Runs both listeners until `stop`; then no new requests, and a bounded time for those under way.
+async fn run(
+    services: &Services,
+    nodes: TcpListener,
+    operators: UnixListener,
+    server: &Identity,
+    client_ca_pem: &str,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    let (stopping, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        stop.await;
+        stopping.send_replace(true);
+    });
+    let until = |mut stopped: watch::Receiver<bool>| async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let both = async {
+        tokio::try_join!(
+            services.nodes(nodes, server, client_ca_pem, until(stopped.clone())),
+            services.operators(operators, until(stopped.clone())),
+        )
+    };
+    let grace = async {
+        until(stopped.clone()).await;
+        services.set_serving(false).await;
+        tokio::time::sleep(Duration::from_secs(DRAIN_S)).await;
+    };
+    tokio::select! {
+        served = both => served.map(|_| ()),
+        () = grace => {
+            tracing::warn!("calls are still under way after {DRAIN_S} s; they are cut off, their outcomes are recorded");
+            Ok(())
+        }
+    }
+}
+
+async fn listen(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|fault| {
+        let (reason, hint) = match fault.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                (Reason::AddressInUse, "stop the process that listens there, or set api.listen to another port")
+            }
+            _ => (Reason::ConfigInvalid, "set api.listen to an address of this machine"),
+        };
+        Error::new(reason, format!("cannot listen on {address}: {fault}")).hint(hint)
+    })
+}
+
+/// Opens the operator's socket. One that an earlier run left behind is replaced: the directory is ours.
+fn operator_socket(config: &Config) -> Result<UnixListener> {
+    let path = config.path(&config.file.operator.socket);
+    let fault = |fault: std::io::Error| {
+        Error::new(Reason::ConfigInvalid, format!("cannot listen on {}: {fault}", path.display()))
+    };
+    match std::fs::remove_file(&path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(fault(cause)),
+        _ => {}
+    }
+    let socket = UnixListener::bind(&path).map_err(fault)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(fault)?;
+    Ok(socket)
+}
+
+fn authority(config: &Config) -> Result<Authority> {
+    let read = |path: &Path| {
+        let path = config.path(path);
+        std::fs::read_to_string(&path)
+            .map_err(|fault| Error::new(Reason::ConfigInvalid, format!("{} cannot be read: {fault}", path.display())))
+    };
+    let tls = &config.file.tls;
+    Authority::open(&Identity {
+        certificate_pem: read(&tls.authority)?,
+        key_pem: Zeroizing::new(read(&tls.authority_key)?),
+    })
+}
+
+/// Opens every configured token. The first refused PIN latches its token and ends the start.
+async fn open_tokens(config: &Config, store: &Arc<dyn Store>) -> Result<BTreeMap<String, Slot>> {
+    let mut slots = BTreeMap::new();
+    for token in &config.file.tokens {
+        let named = |fault: Error| fault.while_doing(format!("token {}", token.name));
+        let (standing, _) = Standing::of(store.as_ref(), &token.name).await?;
+        if let Some(latched) = standing.latched {
+            return Err(named(Error::new(Reason::PinLatched, format!("its PIN is latched: {latched}"))).hint(format!(
+                "put the right PIN into {}, then: keyward token unlatch {} --data {}",
+                config.path(&token.pin.file).display(),
+                token.name,
+                config.directory.display()
+            )));
+        }
+        match open_token(config, token) {
+            Ok(slot) => {
+                slots.insert(token.name.clone(), slot);
+            }
+            Err(fault) if fault.reason() == Reason::PinRefused => {
+                let latch = |standing: &mut Standing| standing.latched = Some(fault.message().to_owned());
+                Standing::change(
+                    store.as_ref(),
+                    &token.name,
+                    "latched",
+                    &CallerNote::service(),
+                    fault.message(),
+                    latch,
+                )
+                .await?;
+                return Err(fault.hint(format!(
+                    "it was tried once and will not be tried again; put the right PIN into {}, then: keyward token unlatch {} --data {}",
+                    config.path(&token.pin.file).display(),
+                    token.name,
+                    config.directory.display()
+                )));
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(slots)
+}
+
+/// Opens one configured token and logs in, once.
+///
+/// # Errors
+/// Whatever is wrong with its profile, PIN source, module or device.
+pub fn open_pkcs11(config: &Config, token: &config::Token) -> Result<Pkcs11Token> {
+    let profile = Profile::load(&token.profile)?;
+    let binding = Binding {
+        name: token.name.clone(),
+        profile: token.profile.clone(),
+        directory: token.directory.as_ref().map(|directory| config.path(directory)),
+        label: token.label.clone(),
+        serial: token.serial.clone(),
+        sessions: token.sessions,
+    };
+    pkcs11::open(&binding, &profile, token.read_pin(config)?)
+}
+
+fn open_token(config: &Config, token: &config::Token) -> Result<Slot> {
+    let opened: Arc<dyn Token> = Arc::new(open_pkcs11(config, token)?);
+    let description = opened.describe()?;
+    let oaep = *Profile::load(&token.profile)?.keys.oaep.first().ok_or_else(|| {
+        Error::new(Reason::TokenUnsupported, "the token does no OAEP, which content keys are sealed with")
+    })?;
+    let lane = Lane::start(opened, token.sessions, token.sessions * QUEUE_PER_SESSION)?;
+    Ok(Slot { lane, description, oaep })
+}
+
+fn internal(fault: std::io::Error) -> Error {
+    Error::new(Reason::Internal, "the listener has no address").detail(fault)
+}

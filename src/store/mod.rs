@@ -1,0 +1,141 @@
+//! Port to the store: the log and the objects it speaks of, changed together by one verb.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::audit::chain::Head;
+use crate::audit::record::Event;
+use crate::error::{Error, Reason, Result};
+
+mod sqlite;
+mod writer;
+
+pub use sqlite::Sqlite;
+
+/// The store.
+///
+/// Contract. Any number of callers at once. `commit` is durable when it returns `Ok`: records and objects together,
+/// or none of the batch. `STORE_CONFLICT` and `STORE_UNAVAILABLE` before the commit point mean that it did not
+/// happen; after a failed commit the store re-reads its own head before it writes again, so that the log has no gap.
+/// Nobody retries below this port; a caller may. Reads see every commit that returned before them.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Writes a batch: first the objects, each only over the version it expects, then one `changed` record for each
+    /// of them, then the batch's own records. Gives the place of the batch's first own record.
+    async fn commit(&self, batch: Batch) -> Result<u64>;
+
+    /// The last version of an object.
+    async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>>;
+
+    /// Objects of a kind whose name begins with `prefix` and is greater than `after`, in order of names.
+    async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>>;
+
+    /// Canonical bytes of records from `seq` on, in order.
+    async fn entries(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>>;
+
+    /// Where the log ends.
+    fn head(&self) -> Head;
+
+    /// Intents without an outcome.
+    async fn open_intents(&self) -> Result<Vec<u64>>;
+
+    /// Waits for what is under way and closes the files. Nothing can be committed afterwards.
+    async fn close(&self);
+}
+
+/// Kinds of stored object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A cluster.
+    Cluster,
+    /// A key of custody.
+    Key,
+    /// A principal.
+    Principal,
+    /// A client certificate's SHA-256, leading to its principal.
+    Certificate,
+    /// A token's standing: latch, quarantine.
+    Token,
+}
+
+impl Kind {
+    /// The name in the store and in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Cluster => "cluster",
+            Kind::Key => "key",
+            Kind::Principal => "principal",
+            Kind::Certificate => "certificate",
+            Kind::Token => "token",
+        }
+    }
+}
+
+/// A stored object.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its resource name.
+    pub name: String,
+    /// Counts its changes, from 1.
+    pub version: u64,
+    /// Canonical JSON.
+    pub body: Arc<[u8]>,
+}
+
+impl Object {
+    /// Reads the object as what it is.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN` if it is something else.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.body).map_err(|fault| {
+            Error::new(Reason::RecordBroken, format!("the stored object {} cannot be read", self.name)).detail(fault)
+        })
+    }
+}
+
+/// An object's next version.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its resource name.
+    pub name: String,
+    /// The version it replaces; 0 if it must be new.
+    pub over: u64,
+    /// Canonical JSON.
+    pub body: Arc<[u8]>,
+}
+
+impl Write {
+    /// Puts `value` over version `over` of the object, 0 for a new one.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the value cannot be written as JSON.
+    pub fn new(kind: Kind, name: &str, over: u64, value: &impl Serialize) -> Result<Self> {
+        let body = serde_json_canonicalizer::to_vec(value)
+            .map_err(|fault| Error::new(Reason::Internal, "an object cannot be written as JSON").detail(fault))?;
+        Ok(Write { kind, name: name.to_owned(), over, body: body.into() })
+    }
+}
+
+/// What is committed together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Objects.
+    pub writes: Vec<Write>,
+    /// Records.
+    pub events: Vec<Event>,
+}
+
+impl Batch {
+    /// A batch of one record.
+    #[must_use]
+    pub fn event(event: Event) -> Self {
+        Batch { writes: Vec::new(), events: vec![event] }
+    }
+}

@@ -1,0 +1,210 @@
+//! Port to a token: a PKCS#11 token or a TPM, with its private keys.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Reason};
+use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
+use crate::secret::Secret;
+
+mod environment;
+pub mod lane;
+pub mod pkcs11;
+pub mod profile;
+
+pub use environment::set_environment;
+pub use pkcs11::initialise;
+pub use profile::prepare_directory;
+
+/// Which token is meant: what the configuration of one site says of it. Never a slot number, never a PIN.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// The name that this site gives it.
+    pub name: String,
+    /// The name or path of its device profile.
+    pub profile: String,
+    /// Where a software token keeps its files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Token label. Label and serial must both be right.
+    pub label: String,
+    /// Token serial number.
+    pub serial: String,
+    /// Working sessions to open at most.
+    pub sessions: usize,
+}
+
+/// One open token. Blocking: called from the threads of a [`lane::Lane`], never from an async task.
+///
+/// Contract. Safe to call from many threads at once; an implementation serialises what its device cannot do in
+/// parallel. `Ok` means the device did it. [`Outcome::Refused`] means the device certainly did not do it;
+/// [`Outcome::Unknown`] means it may have. An implementation retries only acts that change nothing in the token
+/// (`sign`, `decrypt`, `public_key`), once, after it has found the key again and compared its public half.
+/// Nobody above retries. No PIN is ever tried twice.
+pub trait Token: Send + Sync {
+    /// What the device says of itself.
+    ///
+    /// # Errors
+    /// The device's answer.
+    fn describe(&self) -> Result<Description, Failure>;
+
+    /// Makes a key pair inside the token and reads its attributes back.
+    ///
+    /// # Errors
+    /// The device's answer, or [`Class::Mismatch`] if an attribute that custody rests on reads back otherwise.
+    fn generate(&self, request: &Generate) -> Result<Generated, Failure>;
+
+    /// Finds the key by its id and gives its public half.
+    ///
+    /// # Errors
+    /// [`Class::KeyMissing`] if no key has this id, [`Class::Mismatch`] if more than one has.
+    fn public_key(&self, id: KeyId) -> Result<PublicKey, Failure>;
+
+    /// Signs a digest. RSA: RSASSA-PKCS1-v1_5, big-endian, as long as the modulus. P-256: r‖s, 64 bytes.
+    ///
+    /// # Errors
+    /// The device's answer; [`Class::Mismatch`] if the token's key is not `key.public`.
+    fn sign(&self, key: &KeyRef, hash: Hash, digest: &[u8]) -> Result<Vec<u8>, Failure>;
+
+    /// Decrypts an RSA ciphertext as long as the modulus.
+    ///
+    /// # Errors
+    /// [`Class::Caller`] if the ciphertext does not decrypt, whatever the device calls that.
+    fn decrypt(&self, key: &KeyRef, padding: Padding, ciphertext: &[u8]) -> Result<Secret, Failure>;
+}
+
+/// A key as custody recorded it.
+#[derive(Clone, Debug)]
+pub struct KeyRef {
+    /// CKA_ID.
+    pub id: KeyId,
+    /// The public half that the token's key must have.
+    pub public: PublicKey,
+}
+
+/// RSA encryption padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// RSAES-PKCS1-v1_5.
+    Pkcs1,
+    /// RSAES-OAEP with this hash, MGF1 with the same hash, empty label.
+    Oaep(Hash),
+}
+
+/// A key pair to make.
+#[derive(Clone, Debug)]
+pub struct Generate {
+    /// The identity it gets.
+    pub id: KeyId,
+    /// For people who look into the token with other tools.
+    pub label: String,
+    /// What kind.
+    pub algorithm: KeyAlgorithm,
+    /// Whether it may sign.
+    pub sign: bool,
+    /// Whether it may decrypt.
+    pub decrypt: bool,
+}
+
+/// What came of a generation.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// The public half, read from the token.
+    pub public: PublicKey,
+    /// The private half's attributes, read from the token.
+    pub evidence: Evidence,
+}
+
+/// What the token says of a private key: the proof of custody that is stored with the key.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Evidence {
+    /// The device it was made in.
+    pub token: Description,
+    /// Attribute name (as in PKCS#11) and value as read back, in the order of the template.
+    pub attributes: Vec<(String, String)>,
+    /// Attributes that the device does not take or does not show, each with the device's answer: gaps in the proof.
+    pub gaps: Vec<(String, String)>,
+}
+
+/// What a device says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Description {
+    /// Token label.
+    pub label: String,
+    /// Token serial number.
+    pub serial: String,
+    /// Maker.
+    pub manufacturer: String,
+    /// Model.
+    pub model: String,
+    /// Firmware version.
+    pub firmware: String,
+    /// SHA-256 of the module file, hexadecimal.
+    pub module_sha256: String,
+}
+
+/// What kind of failure it was; decides who acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The working session is gone; the key must be found again.
+    Session,
+    /// The token is gone or its login is lost.
+    Token,
+    /// The module itself failed or hung.
+    Module,
+    /// The PIN was refused or is locked; nobody tries again.
+    Pin,
+    /// The input does not fit: the caller's doing.
+    Caller,
+    /// No key has this id.
+    KeyMissing,
+    /// The key, or what it made, is not the recorded one.
+    Mismatch,
+    /// The device cannot do this.
+    Unsupported,
+}
+
+/// Whether the device did it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It certainly did not.
+    Refused,
+    /// It may have.
+    Unknown,
+}
+
+/// A device's failure, with the return value and the function that gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Who acts.
+    pub class: Class,
+    /// Whether it happened.
+    pub outcome: Outcome,
+    /// The device function, such as `C_Sign`.
+    pub function: &'static str,
+    /// The return value's name, such as `CKR_DEVICE_ERROR`, or words where the device said nothing.
+    pub code: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} answered {}", self.function, self.code)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let (reason, message) = match (failure.class, failure.outcome) {
+            (Class::Pin, _) => (Reason::PinRefused, "the token refused the PIN"),
+            (Class::Caller, _) => (Reason::TokenRefused, "the token refused the input"),
+            (Class::KeyMissing, _) => (Reason::KeyMissing, "the token does not show the key"),
+            (Class::Mismatch, _) => (Reason::TokenMismatch, "the token's key is not the recorded one"),
+            (Class::Unsupported, _) => (Reason::TokenUnsupported, "the token cannot do this"),
+            (_, Outcome::Unknown) => (Reason::TokenUnknown, "it is not known whether the token did it"),
+            _ => (Reason::TokenUnavailable, "the token cannot be used now"),
+        };
+        Error::new(reason, message).detail(failure)
+    }
+}

@@ -1,0 +1,329 @@
+//! What licenses say: works, rights, conditions, application policies and application data (MS-RMPR 2.2.9.7 to 2.2.9.10).
+
+use super::element::{DistributionPoint, Object, Principal};
+use super::markup::{Element, incomplete};
+use super::time::{Interval, Range};
+use super::write::Xml;
+use crate::error::Result;
+
+/// REFRESH: revocation lists that must be at hand, and how old they may be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refresh {
+    /// Where the lists are and who signs them.
+    pub points: Vec<DistributionPoint>,
+    /// How long after its issue a list is good.
+    pub interval: Interval,
+}
+
+/// CONDITION: a named value; version ranges of the operating system are the only ones in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Attribute `NAME`.
+    pub name: String,
+    /// Attribute `TYPE`.
+    pub kind: String,
+    /// The text, `min-max` for a version range.
+    pub value: String,
+}
+
+/// CONDITIONLIST, or what stands in its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// TIME/RANGETIME.
+    pub ranges: Vec<Range>,
+    /// TIME/INTERVALTIME.
+    pub interval: Option<Interval>,
+    /// ACCESS/PRINCIPAL: who, or a reference to a principal of the document with a sealed key.
+    pub access: Vec<Principal>,
+    /// REFRESH.
+    pub refresh: Option<Refresh>,
+    /// CONDITION.
+    pub named: Vec<Condition>,
+    /// Elements of no known name, as received.
+    pub unknown: Vec<String>,
+}
+
+impl Conditions {
+    /// Reads the conditions that stand directly below an element.
+    pub(super) fn read(element: Element<'_>) -> Result<Self> {
+        let mut conditions = Conditions::default();
+        for child in element.children() {
+            match child.name() {
+                "TIME" => conditions.read_time(child)?,
+                "ACCESS" => {
+                    for principal in child.all("PRINCIPAL") {
+                        conditions.access.push(Principal::read(principal)?);
+                    }
+                }
+                "REFRESH" if conditions.refresh.is_some() => return Err(incomplete("more than one REFRESH")),
+                "REFRESH" => conditions.refresh = Some(read_refresh(child)?),
+                "CONDITION" => conditions.named.push(Condition {
+                    name: child.required_attribute("NAME")?.into_owned(),
+                    kind: child.attribute("TYPE").unwrap_or_default().into_owned(),
+                    value: child.content()?.into_owned(),
+                }),
+                _ => conditions.unknown.push(child.outer().to_owned()),
+            }
+        }
+        Ok(conditions)
+    }
+
+    fn read_time(&mut self, time: Element<'_>) -> Result<()> {
+        for child in time.children() {
+            match child.name() {
+                "RANGETIME" => self.ranges.push(Range::read(child)?),
+                "INTERVALTIME" if self.interval.is_some() => return Err(incomplete("more than one INTERVALTIME")),
+                "INTERVALTIME" => self.interval = Some(Interval::read(child)?),
+                _ => self.unknown.push(child.outer().to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes CONDITIONLIST. Certificates have the time before the access, licenses after it.
+    pub(super) fn write(&self, time_first: bool, xml: &mut Xml) {
+        xml.open("CONDITIONLIST", &[]);
+        if time_first {
+            self.write_time(xml);
+        }
+        if !self.access.is_empty() {
+            xml.open("ACCESS", &[]);
+            self.access.iter().for_each(|principal| principal.write("PRINCIPAL", xml));
+            xml.close("ACCESS");
+        }
+        if !time_first {
+            self.write_time(xml);
+        }
+        if let Some(refresh) = &self.refresh {
+            xml.open("REFRESH", &[]);
+            refresh.points.iter().for_each(|point| point.write(xml));
+            refresh.interval.write(xml);
+            xml.close("REFRESH");
+        }
+        for condition in &self.named {
+            xml.leaf("CONDITION", &[("NAME", &condition.name), ("TYPE", &condition.kind)], &condition.value);
+        }
+        self.unknown.iter().for_each(|element| xml.received(element));
+        xml.close("CONDITIONLIST");
+    }
+
+    fn write_time(&self, xml: &mut Xml) {
+        if self.ranges.is_empty() && self.interval.is_none() {
+            return;
+        }
+        xml.open("TIME", &[]);
+        self.ranges.iter().for_each(|range| range.write("RANGETIME", xml));
+        if let Some(interval) = &self.interval {
+            interval.write(xml);
+        }
+        xml.close("TIME");
+    }
+}
+
+fn read_refresh(element: Element<'_>) -> Result<Refresh> {
+    Ok(Refresh {
+        points: element.all("DISTRIBUTIONPOINT").map(DistributionPoint::read).collect::<Result<_>>()?,
+        interval: element.optional("INTERVALTIME")?.map(Interval::read).transpose()?.unwrap_or_default(),
+    })
+}
+
+/// One right: `<VIEW>…</VIEW>` or `<RIGHT name="…">…</RIGHT>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Right {
+    /// `VIEW`, `EDIT`, `OWNER`, `ISSUE`, … as written.
+    pub name: String,
+    /// Whether it is written as a RIGHT with a name.
+    pub is_named: bool,
+    /// Who may use it, when, with which sealed key.
+    pub conditions: Conditions,
+}
+
+/// Rights that have elements of their own (MS-RMPR 2.2.9.8); all others are written as RIGHT with a name.
+const ELEMENT_RIGHTS: [&str; 7] = ["VIEW", "PRINT", "EDIT", "FORWARD", "VIEWRIGHTSDATA", "EXPORT", "EXTRACT"];
+
+impl Right {
+    /// A right in the form in which its name is written.
+    #[must_use]
+    pub fn new(name: &str, conditions: Conditions) -> Self {
+        Right { name: name.to_owned(), is_named: !ELEMENT_RIGHTS.contains(&name), conditions }
+    }
+
+    /// Whether a sealed key comes with it.
+    #[must_use]
+    pub fn has_enabling_bits(&self) -> bool {
+        self.conditions.access.iter().any(|principal| principal.enabling.is_some())
+    }
+
+    fn read(element: Element<'_>) -> Result<Self> {
+        let is_named = element.name() == "RIGHT";
+        let name = if is_named { element.required_attribute("name")?.into_owned() } else { element.name().to_owned() };
+        // An owner's license made by a client has ACCESS directly below the right.
+        let conditions = Conditions::read(element.optional("CONDITIONLIST")?.unwrap_or(element))?;
+        Ok(Right { name, is_named, conditions })
+    }
+
+    fn write(&self, time_first: bool, xml: &mut Xml) {
+        let name = if self.is_named { "RIGHT" } else { &self.name };
+        let attributes = [("name", self.name.as_str())];
+        xml.open(name, if self.is_named { &attributes } else { &[] });
+        self.conditions.write(time_first, xml);
+        xml.close(name);
+    }
+}
+
+/// WORK: the content and what may be done with it. In a certificate, the right to issue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// OBJECT: the content's ID, or a copy of the certificate's descriptor.
+    pub object: Option<Object>,
+    /// METADATA/OWNER/OBJECT.
+    pub owner: Option<Object>,
+    /// CONDITIONLIST: where revocation lists are.
+    pub conditions: Option<Conditions>,
+    /// PRECONDITIONLIST: what must hold for all rights.
+    pub preconditions: Option<Conditions>,
+    /// The name of RIGHTSGROUP, where there is one.
+    pub group: Option<String>,
+    /// RIGHTSGROUP/RIGHTSLIST.
+    pub rights: Vec<Right>,
+}
+
+/// The only name of a rights group.
+pub const MAIN_RIGHTS: &str = "Main-Rights";
+
+impl Work {
+    /// The right of a name.
+    #[must_use]
+    pub fn right(&self, name: &str) -> Option<&Right> {
+        self.rights.iter().find(|right| right.name == name)
+    }
+
+    pub(super) fn read(element: Element<'_>) -> Result<Self> {
+        let owner = match element.optional("METADATA")? {
+            Some(metadata) => metadata.optional("OWNER")?.map(|owner| Object::read(owner.required("OBJECT")?)),
+            None => None,
+        };
+        let group = element.optional("RIGHTSGROUP")?;
+        let rights = match group {
+            Some(group) => group.required("RIGHTSLIST")?.children().map(Right::read).collect::<Result<_>>()?,
+            None => Vec::new(),
+        };
+        Ok(Work {
+            object: element.optional("OBJECT")?.map(Object::read).transpose()?,
+            owner: owner.transpose()?,
+            conditions: element.optional("CONDITIONLIST")?.map(Conditions::read).transpose()?,
+            preconditions: element.optional("PRECONDITIONLIST")?.map(Conditions::read).transpose()?,
+            group: group.map(|group| group.attribute("name").unwrap_or_default().into_owned()),
+            rights,
+        })
+    }
+
+    pub(super) fn write(&self, time_first: bool, xml: &mut Xml) {
+        xml.open("WORK", &[]);
+        if let Some(object) = &self.object {
+            object.write(xml);
+        }
+        if let Some(owner) = &self.owner {
+            xml.open("METADATA", &[]);
+            xml.open("OWNER", &[]);
+            owner.write(xml);
+            xml.close("OWNER");
+            xml.close("METADATA");
+        }
+        if let Some(conditions) = &self.conditions {
+            conditions.write(time_first, xml);
+        }
+        if let Some(preconditions) = &self.preconditions {
+            xml.open("PRECONDITIONLIST", &[]);
+            preconditions.write_time(xml);
+            preconditions.unknown.iter().for_each(|element| xml.received(element));
+            xml.close("PRECONDITIONLIST");
+        }
+        if let Some(group) = &self.group {
+            xml.open("RIGHTSGROUP", &[("name", group)]);
+            xml.open("RIGHTSLIST", &[]);
+            self.rights.iter().for_each(|right| right.write(time_first, xml));
+            xml.close("RIGHTSLIST");
+            xml.close("RIGHTSGROUP");
+        }
+        xml.close("WORK");
+    }
+}
+
+/// AUTHENTICATEDDATA: the encrypted rights data, or an application's own name and value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthenticatedData {
+    /// Attribute `id`: `Encrypted-Rights-Data` or `APPSPECIFIC`.
+    pub id: String,
+    /// Attribute `name`, for an application's data.
+    pub name: Option<String>,
+    /// The text.
+    pub value: String,
+}
+
+impl AuthenticatedData {
+    pub(super) fn read(element: Element<'_>) -> Result<Self> {
+        Ok(AuthenticatedData {
+            id: element.required_attribute("id")?.into_owned(),
+            name: element.attribute("name").map(Into::into),
+            value: element.content()?.into_owned(),
+        })
+    }
+
+    pub(super) fn write(&self, xml: &mut Xml) {
+        let mut attributes = vec![("id", self.id.as_str())];
+        attributes.extend(self.name.as_deref().map(|name| ("name", name)));
+        xml.leaf("AUTHENTICATEDDATA", &attributes, &self.value);
+    }
+}
+
+/// POLICYLIST: applications that are shut out (`exclusion`) or alone let in (`inclusion`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyList {
+    /// Attribute `type`.
+    pub kind: String,
+    /// POLICY.
+    pub policies: Vec<Policy>,
+}
+
+/// POLICY: an application and a span of its versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The ID, a file name.
+    pub id: super::element::Id,
+    /// Attributes `min` and `max` of VERSIONSPAN.
+    pub versions: Option<(String, String)>,
+}
+
+impl PolicyList {
+    pub(super) fn read(element: Element<'_>) -> Result<Self> {
+        let policies = element.all("POLICY").map(|policy| {
+            let object = policy.required("OBJECT")?;
+            let span = object.optional("VERSIONSPAN")?;
+            let versions = span.map(|span| {
+                let minimum = span.required_attribute("min")?.into_owned();
+                Ok::<_, crate::error::Error>((minimum, span.required_attribute("max")?.into_owned()))
+            });
+            Ok(Policy { id: Object::read(object)?.id, versions: versions.transpose()? })
+        });
+        Ok(PolicyList {
+            kind: element.required_attribute("type")?.into_owned(),
+            policies: policies.collect::<Result<_>>()?,
+        })
+    }
+
+    pub(super) fn write(&self, xml: &mut Xml) {
+        xml.open("POLICYLIST", &[("type", &self.kind)]);
+        for policy in &self.policies {
+            xml.open("POLICY", &[]);
+            xml.open("OBJECT", &[]);
+            xml.leaf("ID", &[("type", &policy.id.kind)], &policy.id.value);
+            if let Some((minimum, maximum)) = &policy.versions {
+                xml.leaf("VERSIONSPAN", &[("min", minimum), ("max", maximum)], "");
+            }
+            xml.close("OBJECT");
+            xml.close("POLICY");
+        }
+        xml.close("POLICYLIST");
+    }
+}

@@ -1,0 +1,5 @@
+//! The `xrml` room against its vectors, hostile input and its own writers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod adversarial;
+mod vectors;
