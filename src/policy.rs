@@ -1,6 +1,5 @@
 //! Who may do what: one table, deny by default. A `Permit` is the only way to a token.
 
-use crate::audit::record::Event;
 use crate::caller::{Caller, Role};
 use crate::error::{Error, Reason, Result};
 use crate::key::{KeyRole, KeyState};
@@ -129,17 +128,6 @@ impl Permit {
     pub fn rule(&self) -> &'static str {
         self.rule
     }
-
-    /// Spends the permit on an act that needs no key: its record.
-    #[must_use]
-    pub fn performed(self, target: &str) -> Event {
-        Event::Performed {
-            caller: self.caller.note(),
-            rule: self.rule.to_owned(),
-            operation: self.operation.name().to_owned(),
-            target: target.to_owned(),
-        }
-    }
 }
 
 /// Looks the request up in the table.
@@ -217,7 +205,8 @@ mod tests {
     fn the_table_allows_what_it_names_and_nothing_else() {
         use Operation::*;
         let stranger = Caller::Stranger { certificate_sha256: String::new() };
-        let cases: &[(&Caller, Operation, Option<&str>, Result<&str, Reason>)] = &[
+        type Case<'a> = (&'a Caller, Operation, Option<&'a str>, Result<&'a str, Reason>);
+        let cases: &[Case<'_>] = &[
             (&node("clusters/a"), SignDocument, Some("clusters/a"), Ok("nodes-sign-use-licenses")),
             (&node("clusters/a"), SignDocument, Some("clusters/b"), Err(Reason::PermissionDenied)),
             (&node("clusters/a"), SignDocument, None, Err(Reason::PermissionDenied)),

@@ -1,3 +1,10 @@
 //! The integration tests, in one binary.
 
+mod cli;
+mod faults;
+mod kit;
+mod licensing;
+mod store_contract;
 mod tidy;
+mod token_contract;
+mod xrml;

@@ -1,4 +1,5 @@
 //! The contract of the token port, over every profile whose device is at hand. Differences are data of the profile.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;
 

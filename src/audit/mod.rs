@@ -1,5 +1,10 @@
 //! The log of who did what with which key and why: records, their chain, and their verifier. No IO, no clock.
 
 pub mod chain;
+pub mod checkpoint;
+pub mod merkle;
+pub mod note;
+pub mod proof;
 pub mod record;
+pub mod trust;
 pub mod verify;

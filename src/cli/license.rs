@@ -6,6 +6,7 @@ use crate::cli::{connect, output};
 use crate::error::{Error, Reason, Result};
 use crate::grpc::client::failed;
 use crate::grpc::v1;
+use crate::xrml::text::DOCUMENT_BYTES_MAX;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -41,6 +42,12 @@ pub(super) async fn run(command: Command) -> Result<()> {
     let cluster = cluster.map_or(own, |cluster| crate::cli::cluster::name(&cluster));
     // An editor's line end after the element is not part of it.
     let body = text.trim_end_matches(['\r', '\n']).to_owned();
+    if body.len() > DOCUMENT_BYTES_MAX {
+        return Err(Error::new(
+            Reason::LimitExceeded,
+            format!("the BODY has {} bytes; a document has at most {DOCUMENT_BYTES_MAX}", body.len()),
+        ));
+    }
     let request = v1::SignDocumentRequest { cluster, body };
     let signed = connection.licensing().sign_document(request).await.map_err(failed)?.into_inner();
     match out {

@@ -8,8 +8,7 @@ use aws_lc_rs::signature::ParsedPublicKey;
 
 use crate::audit::record::{ActNote, Event};
 use crate::caller::{Caller, CallerNote};
-use crate::clock;
-use crate::cluster::{Cluster, SealProfile};
+use crate::cluster::SealProfile;
 use crate::error::{Error, Reason, Result};
 use crate::key::Hash;
 use crate::policy::{Operation, Permit};
@@ -20,12 +19,14 @@ use crate::token::{Description, Failure, Token};
 pub mod faultpoint;
 mod generate;
 mod proof;
+mod read;
 mod record;
 mod sign;
 mod start;
 
 pub use generate::Making;
 pub use proof::{Intent, Recorded, Verified};
+pub use read::{Page, performed};
 pub use record::{KeyRecord, Standing};
 pub use sign::{Signing, check as check_signature};
 
@@ -67,34 +68,13 @@ impl Custody {
         &self.store
     }
 
-    /// Looks a cluster up by its resource name.
-    ///
-    /// # Errors
-    /// `NOT_FOUND`; those of the store.
-    pub async fn cluster(&self, name: &str) -> Result<Cluster> {
-        match self.store.get(Kind::Cluster, name).await? {
-            Some(object) => object.read(),
-            None => Err(Error::new(Reason::NotFound, format!("there is no {name}"))),
-        }
+    fn held(&self, name: &str, version: u64) -> Option<Arc<Held>> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.get(name).filter(|held| held.version == version).cloned()
     }
 
-    /// Looks a key up by its resource name.
-    ///
-    /// # Errors
-    /// `NOT_FOUND`; `RECORD_BROKEN` if its record does not parse; those of the store.
-    pub async fn key(&self, name: &str) -> Result<Arc<Held>> {
-        let Some(object) = self.store.get(Kind::Key, name).await? else {
-            return Err(Error::new(Reason::NotFound, format!("there is no {name}")));
-        };
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        if let Some(held) = held.filter(|held| held.version == object.version) {
-            return Ok(held);
-        }
-        let record: KeyRecord = object.read()?;
-        let verifier = sign::verifier(&record)?;
-        let held = Arc::new(Held { record, version: object.version, verifier });
-        self.held.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), held.clone());
-        Ok(held)
+    fn hold(&self, key: Arc<Held>) {
+        self.held.write().unwrap_or_else(PoisonError::into_inner).insert(key.record.name.clone(), key);
     }
 
     /// The token that new keys are made in: the first by name.
@@ -194,9 +174,3 @@ fn write(kind: Kind, name: &str, value: &impl serde::Serialize) -> Result<Write>
 
 /// The deadline of an act whose caller named none, in seconds from now.
 pub const DEADLINE_S: u64 = 10;
-
-/// Time now in records' unit, for the rooms above.
-#[must_use]
-pub fn now_us() -> i64 {
-    clock::now_us()
-}

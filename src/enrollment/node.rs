@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::caller::{Caller, Principal, Role};
 use crate::clock;
 use crate::cluster;
-use crate::custody::Custody;
+use crate::custody::{Custody, performed};
 use crate::error::{Error, Reason, Result};
 use crate::policy::{self, Asked, Operation};
 use crate::store::{Batch, Kind, Write};
@@ -81,6 +81,6 @@ async fn make(
         Write::new(Kind::Principal, name, 0, &principal)?,
         Write::new(Kind::Certificate, &certificate.sha256, 0, &name)?,
     ];
-    custody.store().commit(Batch { writes, events: vec![permit.performed(name)] }).await?;
+    custody.store().commit(Batch { writes, events: vec![performed(permit, name)] }).await?;
     Ok(NodeCredentials { principal, certificate })
 }

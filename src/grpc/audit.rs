@@ -10,7 +10,6 @@ use tonic::{Request, Response, Status};
 use crate::audit::chain::Head;
 use crate::grpc::{Door, status, v1};
 use crate::policy::{Asked, Operation, permit};
-use crate::store::Batch;
 
 /// Records in one message of an export. A record is far below 16 KiB.
 const EXPORT_RECORDS: u32 = 256;
@@ -30,24 +29,17 @@ impl v1::audit_server::Audit for Door {
             Ok(permit) => permit,
             Err(refusal) => return Err(self.refused(&caller, Operation::ExportLog, "log", refusal).await),
         };
-        let store = self.custody.store().clone();
-        // The export's own record is the last one that it must hold.
-        store.commit(Batch::event(permit.performed("log"))).await.map_err(status::status)?;
-        let head = store.head();
+        let head = self.custody.export(permit).await.map_err(status::status)?;
         let (send, receive) = mpsc::channel(4);
         let door = self.clone();
         tokio::spawn(async move {
             let mut next = start;
             while next < head.size {
                 let count = u32::try_from(head.size - next).unwrap_or(u32::MAX).min(EXPORT_RECORDS);
-                let message = match door.custody.store().entries(next, count).await {
-                    Ok(records) if !records.is_empty() => {
-                        next += records.len() as u64;
-                        Ok(v1::ExportLogResponse { records, head: None })
-                    }
-                    Ok(_) => Err(Status::data_loss(format!("record {next} is missing from the store"))),
-                    Err(fault) => Err(status::status(fault)),
-                };
+                let records = door.custody.records(next, count).await;
+                next += records.as_ref().map_or(0, |records| records.len() as u64);
+                let message =
+                    records.map(|records| v1::ExportLogResponse { records, head: None }).map_err(status::status);
                 let last = message.is_err();
                 if send.send(message).await.is_err() || last {
                     return;

@@ -54,6 +54,12 @@ impl Connection {
         audit AuditClient
     }
 
+    /// The connection itself, for services beside ours such as health.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Connects as a node.
     ///
     /// # Errors

@@ -6,7 +6,6 @@ use crate::cluster::Cluster;
 use crate::enrollment::{self, NewCluster};
 use crate::grpc::{Door, deadline, next_page, page, status, timestamp, v1};
 use crate::policy::{Asked, Operation, permit};
-use crate::store::Kind;
 
 #[tonic::async_trait]
 impl v1::clusters_server::Clusters for Door {
@@ -47,15 +46,10 @@ impl v1::clusters_server::Clusters for Door {
         if let Err(refusal) = permit(&caller, &asked) {
             return Err(self.refused(&caller, Operation::ReadCluster, "clusters", refusal).await);
         }
-        let (size, after) = page(request.page_size, &request.page_token);
-        let objects =
-            self.custody.store().list(Kind::Cluster, "clusters/", after, size).await.map_err(status::status)?;
-        let next_page_token = next_page(objects.len(), size, objects.last().map(|object| object.name.as_str()));
-        let clusters = objects
-            .iter()
-            .map(|object| object.read().map(|cluster| message(&cluster)))
-            .collect::<Result<_, _>>()
-            .map_err(status::status)?;
+        let page = page(request.page_size, &request.page_token);
+        let found = self.custody.clusters(page).await.map_err(status::status)?;
+        let next_page_token = next_page(&found, page, |cluster| &cluster.name);
+        let clusters = found.iter().map(message).collect();
         Ok(Response::new(v1::ListClustersResponse { clusters, next_page_token }))
     }
 }

@@ -3,11 +3,10 @@
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
 use tonic::{Request, Status};
 
-use crate::caller::{Caller, Principal};
-use crate::error::{Error, Reason, Result};
+use crate::caller::Caller;
+use crate::error::{Error, Result};
 use crate::grpc::{Door, status};
 use crate::policy::Operation;
-use crate::store::{Kind, Object};
 use crate::tls::fingerprint;
 
 impl Door {
@@ -29,17 +28,7 @@ impl Door {
         let Some(certificates) = tls.and_then(TlsConnectInfo::peer_certs) else {
             return Ok(Caller::Stranger { certificate_sha256: String::new() });
         };
-        let sha256 = certificates.first().map(|leaf| fingerprint(leaf)).unwrap_or_default();
-        let stranger = Caller::Stranger { certificate_sha256: sha256.clone() };
-        let store = self.custody.store();
-        let Some(named) = store.get(Kind::Certificate, &sha256).await? else { return Ok(stranger) };
-        let name: String = named.read()?;
-        let principal: Option<Object> = store.get(Kind::Principal, &name).await?;
-        let principal: Principal = principal
-            .ok_or_else(|| Error::new(Reason::RecordBroken, format!("the record of {name} is gone")))?
-            .read()?;
-        let holds = principal.active && principal.certificate_sha256 == sha256;
-        Ok(if holds { Caller::Principal(principal) } else { stranger })
+        self.custody.caller(&certificates.first().map(|leaf| fingerprint(leaf)).unwrap_or_default()).await
     }
 
     /// A request that was refused: recorded, then told.

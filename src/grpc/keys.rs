@@ -11,7 +11,6 @@ use crate::error::Result;
 use crate::grpc::{Door, next_page, page, status, timestamp, v1};
 use crate::key::PublicKey;
 use crate::policy::{Asked, Operation, permit};
-use crate::store::Kind;
 use crate::xrml::value::ModulusLe;
 
 #[tonic::async_trait]
@@ -32,15 +31,10 @@ impl v1::keys_server::Keys for Door {
         if let Err(refusal) = permit(&caller, &asked) {
             return Err(self.refused(&caller, Operation::ReadCluster, &request.parent, refusal).await);
         }
-        let (size, after) = page(request.page_size, &request.page_token);
-        let prefix = format!("{}/keys/", request.parent);
-        let objects = self.custody.store().list(Kind::Key, &prefix, after, size).await.map_err(status::status)?;
-        let next_page_token = next_page(objects.len(), size, objects.last().map(|object| object.name.as_str()));
-        let keys = objects
-            .iter()
-            .map(|object| object.read().map(|key| message(&key)))
-            .collect::<Result<_, _>>()
-            .map_err(status::status)?;
+        let page = page(request.page_size, &request.page_token);
+        let found = self.custody.keys(&request.parent, page).await.map_err(status::status)?;
+        let next_page_token = next_page(&found, page, |key| &key.name);
+        let keys = found.iter().map(message).collect();
         Ok(Response::new(v1::ListKeysResponse { keys, next_page_token }))
     }
 }

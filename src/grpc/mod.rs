@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tonic::Request;
 
-use crate::custody::{Custody, DEADLINE_S};
+use crate::custody::{Custody, DEADLINE_S, Page};
 use crate::tls::Authority;
 
 mod audit;
@@ -63,17 +63,17 @@ fn timeout(text: &str) -> Option<Duration> {
     })
 }
 
-/// A page: its size within bounds, and the name after which it begins.
-fn page(size: i32, token: &str) -> (u32, &str) {
+/// A page as it was asked for (AIP-158), its size within bounds.
+fn page(size: i32, token: &str) -> Page<'_> {
     const DEFAULT: u32 = 100;
     const MAX: u32 = 1000;
     let size = u32::try_from(size).unwrap_or(0);
-    (if size == 0 { DEFAULT } else { size.min(MAX) }, token)
+    Page { size: if size == 0 { DEFAULT } else { size.min(MAX) }, after: token }
 }
 
-/// The token of the page after one that ended with `last`, if that page was full.
-fn next_page(count: usize, size: u32, last: Option<&str>) -> String {
-    last.filter(|_| count == size as usize).unwrap_or_default().to_owned()
+/// The token of the page after this one: the last name, if the page is full.
+fn next_page<T>(found: &[T], page: Page<'_>, name: impl Fn(&T) -> &str) -> String {
+    found.last().filter(|_| found.len() == page.size as usize).map(|last| name(last).to_owned()).unwrap_or_default()
 }
 
 /// A time of records as a protocol timestamp.

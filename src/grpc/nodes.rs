@@ -4,10 +4,9 @@ use tonic::{Request, Response, Status};
 
 use crate::caller::{Caller, Principal};
 use crate::enrollment::{self, NewNode};
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 use crate::grpc::{Door, next_page, page, status, timestamp, v1};
 use crate::policy::{Asked, Operation, permit};
-use crate::store::Kind;
 
 #[tonic::async_trait]
 impl v1::nodes_server::Nodes for Door {
@@ -52,15 +51,10 @@ impl v1::nodes_server::Nodes for Door {
         if let Err(refusal) = permit(&caller, &asked) {
             return Err(self.refused(&caller, Operation::ReadNode, &request.parent, refusal).await);
         }
-        let (size, after) = page(request.page_size, &request.page_token);
-        let prefix = format!("{}/nodes/", request.parent);
-        let objects = self.custody.store().list(Kind::Principal, &prefix, after, size).await.map_err(status::status)?;
-        let next_page_token = next_page(objects.len(), size, objects.last().map(|object| object.name.as_str()));
-        let nodes = objects
-            .iter()
-            .map(|object| object.read().map(|principal| message(&principal)))
-            .collect::<Result<_, _>>()
-            .map_err(status::status)?;
+        let page = page(request.page_size, &request.page_token);
+        let found = self.custody.nodes(&request.parent, page).await.map_err(status::status)?;
+        let next_page_token = next_page(&found, page, |principal| &principal.name);
+        let nodes = found.iter().map(message).collect();
         Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token }))
     }
 }
@@ -69,10 +63,7 @@ impl Door {
     async fn node(&self, caller: &Caller, name: &str) -> Result<v1::Node> {
         let cluster = name.split_once("/nodes/").map(|(cluster, _)| cluster);
         permit(caller, &Asked { operation: Operation::ReadNode, cluster, signs: None })?;
-        match self.custody.store().get(Kind::Principal, name).await? {
-            Some(object) => Ok(message(&object.read()?)),
-            None => Err(Error::new(Reason::NotFound, format!("there is no {name}"))),
-        }
+        Ok(message(&self.custody.node(name).await?))
     }
 }
 

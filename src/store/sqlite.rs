@@ -47,6 +47,9 @@ impl Sqlite {
             .busy_timeout(Duration::from_secs(BUSY_S))
             .disable_statement_logging();
         let at = |fault: Error| fault.while_doing(path.display());
+        if !create {
+            is_store(path).map_err(at)?;
+        }
         let mut connection = options.connect().await.map_err(|fault| at(unavailable(&fault)))?;
         MIGRATIONS.run(&mut connection).await.map_err(|fault| at(migration(fault)))?;
         let log = log_id(&mut connection).await.map_err(|fault| at(unavailable(&fault)))?;
@@ -61,6 +64,23 @@ impl Sqlite {
         let cache = Cache::default();
         let writer = tokio::spawn(writer::run(connection, requests, head, cache.clone()));
         Ok(Sqlite { readers, queue: Mutex::new(Some(queue)), head: watched, cache, writer: Mutex::new(Some(writer)) })
+    }
+}
+
+/// Looks before SQLite does: it would make a new store of a file that was emptied or is missing, and the log would
+/// begin again.
+fn is_store(path: &Path) -> Result<()> {
+    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+    let mut begin = [0; 16];
+    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut begin));
+    match read {
+        Ok(()) if begin == *MAGIC => Ok(()),
+        Err(fault) if fault.kind() != std::io::ErrorKind::UnexpectedEof => {
+            Err(Error::new(Reason::StoreUnavailable, format!("the store cannot be read: {fault}"))
+                .hint("bring back the file, from a backup if need be; nothing is made in its place"))
+        }
+        _ => Err(Error::new(Reason::StoreUnavailable, "this is no store, and is left as it is")
+            .hint("bring back the file from a backup; nothing is made in its place")),
     }
 }
 
@@ -169,10 +189,11 @@ impl Store for Sqlite {
 
     async fn close(&self) {
         self.queue.lock().await.take();
+        // The writer is the last to leave: it alone can move the write-ahead log into the file.
+        self.readers.close().await;
         if let Some(writer) = self.writer.lock().await.take() {
             let _ = writer.await;
         }
-        self.readers.close().await;
     }
 }
 

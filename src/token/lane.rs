@@ -336,8 +336,8 @@ mod tests {
     }
 
     /// Holds the lane's only thread until the sender is dropped.
-    async fn block(lane: &Arc<Lane>) -> mpsc::Sender<()> {
-        let (release, held) = mpsc::channel::<()>();
+    async fn block(lane: &Arc<Lane>) -> mpsc::SyncSender<()> {
+        let (release, held) = mpsc::sync_channel::<()>(1);
         let (begun, has_begun) = oneshot::channel();
         let lane = Arc::clone(lane);
         tokio::spawn(async move {
@@ -373,7 +373,7 @@ mod tests {
     async fn an_act_whose_deadline_passes_in_the_queue_never_starts() {
         let lane = lane(1, 8);
         let release = block(&lane).await;
-        let (touched, was_touched) = mpsc::channel();
+        let (touched, was_touched) = mpsc::sync_channel(64);
         let expired = lane.run(within(20), move |_| touched.send(()).map_err(|_| NO)).await;
         assert_eq!(expired, Err(LaneError::Expired));
         assert_eq!(LaneError::Expired.outcome(), Outcome::Refused);
@@ -385,7 +385,7 @@ mod tests {
     #[tokio::test]
     async fn an_act_that_outlasts_its_deadline_has_an_unknown_outcome() {
         let lane = lane(1, 8);
-        let (release, held) = mpsc::channel::<()>();
+        let (release, held) = mpsc::sync_channel::<()>(1);
         let late = lane.run(within(20), move |_| held.recv().map_err(|_| NO)).await;
         assert_eq!(late, Err(LaneError::Late));
         assert_eq!(LaneError::Late.outcome(), Outcome::Unknown);
@@ -413,7 +413,7 @@ mod tests {
     async fn licenses_go_before_bulk() {
         let lane = lane(1, 8);
         let release = block(&lane).await;
-        let (order, seen) = mpsc::channel();
+        let (order, seen) = mpsc::sync_channel(64);
         let mut tasks = Vec::new();
         for (n, priority) in [Priority::Bulk, Priority::License].into_iter().enumerate() {
             let (lane_again, order) = (Arc::clone(&lane), order.clone());
@@ -443,7 +443,7 @@ mod tests {
     async fn a_caller_that_goes_away_takes_a_waiting_act_back() {
         let lane = lane(1, 8);
         let release = block(&lane).await;
-        let (touched, was_touched) = mpsc::channel();
+        let (touched, was_touched) = mpsc::sync_channel(64);
         let waiting = tokio::spawn({
             let lane = Arc::clone(&lane);
             async move { lane.run(within(60_000), move |_| touched.send(()).map_err(|_| NO)).await }

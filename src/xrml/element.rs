@@ -281,6 +281,13 @@ impl Principal {
         Principal { object: Some(object), key: Some(key), ..Principal::default() }
     }
 
+    /// What ISSUER holds in documents that this principal signs: object, key and levels.
+    #[must_use]
+    pub fn as_issuer(&self) -> Principal {
+        let (object, key, levels) = (self.object.clone(), self.key.clone(), self.levels.clone());
+        Principal { object, key, levels, ..Principal::default() }
+    }
+
     /// The value of a security level.
     #[must_use]
     pub fn level(&self, name: &str) -> Option<&str> {

@@ -17,14 +17,27 @@
 //!
 //! The signature comes back as [`value::SignatureBe`]; [`signature::complete`] writes the document around the BODY.
 
+pub mod ca;
+pub mod carrier;
+pub mod certificate;
+pub mod chain;
+pub mod clc;
 pub mod content;
 pub mod element;
+pub mod enrollment_ca;
+pub mod enrollment_service;
 pub mod kind;
 pub mod license;
 pub mod markup;
+pub mod pl;
+pub mod rac;
+pub mod revocation;
 pub mod signature;
+pub mod slc;
+pub mod spc;
 pub mod text;
 pub mod time;
 pub mod ul;
+pub mod unknown;
 pub mod value;
 mod write;

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::markup::{Element, incomplete};
 use super::write::Xml;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::key::{Hash, RsaPublicKey};
 
 /// A modulus as XrML writes it: little-endian, as many bytes as the key has.
@@ -84,6 +84,18 @@ pub(super) fn read_value(element: Element<'_>) -> Result<Vec<u8>> {
 pub(super) fn write_value(bytes: &[u8], xml: &mut Xml) {
     let size = (bytes.len() * 8).to_string();
     xml.leaf("VALUE", &[("encoding", "base64"), ("size", &size)], &STANDARD.encode(bytes));
+}
+
+/// A public key from DER: RSAPublicKey as enrollment requests have it, or SubjectPublicKeyInfo.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub fn key_from_der(der: &[u8]) -> Result<RsaPublicKey> {
+    let key = aws_lc_rs::rsa::PublicKey::from_der(der)
+        .map_err(|_| Error::new(Reason::InvalidArgument, "this is no DER of an RSA public key"))?;
+    let exponent = key.exponent();
+    let exponent = exponent.big_endian_without_leading_zero().iter().fold(0u32, |e, byte| e << 8 | u32::from(*byte));
+    RsaPublicKey::new(key.modulus().big_endian_without_leading_zero(), exponent)
 }
 
 /// Reads PUBLICKEY. Accepts the names of the revocation manual as well, `RSA-1024` and `public exponent`.

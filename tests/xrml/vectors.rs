@@ -4,11 +4,16 @@ use std::path::PathBuf;
 
 use keyward::error::Reason;
 use keyward::key::{Hash, RsaPublicKey};
+use keyward::xrml::certificate::{Certificate, Stamp};
 use keyward::xrml::content::Content;
+use keyward::xrml::element::Principal;
 use keyward::xrml::kind::Kind;
 use keyward::xrml::signature::{self, Root, Signature};
+use keyward::xrml::slc::Server;
 use keyward::xrml::text::{Body, Document};
+use keyward::xrml::time::Range;
 use keyward::xrml::ul::UseLicense;
+use keyward::xrml::{ca, enrollment_ca, enrollment_service, slc};
 
 pub(super) fn path(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests/vectors", name].iter().collect()
@@ -115,6 +120,75 @@ fn a_use_license_is_written_as_it_was_read() {
         let document = document(&format!("{mode}/ul.xml"));
         let written = UseLicense::read(document.body()).unwrap().write().unwrap();
         assert_eq!(written.as_str(), document.body().as_str());
+    }
+}
+
+#[test]
+fn issuing_certificates_are_written_as_they_were_read() {
+    type Read = fn(&Body) -> keyward::error::Result<Certificate>;
+    let files: [(&str, Read); 6] = [
+        ("ca.xml", ca::read),
+        ("enrollment-ca.xml", enrollment_ca::read),
+        ("enrollment-service.xml", enrollment_service::read),
+        ("slc.xml", slc::read),
+        ("slc-custom-revocation.xml", slc::read),
+        ("sub-slc.xml", slc::read),
+    ];
+    for mode in ["mode1", "mode2"] {
+        for (name, read) in files {
+            let document = document(&format!("{mode}/{name}"));
+            let certificate = read(document.body()).unwrap();
+            assert_eq!(certificate.write().unwrap().as_str(), document.body().as_str(), "{mode}/{name}");
+        }
+    }
+}
+
+#[test]
+fn issuing_certificates_are_rebuilt_from_what_an_authority_decides() {
+    for mode in ["mode1", "mode2"] {
+        let read = |name: &str| document(&format!("{mode}/{name}")).body().clone();
+        let stamp = |c: &Certificate| Stamp { guid: c.guid().into(), issued_time: c.issued_time, range: c.range };
+        let name = |p: &Principal| p.object.as_ref().unwrap().name.clone().unwrap();
+        let server = |c: &Certificate| Server {
+            guid: c.principal.object.as_ref().unwrap().id.value.clone(),
+            name: Some(name(&c.principal)),
+            url: c.principal.object.as_ref().unwrap().url().unwrap().into(),
+            version: "6.3.0.0".into(),
+            sku: "RMS 2.0".into(),
+            key: c.key().unwrap().clone(),
+        };
+        let ca = ca::read(&read("ca.xml")).unwrap();
+        let root = ca::authority(&name(&ca.issuer), ca.issuer.key.clone().unwrap());
+        let subject = ca::authority(&name(&ca.principal), ca.key().unwrap().clone());
+        assert_eq!(ca::certificate(&root, subject, stamp(&ca)), ca);
+
+        let eca = enrollment_ca::read(&read("enrollment-ca.xml")).unwrap();
+        let subject = ca::authority(&name(&eca.principal), eca.key().unwrap().clone());
+        assert_eq!(enrollment_ca::certificate(&ca.principal, subject, stamp(&eca)), eca);
+
+        let es = enrollment_service::read(&read("enrollment-service.xml")).unwrap();
+        let guid = es.principal.object.as_ref().unwrap().id.value.clone();
+        let subject = enrollment_service::service(&guid, &name(&es.principal), es.key().unwrap().clone());
+        assert_eq!(enrollment_service::certificate(&eca.principal, subject, stamp(&es)), es);
+
+        let slc = slc::read(&read("slc.xml")).unwrap();
+        assert_eq!(slc::certificate(&es.principal, server(&slc), stamp(&slc)), slc);
+
+        let custom = slc::read(&read("slc-custom-revocation.xml")).unwrap();
+        let keys = slc::revocation_keys(&custom);
+        assert_eq!(keys[0], es.key().unwrap());
+        let third = [keys[1].clone()];
+        let built = slc::certificate_with_authorities(&es.principal, server(&custom), stamp(&custom), &third);
+        assert_eq!(built.unwrap(), custom);
+        assert!(slc::certificate_with_authorities(&es.principal, server(&custom), stamp(&custom), &[]).is_err());
+
+        let sub = slc::read(&read("sub-slc.xml")).unwrap();
+        assert_eq!(slc::sub_certificate(&slc, server(&sub), stamp(&sub)).unwrap(), sub);
+        let long = Range { from: "2020-01-01T00:00".parse().unwrap(), until: "2060-01-01T00:00".parse().unwrap() };
+        let clipped = slc::sub_certificate(&slc, server(&sub), Stamp { range: long, ..stamp(&sub) }).unwrap();
+        assert_eq!(clipped.range, slc.range, "a sub certificate does not outlive its parent");
+        let late = Range { from: "2050-01-01T00:00".parse().unwrap(), ..long };
+        assert!(slc::sub_certificate(&slc, server(&sub), Stamp { range: late, ..stamp(&sub) }).is_err());
     }
 }
 

@@ -88,17 +88,17 @@ impl Load {
                     let mut times = Vec::new();
                     while start.elapsed() < duration {
                         let asked = Instant::now();
-                        client.sign_document(request.clone()).await?;
+                        client.sign_document(request.clone()).await.map_err(failed)?;
                         times.push(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
                     }
-                    Ok::<_, tonic::Status>(times)
+                    Ok::<_, Error>(times)
                 })
             })
             .collect();
         let mut times = Vec::new();
         for task in tasks {
             let task = task.await.map_err(|fault| Error::new(Reason::Internal, "a caller broke off").detail(fault))?;
-            times.extend(task.map_err(failed)?);
+            times.extend(task?);
         }
         let elapsed = start.elapsed().as_secs_f64();
         times.sort_unstable();

@@ -1,0 +1,138 @@
+//! What the doors read: records as they are, without a token.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::audit::chain::Head;
+use crate::audit::record::Event;
+use crate::caller::{Caller, Principal};
+use crate::cluster::Cluster;
+use crate::custody::{Custody, Held, KeyRecord, sign};
+use crate::error::{Error, Reason, Result};
+use crate::policy::Permit;
+use crate::store::{Batch, Kind};
+
+/// A page of a list: at most this many objects whose names come after that one.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    /// How many at most.
+    pub size: u32,
+    /// The last name of the page before; empty for the first page.
+    pub after: &'a str,
+}
+
+impl Custody {
+    /// Looks a cluster up by its resource name.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`; those of the store.
+    pub async fn cluster(&self, name: &str) -> Result<Cluster> {
+        self.one(Kind::Cluster, name).await
+    }
+
+    /// Clusters, in order of names.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn clusters(&self, page: Page<'_>) -> Result<Vec<Cluster>> {
+        self.page(Kind::Cluster, "clusters/", page).await
+    }
+
+    /// Looks a key up by its resource name.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`; `RECORD_BROKEN` if its record does not parse; those of the store.
+    pub async fn key(&self, name: &str) -> Result<Arc<Held>> {
+        let Some(object) = self.store.get(Kind::Key, name).await? else { return Err(none(name)) };
+        if let Some(held) = self.held(name, object.version) {
+            return Ok(held);
+        }
+        let record: KeyRecord = object.read()?;
+        let verifier = sign::verifier(&record)?;
+        let held = Arc::new(Held { record, version: object.version, verifier });
+        self.hold(held.clone());
+        Ok(held)
+    }
+
+    /// The keys of a cluster, in order of names.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn keys(&self, cluster: &str, page: Page<'_>) -> Result<Vec<KeyRecord>> {
+        self.page(Kind::Key, &format!("{cluster}/keys/"), page).await
+    }
+
+    /// Looks a node up by its resource name.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`; those of the store.
+    pub async fn node(&self, name: &str) -> Result<Principal> {
+        self.one(Kind::Principal, name).await
+    }
+
+    /// The nodes of a cluster, in order of names.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn nodes(&self, cluster: &str, page: Page<'_>) -> Result<Vec<Principal>> {
+        self.page(Kind::Principal, &format!("{cluster}/nodes/"), page).await
+    }
+
+    /// Who holds a client certificate, by its SHA-256 in hexadecimal: a stranger, unless it is recorded for an active
+    /// principal.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn caller(&self, certificate_sha256: &str) -> Result<Caller> {
+        let stranger = Caller::Stranger { certificate_sha256: certificate_sha256.to_owned() };
+        let Some(named) = self.store.get(Kind::Certificate, certificate_sha256).await? else { return Ok(stranger) };
+        let principal: Principal = self.one(Kind::Principal, &named.read::<String>()?).await?;
+        let holds = principal.active && principal.certificate_sha256 == certificate_sha256;
+        Ok(if holds { Caller::Principal(principal) } else { stranger })
+    }
+
+    /// Records that the log is exported; gives its end, that record included.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn export(&self, permit: Permit) -> Result<Head> {
+        self.store.commit(Batch::event(performed(permit, "log"))).await?;
+        Ok(self.store.head())
+    }
+
+    /// Canonical bytes of records from `seq` on.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN` if there is none; those of the store.
+    pub async fn records(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
+        let records = self.store.entries(seq, count_max).await?;
+        if records.is_empty() {
+            return Err(Error::new(Reason::RecordBroken, format!("record {seq} is missing from the store")));
+        }
+        Ok(records)
+    }
+
+    async fn one<T: DeserializeOwned>(&self, kind: Kind, name: &str) -> Result<T> {
+        self.store.get(kind, name).await?.ok_or_else(|| none(name))?.read()
+    }
+
+    async fn page<T: DeserializeOwned>(&self, kind: Kind, prefix: &str, page: Page<'_>) -> Result<Vec<T>> {
+        self.store.list(kind, prefix, page.after, page.size).await?.iter().map(|object| object.read()).collect()
+    }
+}
+
+fn none(name: &str) -> Error {
+    Error::new(Reason::NotFound, format!("there is no {name}"))
+}
+
+/// Spends a permit on an act that needs no key: the record of it.
+#[must_use]
+pub fn performed(permit: Permit, target: &str) -> Event {
+    Event::Performed {
+        caller: permit.caller().note(),
+        rule: permit.rule().to_owned(),
+        operation: permit.operation().name().to_owned(),
+        target: target.to_owned(),
+    }
+}

@@ -1,0 +1,172 @@
+//! Carriers of documents: UTF-8 and UTF-16 files, documents back to back, escaped or inline in SOAP.
+
+use std::borrow::Cow;
+
+use quick_xml::Reader;
+use quick_xml::events::{BytesRef, Event};
+
+use super::markup::DEPTH_MAX;
+use super::text::{DOCUMENTS_BYTES_MAX, DOCUMENTS_MAX, Document, documents};
+use crate::error::{Error, Reason, Result};
+
+/// Longest file, in bytes: the longest run of documents in UTF-16, and something around it.
+pub const CARRIER_BYTES_MAX: usize = 20 * 1024 * 1024;
+
+fn malformed(message: impl Into<String>) -> Error {
+    Error::new(Reason::DocumentMalformed, message)
+}
+
+/// Finds the documents of a file, in their order.
+///
+/// # Errors
+/// `LIMIT_EXCEEDED`, `DOCUMENT_MALFORMED` for an unknown encoding or broken markup, and those of [`documents`].
+pub fn read(bytes: &[u8]) -> Result<Vec<Document>> {
+    read_text(&decode(bytes)?)
+}
+
+/// Finds the documents of a text: back to back, or within another XML document.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_text(text: &str) -> Result<Vec<Document>> {
+    let text = strip_declaration(text)?;
+    match text.starts_with("<XrML") {
+        true => documents(text),
+        false => envelope(text),
+    }
+}
+
+/// Turns the bytes of a file into text: by byte order mark, else by how its first bracket is written, else as UTF-8.
+///
+/// # Errors
+/// `LIMIT_EXCEEDED`, or `DOCUMENT_MALFORMED` if the bytes are not in that encoding, a lone surrogate included.
+pub fn decode(bytes: &[u8]) -> Result<Cow<'_, str>> {
+    if bytes.len() > CARRIER_BYTES_MAX {
+        let message = format!("the file has {} bytes; the bound is {CARRIER_BYTES_MAX}", bytes.len());
+        return Err(Error::new(Reason::LimitExceeded, message));
+    }
+    match bytes {
+        [0xFF, 0xFE, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [b'<', 0, ..] => utf16(bytes, u16::from_le_bytes),
+        [0, b'<', ..] => utf16(bytes, u16::from_be_bytes),
+        [0xEF, 0xBB, 0xBF, rest @ ..] => utf8(rest),
+        _ => utf8(bytes),
+    }
+}
+
+fn utf8(bytes: &[u8]) -> Result<Cow<'_, str>> {
+    std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|e| {
+        malformed(format!("the file is neither UTF-8 nor marked as UTF-16; byte {} does not fit", e.valid_up_to()))
+    })
+}
+
+fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'static, str>> {
+    let (pairs, rest) = bytes.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(malformed("the file is marked as UTF-16 and has an odd number of bytes"));
+    }
+    let mut text = String::with_capacity(bytes.len() / 2);
+    for decoded in char::decode_utf16(pairs.iter().map(|pair| unit(*pair))) {
+        text.push(decoded.map_err(|_| malformed("the file is UTF-16 with half of a surrogate pair"))?);
+    }
+    Ok(Cow::Owned(text))
+}
+
+/// Takes off an XML declaration. Its encoding must be one that was tried; which one it was, the bytes have told.
+fn strip_declaration(text: &str) -> Result<&str> {
+    let text = text.trim_start_matches(['\t', '\n', '\r', ' ']);
+    let Some(declared) = text.strip_prefix("<?xml").filter(|rest| rest.starts_with([' ', '\t', '\r', '\n'])) else {
+        return Ok(text);
+    };
+    let (declaration, rest) = declared.split_once("?>").ok_or_else(|| malformed("the XML declaration does not end"))?;
+    if let Some((_, value)) = declaration.split_once("encoding") {
+        let name = value.split(['"', '\'']).nth(1).unwrap_or_default().to_ascii_lowercase();
+        if !["utf-8", "utf-16", "utf-16le", "utf-16be", "us-ascii", "unicode"].contains(&name.as_str()) {
+            return Err(malformed("the file declares an encoding other than UTF-8 and UTF-16")
+                .hint("Convert the file to UTF-8 and declare that"));
+        }
+    }
+    Ok(rest.trim_start_matches(['\t', '\n', '\r', ' ']))
+}
+
+/// Looks for documents in an XML envelope: inline elements, and texts that are documents once their escapes are undone.
+fn envelope(text: &str) -> Result<Vec<Document>> {
+    let mut reader = Reader::from_str(text);
+    let mut found = Vec::new();
+    let mut texts: Vec<String> = Vec::new();
+    let mut decoded = 0;
+    loop {
+        let start = reader.buffer_position();
+        let event =
+            reader.read_event().map_err(|e| malformed("the markup around the documents is broken").detail(e))?;
+        match event {
+            Event::Start(tag) if tag.name().as_ref() == "XrML" => {
+                reader.read_to_end(tag.name()).map_err(|e| malformed("a document does not end").detail(e))?;
+                let span = (usize::try_from(start).ok()).zip(usize::try_from(reader.buffer_position()).ok());
+                let inline = span.and_then(|(start, end)| text.get(start..end)).unwrap_or_default();
+                add(&mut found, inline)?;
+            }
+            Event::Start(_) if texts.len() == DEPTH_MAX => {
+                let message = format!("nesting around the documents: the bound is {DEPTH_MAX}");
+                return Err(Error::new(Reason::LimitExceeded, message));
+            }
+            Event::Start(_) => texts.push(String::new()),
+            Event::End(_) => {
+                let content = texts.pop().unwrap_or_default();
+                let content = strip_declaration(&content)?;
+                if content.starts_with("<XrML") {
+                    decoded += content.len();
+                    if decoded > DOCUMENTS_BYTES_MAX {
+                        let message = format!("the documents have more than {DOCUMENTS_BYTES_MAX} bytes");
+                        return Err(Error::new(Reason::LimitExceeded, message));
+                    }
+                    add(&mut found, content)?;
+                }
+            }
+            Event::Text(run) => keep(&mut texts, &run),
+            Event::CData(run) => keep(&mut texts, &run),
+            Event::GeneralRef(entity) => keep(&mut texts, character(&entity)?.encode_utf8(&mut [0; 4])),
+            Event::DocType(_) => {
+                let message = "the markup around the documents has a document type definition";
+                return Err(Error::new(Reason::DocumentForbidden, message));
+            }
+            Event::Empty(_) | Event::Comment(_) | Event::PI(_) | Event::Decl(_) => {}
+            Event::Eof => break,
+        }
+    }
+    if found.is_empty() {
+        return Err(Error::new(Reason::DocumentIncomplete, "the text holds no document"));
+    }
+    Ok(found)
+}
+
+fn keep(texts: &mut [String], run: &str) {
+    if let Some(text) = texts.last_mut() {
+        text.push_str(run);
+    }
+}
+
+/// Around the documents, references to characters are what a SOAP stack may write.
+fn character(entity: &BytesRef<'_>) -> Result<char> {
+    let referred = entity.resolve_char_ref().map_err(|e| malformed("a character reference is none").detail(e))?;
+    match (referred, &**entity) {
+        (Some(c), _) => Ok(c),
+        (None, "lt") => Ok('<'),
+        (None, "gt") => Ok('>'),
+        (None, "amp") => Ok('&'),
+        (None, "apos") => Ok('\''),
+        (None, "quot") => Ok('"'),
+        (None, _) => {
+            Err(Error::new(Reason::DocumentForbidden, "the markup around the documents has an unknown entity"))
+        }
+    }
+}
+
+fn add(found: &mut Vec<Document>, text: &str) -> Result<()> {
+    found.extend(documents(text).map_err(|e| e.while_doing(format!("after {} documents", found.len())))?);
+    if found.len() > DOCUMENTS_MAX {
+        return Err(Error::new(Reason::LimitExceeded, format!("more than {DOCUMENTS_MAX} documents")));
+    }
+    Ok(())
+}

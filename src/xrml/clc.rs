@@ -1,0 +1,80 @@
+//! Client licensor certificate: lets a user sign publishing licenses offline (MS-RMPR 2.2.9.6).
+
+use super::certificate::{issue_range, issue_work, reference};
+use super::content::{Content, begin_license, end, write_descriptor, write_principal};
+use super::element::{DistributionPoint, EnablingBits, Object, Principal};
+use super::kind::Kind;
+use super::license::Right;
+use super::markup::incomplete;
+use super::text::Body;
+use super::time::{Range, XrmlTime};
+use crate::error::Result;
+
+/// A client licensor certificate, complete in all mandatory parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// ISSUEDTIME.
+    pub issued_time: XrmlTime,
+    /// DESCRIPTOR, with the certificate's GUID. WORK has the same object.
+    pub descriptor: Object,
+    /// ISSUER: the server.
+    pub issuer: Principal,
+    /// Where licenses for what the user publishes are asked for.
+    pub points: Vec<DistributionPoint>,
+    /// The user, with the key that signs offline.
+    pub user: Principal,
+    /// RANGETIME: the validity of the user's account certificate.
+    pub range: Range,
+    /// The private key, sealed to the user's account key.
+    pub enabling: EnablingBits,
+}
+
+impl ClientCertificate {
+    /// Reads a BODY as a client licensor certificate.
+    ///
+    /// # Errors
+    /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
+    pub fn read(body: &Body) -> Result<ClientCertificate> {
+        Kind::Clc.expect(body)?;
+        let content = Content::read(body)?;
+        let issuer = Content::required(content.issuer, "ISSUER")?;
+        issuer.required_object("ISSUER")?;
+        issuer.required_key("ISSUER")?;
+        let user = Content::required(content.principal, "ISSUEDPRINCIPALS")?;
+        user.required_object("PRINCIPAL")?;
+        user.required_key("PRINCIPAL")?;
+        let work = Content::required(content.work, "WORK")?;
+        let range = issue_range(&work, &user)?;
+        let enabling = work.rights.first().and_then(sealed).ok_or_else(|| incomplete("ACCESS has no ENABLINGBITS"))?;
+        Ok(ClientCertificate {
+            issued_time: Content::required(content.issued, "ISSUEDTIME")?,
+            descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
+            issuer,
+            points: content.points,
+            user,
+            range,
+            enabling,
+        })
+    }
+
+    /// Writes the BODY in the server's form.
+    ///
+    /// # Errors
+    /// As [`ClientCertificate::read`].
+    pub fn write(&self) -> Result<Body> {
+        let mut xml = begin_license(self.issued_time);
+        write_descriptor(&self.descriptor, &mut xml);
+        self.issuer.write("ISSUER", &mut xml);
+        self.points.iter().for_each(|point| point.write(&mut xml));
+        write_principal("ISSUEDPRINCIPALS", &self.user, &mut xml);
+        let access = Principal { enabling: Some(self.enabling.clone()), ..reference(&self.user) };
+        issue_work(&self.descriptor, self.range, access).write(true, &mut xml);
+        let body = end(xml)?;
+        ClientCertificate::read(&body)?;
+        Ok(body)
+    }
+}
+
+fn sealed(right: &Right) -> Option<EnablingBits> {
+    right.conditions.access.iter().find_map(|principal| principal.enabling.clone())
+}

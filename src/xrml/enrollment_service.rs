@@ -1,0 +1,33 @@
+//! Enrollment service certificate: what signs server licensor certificates (MS-RMPR 2.2.9.3.2).
+
+use super::certificate::{AUTHORITY, Certificate, LICENSOR_DESCRIPTOR, SERVER, Stamp};
+use super::element::{Id, Object, Principal};
+use super::kind::Kind;
+use super::text::Body;
+use crate::error::Result;
+use crate::key::RsaPublicKey;
+
+/// An enrollment service as a principal; `guid` in braces. It has no address: only servers have one.
+#[must_use]
+pub fn service(guid: &str, name: &str, key: RsaPublicKey) -> Principal {
+    Principal::new(Object::new(SERVER, Id::guid(guid)).named(name), key)
+}
+
+/// An enrollment service certificate; `enrollment_ca` is the authority's principal.
+#[must_use]
+pub fn certificate(enrollment_ca: &Principal, principal: Principal, stamp: Stamp) -> Certificate {
+    Certificate::new(LICENSOR_DESCRIPTOR, enrollment_ca, principal, stamp)
+}
+
+/// Reads and checks an enrollment service certificate.
+///
+/// # Errors
+/// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
+pub fn read(body: &Body) -> Result<Certificate> {
+    Kind::EnrollmentService.expect(body)?;
+    let certificate = Certificate::read(body)?;
+    certificate.check_types(AUTHORITY, SERVER)?;
+    certificate.check_key_sizes(&[1024, 2048], &[1024, 2048])?;
+    certificate.principal.required_object("PRINCIPAL")?.required_guid("PRINCIPAL")?;
+    Ok(certificate)
+}

@@ -1,0 +1,80 @@
+//! Rights account certificate: binds a user's key to a machine (MS-RMPR 2.2.9.5).
+
+use super::content::{Content, begin_license, end, write_descriptor, write_principal};
+use super::element::{DistributionPoint, Object, Principal};
+use super::kind::Kind;
+use super::markup::incomplete;
+use super::text::Body;
+use super::time::{Range, XrmlTime};
+use crate::error::Result;
+
+/// A rights account certificate, or a user's public key certificate, which is the same without `machine`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountCertificate {
+    /// ISSUEDTIME.
+    pub issued_time: XrmlTime,
+    /// VALIDITYTIME.
+    pub validity: Range,
+    /// DESCRIPTOR, with the certificate's GUID.
+    pub descriptor: Object,
+    /// ISSUER: the server.
+    pub issuer: Principal,
+    /// Where users are certified.
+    pub points: Vec<DistributionPoint>,
+    /// The user: object of type `Group-Identity`, public key, levels.
+    pub user: Principal,
+    /// FEDERATIONPRINCIPALS: the machine, with the user's private key sealed to its key.
+    pub machine: Option<Principal>,
+}
+
+impl AccountCertificate {
+    /// Reads a BODY as a rights account certificate or a user's public key certificate.
+    ///
+    /// # Errors
+    /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
+    pub fn read(body: &Body) -> Result<AccountCertificate> {
+        if Kind::of(body)? != Kind::UserKey {
+            Kind::Rac.expect(body)?;
+        }
+        let content = Content::read(body)?;
+        let issuer = Content::required(content.issuer, "ISSUER")?;
+        issuer.required_object("ISSUER")?;
+        issuer.required_key("ISSUER")?;
+        let user = Content::required(content.principal, "ISSUEDPRINCIPALS")?;
+        if user.required_object("PRINCIPAL")?.kind() != "Group-Identity" {
+            return Err(incomplete("the PRINCIPAL is not of type Group-Identity"));
+        }
+        user.required_key("PRINCIPAL")?;
+        if content.federation.as_ref().is_some_and(|machine| machine.enabling.is_none()) {
+            return Err(incomplete("FEDERATIONPRINCIPALS has no ENABLINGBITS"));
+        }
+        Ok(AccountCertificate {
+            issued_time: Content::required(content.issued, "ISSUEDTIME")?,
+            validity: Content::required(content.validity, "VALIDITYTIME")?,
+            descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
+            issuer,
+            points: content.points,
+            user,
+            machine: content.federation,
+        })
+    }
+
+    /// Writes the BODY in the server's form.
+    ///
+    /// # Errors
+    /// As [`AccountCertificate::read`].
+    pub fn write(&self) -> Result<Body> {
+        let mut xml = begin_license(self.issued_time);
+        self.validity.write("VALIDITYTIME", &mut xml);
+        write_descriptor(&self.descriptor, &mut xml);
+        self.issuer.write("ISSUER", &mut xml);
+        self.points.iter().for_each(|point| point.write(&mut xml));
+        write_principal("ISSUEDPRINCIPALS", &self.user, &mut xml);
+        if let Some(machine) = &self.machine {
+            write_principal("FEDERATIONPRINCIPALS", machine, &mut xml);
+        }
+        let body = end(xml)?;
+        AccountCertificate::read(&body)?;
+        Ok(body)
+    }
+}

@@ -1,0 +1,212 @@
+//! Revocation lists: what they name, who may revoke what, and their effect on chains (manual "Creating revocation lists").
+
+use time::OffsetDateTime;
+
+use super::chain::{Finding, Link};
+use super::content::{Content, begin_license, end, write_descriptor};
+use super::element::{Object, Principal};
+use super::kind::Kind;
+use super::license::Refresh;
+use super::markup::{Element, incomplete};
+use super::signature::{self, Digest};
+use super::text::{Body, Document};
+use super::time::XrmlTime;
+use super::value::{read_key, write_key};
+use super::write::Xml;
+use crate::error::{Error, Reason, Result};
+use crate::key::RsaPublicKey;
+
+/// One REVOKE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revoke {
+    /// A document by the GUID of its DESCRIPTOR.
+    LicenseId(Object),
+    /// A document by the digest of its BODY. SHA-1 in the manual; SHA-256 is what we define for Mode 2.
+    LicenseHash(Digest),
+    /// All documents issued under a key.
+    IssuerKey(RsaPublicKey),
+    /// All documents of an issuer by its ID.
+    IssuerId(Object),
+    /// All documents issued to a key.
+    PrincipalKey(RsaPublicKey),
+    /// All documents issued to a user by its ID.
+    PrincipalId(Object),
+    /// All licenses for a content by its ID.
+    ContentId(Object),
+    /// Of no known category and type, as received.
+    Unknown(String),
+}
+
+/// A revocation list, complete in all mandatory parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationList {
+    /// ISSUEDTIME: its age counts from here.
+    pub issued_time: XrmlTime,
+    /// DESCRIPTOR, with the list's GUID.
+    pub descriptor: Object,
+    /// ISSUER: a name of the authority's own choice, and the key that signs.
+    pub issuer: Principal,
+    /// What is revoked.
+    pub entries: Vec<Revoke>,
+}
+
+impl RevocationList {
+    /// Reads a BODY as a revocation list.
+    ///
+    /// # Errors
+    /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
+    pub fn read(body: &Body) -> Result<RevocationList> {
+        Kind::RevocationList.expect(body)?;
+        let content = Content::read(body)?;
+        let issuer = Content::required(content.issuer, "ISSUER")?;
+        issuer.required_key("ISSUER")?;
+        let list = body.element().required("REVOCATIONLIST")?;
+        Ok(RevocationList {
+            issued_time: Content::required(content.issued, "ISSUEDTIME")?,
+            descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
+            issuer,
+            entries: list.all("REVOKE").map(read_revoke).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Reads a list whose signature holds under the key that it names itself. What that key may revoke is another
+    /// question, which [`apply`] answers.
+    ///
+    /// # Errors
+    /// As [`RevocationList::read`] and [`signature::verify`].
+    pub fn verified(document: &Document) -> Result<RevocationList> {
+        let list = RevocationList::read(document.body())?;
+        signature::verify(document, list.issuer.required_key("ISSUER")?)?;
+        Ok(list)
+    }
+
+    /// Writes the BODY.
+    ///
+    /// # Errors
+    /// As [`RevocationList::read`].
+    pub fn write(&self) -> Result<Body> {
+        let mut xml = begin_license(self.issued_time);
+        write_descriptor(&self.descriptor, &mut xml);
+        self.issuer.write("ISSUER", &mut xml);
+        xml.open("REVOCATIONLIST", &[]);
+        self.entries.iter().for_each(|entry| write_revoke(entry, &mut xml));
+        xml.close("REVOCATIONLIST");
+        let body = end(xml)?;
+        RevocationList::read(&body)?;
+        Ok(body)
+    }
+
+    fn names(&self, document: &Document, content: &Content) -> bool {
+        let (issuer, principal) = (content.issuer.as_ref(), content.principal.as_ref());
+        let is_object = |object: Option<&Object>, named: &Object| object.is_some_and(|o| o.id.is_same(&named.id));
+        self.entries.iter().any(|entry| match entry {
+            Revoke::LicenseId(named) => is_object(content.descriptor.as_ref(), named),
+            Revoke::LicenseHash(named) => signature::digest(document.body(), named.hash()) == *named,
+            Revoke::IssuerKey(named) => issuer.and_then(|p| p.key.as_ref()) == Some(named),
+            Revoke::IssuerId(named) => is_object(issuer.and_then(|p| p.object.as_ref()), named),
+            Revoke::PrincipalKey(named) => principal.and_then(|p| p.key.as_ref()) == Some(named),
+            Revoke::PrincipalId(named) => is_object(principal.and_then(|p| p.object.as_ref()), named),
+            Revoke::ContentId(named) => is_object(content.work.as_ref().and_then(|w| w.object.as_ref()), named),
+            Revoke::Unknown(_) => false,
+        })
+    }
+}
+
+fn read_revoke(revoke: Element<'_>) -> Result<Revoke> {
+    let object = || Object::read(revoke.required("OBJECT")?);
+    let key = || read_key(revoke.required("PUBLICKEY")?);
+    Ok(match (&*revoke.required_attribute("category")?, &*revoke.required_attribute("type")?) {
+        ("license", "license-id") => Revoke::LicenseId(object()?),
+        ("license", "license-hash") => Revoke::LicenseHash(Digest::read(revoke.required("DIGEST")?)?),
+        ("license", "issuer-key") => Revoke::IssuerKey(key()?),
+        ("license", "issuer-id") => Revoke::IssuerId(object()?),
+        ("principal", "principal-key") => Revoke::PrincipalKey(key()?),
+        ("principal", "principal-id") => Revoke::PrincipalId(object()?),
+        ("content", "content-id") => Revoke::ContentId(object()?),
+        _ => Revoke::Unknown(revoke.outer().to_owned()),
+    })
+}
+
+fn write_revoke(entry: &Revoke, xml: &mut Xml) {
+    let (category, kind) = match entry {
+        Revoke::LicenseId(_) => ("license", "license-id"),
+        Revoke::LicenseHash(_) => ("license", "license-hash"),
+        Revoke::IssuerKey(_) => ("license", "issuer-key"),
+        Revoke::IssuerId(_) => ("license", "issuer-id"),
+        Revoke::PrincipalKey(_) => ("principal", "principal-key"),
+        Revoke::PrincipalId(_) => ("principal", "principal-id"),
+        Revoke::ContentId(_) => ("content", "content-id"),
+        Revoke::Unknown(received) => return xml.received(received),
+    };
+    xml.open("REVOKE", &[("category", category), ("type", kind)]);
+    match entry {
+        Revoke::LicenseId(object) | Revoke::IssuerId(object) => object.write(xml),
+        Revoke::PrincipalId(object) | Revoke::ContentId(object) => object.write(xml),
+        Revoke::LicenseHash(digest) => digest.write(false, xml),
+        Revoke::IssuerKey(key) | Revoke::PrincipalKey(key) => write_key(key, xml),
+        Revoke::Unknown(_) => {}
+    }
+    xml.close("REVOKE");
+}
+
+/// Says of each document of a checked chain whether a list revokes it, with the reason `REVOKED`.
+///
+/// A list counts for a document if its key is that of the document's issuer, or one that the document's own conditions
+/// name, or if it counts for the certificate above: who may take the certificate away may take less. Whatever hangs below
+/// a revoked certificate is revoked with it. The lists' signatures must have been verified.
+#[must_use]
+pub fn apply(lists: &[RevocationList], documents: &[Document], findings: &[Finding]) -> Vec<Option<Error>> {
+    let mut revoked: Vec<Option<Error>> = vec![None; findings.len()];
+    let mut counting: Vec<Vec<usize>> = vec![Vec::new(); findings.len()];
+    for (at, finding) in findings.iter().enumerate().rev() {
+        let Ok(content) = &finding.content else { continue };
+        let issuer = if let Link::Document(issuer) = finding.link { Some(issuer) } else { None };
+        let keys = authorities(content);
+        counting[at] = (0..lists.len())
+            .filter(|list| {
+                let key = lists[*list].issuer.key.as_ref();
+                keys.iter().any(|k| Some(*k) == key) || issuer.is_some_and(|above| counting[above].contains(list))
+            })
+            .collect();
+        let naming = counting[at].iter().map(|list| &lists[*list]).find(|list| list.names(&documents[at], content));
+        revoked[at] = match (naming, issuer) {
+            (Some(list), _) => {
+                let message = format!("revoked by the list of {} ({})", list.issued_time, list.descriptor.id.value);
+                Some(Error::new(Reason::Revoked, message))
+            }
+            (None, Some(above)) if revoked[above].is_some() => {
+                Some(Error::new(Reason::Revoked, format!("document {} above it is revoked", above + 1)))
+            }
+            _ => None,
+        };
+    }
+    revoked
+}
+
+/// The keys that may revoke a document by itself.
+fn authorities(content: &Content) -> Vec<&RsaPublicKey> {
+    let work = content.work.as_ref().and_then(|work| work.conditions.as_ref());
+    let refreshes = [work, content.conditions.as_ref()].into_iter().flatten().filter_map(|c| c.refresh.as_ref());
+    let named = refreshes.flat_map(|refresh| &refresh.points).filter_map(|point| point.key.as_ref());
+    content.issuer.iter().filter_map(|issuer| issuer.key.as_ref()).chain(named).collect()
+}
+
+/// Refuses to go on where a license demands lists and one is missing or too old.
+///
+/// # Errors
+/// `CHAIN_INVALID`.
+pub fn require_fresh(refresh: &Refresh, lists: &[RevocationList], moment: OffsetDateTime) -> Result<()> {
+    for point in &refresh.points {
+        let key = point.key.as_ref().ok_or_else(|| incomplete("a revocation point has no PUBLICKEY"))?;
+        let issued =
+            lists.iter().filter(|list| list.issuer.key.as_ref() == Some(key)).map(|list| list.issued_time).max();
+        let Some(issued) = issued else {
+            return Err(Error::new(Reason::ChainInvalid, "a revocation list that the license demands is not at hand"));
+        };
+        if refresh.interval.length().is_some_and(|length| moment >= issued.moment() + length) {
+            let message = format!("the revocation list of {issued} is older than the license allows");
+            return Err(Error::new(Reason::ChainInvalid, message).hint("Get the newest list from its address"));
+        }
+    }
+    Ok(())
+}

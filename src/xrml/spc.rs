@@ -1,0 +1,62 @@
+//! Machine certificate: a client's own; servers only read it (MS-RMPR 2.2.9.4).
+
+use super::content::{Content, begin_license, end, write_descriptor, write_principal};
+use super::element::{DistributionPoint, Object, Principal};
+use super::kind::Kind;
+use super::text::Body;
+use super::time::XrmlTime;
+use crate::error::Result;
+
+/// A machine certificate, complete in all mandatory parts. Type, name and practice statement of its issuer mean nothing to
+/// a server, and it has no time of validity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineCertificate {
+    /// ISSUEDTIME.
+    pub issued_time: XrmlTime,
+    /// DESCRIPTOR, with the certificate's GUID.
+    pub descriptor: Object,
+    /// ISSUER.
+    pub issuer: Principal,
+    /// Where the client was activated.
+    pub points: Vec<DistributionPoint>,
+    /// The machine: object, public key, hardware id, levels. It has no internal id.
+    pub machine: Principal,
+}
+
+impl MachineCertificate {
+    /// Reads a BODY as a machine certificate.
+    ///
+    /// # Errors
+    /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
+    pub fn read(body: &Body) -> Result<MachineCertificate> {
+        Kind::Spc.expect(body)?;
+        let content = Content::read(body)?;
+        let issuer = Content::required(content.issuer, "ISSUER")?;
+        issuer.required_key("ISSUER")?;
+        let machine = Content::required(content.principal, "ISSUEDPRINCIPALS")?;
+        machine.required_object("PRINCIPAL")?;
+        machine.required_key("PRINCIPAL")?;
+        Ok(MachineCertificate {
+            issued_time: Content::required(content.issued, "ISSUEDTIME")?,
+            descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
+            issuer,
+            points: content.points,
+            machine,
+        })
+    }
+
+    /// Writes the BODY as a client would; for test kits, since no server makes one.
+    ///
+    /// # Errors
+    /// As [`MachineCertificate::read`].
+    pub fn write(&self) -> Result<Body> {
+        let mut xml = begin_license(self.issued_time);
+        write_descriptor(&self.descriptor, &mut xml);
+        self.issuer.write("ISSUER", &mut xml);
+        self.points.iter().for_each(|point| point.write(&mut xml));
+        write_principal("ISSUEDPRINCIPALS", &self.machine, &mut xml);
+        let body = end(xml)?;
+        MachineCertificate::read(&body)?;
+        Ok(body)
+    }
+}

@@ -1,0 +1,267 @@
+//! What a licensing node gets and does not get, over gRPC.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use keyward::error::Reason;
+use keyward::grpc::client::{Connection, LicensingClient, NodeIdentity, failed};
+use keyward::grpc::v1;
+use time::Duration as Span;
+
+use crate::kit::{Draft, Instance, events, python};
+
+/// Asks for a signature that must be refused.
+async fn reason(connection: &Connection, cluster: &str, body: String) -> Reason {
+    let request = v1::SignDocumentRequest { cluster: cluster.into(), body };
+    failed(connection.licensing().sign_document(request).await.unwrap_err()).reason()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_license_holds_for_a_verifier_that_shares_no_code() {
+    let instance = Instance::with_cluster();
+    let node = instance.connect("node-1").await;
+    // Characters beyond the Basic Multilingual Plane are two UTF-16 units each.
+    let draft = Draft { user: "Ålice 雪 🔑 &amp; co".into(), ..instance.draft("demo") };
+    let signed = node.licensing().sign_document(draft.request("clusters/demo")).await.unwrap().into_inner();
+    assert!(signed.document.contains(&draft.body()), "the BODY is kept to the character");
+    assert_eq!((signed.kind.as_str(), signed.guid.as_str()), ("use-license", "{7a925b0c-b918-450b-8b7f-33719847a8b2}"));
+
+    let (file, pin) = (instance.path("ul.xml"), instance.path("pin.pem"));
+    std::fs::write(&file, &signed.document).unwrap();
+    instance.cli(&["key", "get", "clusters/demo/keys/slc-1", "--pem", pin.to_str().unwrap()]).good();
+    python("verify_license.py", &[&file, "--pin".as_ref(), &pin]).good();
+    std::fs::write(&file, signed.document.replace("Ålice", "Alice")).unwrap();
+    assert_eq!(python("verify_license.py", &[&file, "--pin".as_ref(), &pin]).code, Some(1));
+
+    let log = instance.log();
+    instance.verify_log().good();
+    let intent = events(&log, "intent").into_iter().find(|event| event["act"]["do"] == "sign-document").unwrap();
+    assert_eq!(intent["caller"]["name"], "clusters/demo/nodes/node-1");
+    assert_eq!(intent["rule"], "nodes-sign-use-licenses");
+    assert_eq!(intent["act"]["digest"], format!("sha256:{}", hex::encode(&signed.digest)));
+    let outcome = events(&log, "outcome").pop().unwrap();
+    let signature = outcome["result"]["result"].as_str().unwrap();
+    assert!(signed.document.contains(signature), "the log holds the released signature");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_this_clusters_license_is_refused_with_its_reason_and_recorded() {
+    let instance = Instance::with_cluster();
+    instance.cli(&["cluster", "create", "other", "--url", "https://other.example.test"]).good();
+    let node = instance.connect("node-1").await;
+    let good = instance.draft("demo");
+    let other = instance.draft("other");
+    let body = good.body();
+    let mode2 = include_str!("vectors/mode2/pl-online.xml");
+    let label = &mode2[mode2.find("<BODY").unwrap()..mode2.find("</BODY>").unwrap() + 7];
+    let rights = body.find("<VIEW>").unwrap()..body.find("</VIEW>").unwrap() + 7;
+    let no_rights = body.replace(&body[rights], "");
+    let cases: Vec<(&str, &str, String, Reason)> = vec![
+        ("plain text", "clusters/demo", "Dear sirs".into(), Reason::DocumentMalformed),
+        ("nothing", "clusters/demo", String::new(), Reason::DocumentMalformed),
+        ("cut off", "clusters/demo", body[..body.len() - 9].into(), Reason::DocumentMalformed),
+        ("text around", "clusters/demo", format!("{body} "), Reason::DocumentMalformed),
+        ("two bodies", "clusters/demo", format!("{body}{body}"), Reason::DocumentMalformed),
+        ("a comment", "clusters/demo", body.replace("<WORK>", "<!-- x --><WORK>"), Reason::DocumentForbidden),
+        ("a publishing license", "clusters/demo", label.into(), Reason::DocumentKind),
+        ("no rights", "clusters/demo", no_rights, Reason::DocumentIncomplete),
+        (
+            "foreign guid",
+            "clusters/demo",
+            Draft { guid: other.guid.clone(), ..good.clone() }.body(),
+            Reason::IssuerForeign,
+        ),
+        (
+            "foreign key",
+            "clusters/demo",
+            Draft { modulus: other.modulus.clone(), ..good.clone() }.body(),
+            Reason::IssuerKeyForeign,
+        ),
+        (
+            "issued long ago",
+            "clusters/demo",
+            Draft { issued: good.issued - Span::hours(1), ..good.clone() }.body(),
+            Reason::DocumentDates,
+        ),
+        (
+            "issued in the future",
+            "clusters/demo",
+            Draft { issued: good.issued + Span::hours(1), ..good.clone() }.body(),
+            Reason::DocumentDates,
+        ),
+        (
+            "ended already",
+            "clusters/demo",
+            Draft { until: good.issued - Span::hours(1), ..good.clone() }.body(),
+            Reason::DocumentDates,
+        ),
+        ("another cluster", "clusters/other", other.body(), Reason::PermissionDenied),
+        ("no such cluster", "clusters/none", body.clone(), Reason::PermissionDenied),
+    ];
+    for (what, cluster, body, expected) in &cases {
+        assert_eq!(reason(&node, cluster, body.clone()).await, *expected, "{what}");
+    }
+    let log = instance.log();
+    instance.verify_log().good();
+    assert_eq!(events(&log, "refusal").len(), cases.len(), "each refusal is in the log");
+    let signs = events(&log, "intent").into_iter().filter(|event| event["act"]["do"] == "sign-document").count();
+    assert_eq!(signs, 0, "the token was not asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_recorded_certificate_counts() {
+    let instance = Instance::with_cluster();
+    let draft = instance.draft("demo");
+    let real = instance.identity("node-1");
+
+    // A certificate of the right authority that nobody recorded.
+    let read = |name: &str| std::fs::read_to_string(instance.data().join("tls").join(name)).unwrap();
+    let authority = keyward::tls::Authority::open(&keyward::tls::Identity {
+        certificate_pem: read("authority.pem"),
+        key_pem: zeroize::Zeroizing::new(read("authority-key.pem")),
+    })
+    .unwrap();
+    let (request, key_pem) = keyward::tls::request().unwrap();
+    let issued = authority.client(&request, "clusters/demo/nodes/node-1", 1).unwrap();
+    let forged = NodeIdentity { certificate_pem: issued.certificate_pem, key_pem, ..instance.identity("node-1") };
+    let stranger = Connection::node(&forged).await.unwrap();
+    assert_eq!(reason(&stranger, "clusters/demo", draft.body()).await, Reason::Unauthenticated);
+    let refusal = instance.log();
+    assert_eq!(events(&refusal, "refusal")[0]["caller"]["certificate_sha256"], issued.sha256);
+
+    // A certificate of another authority does not get as far as a request.
+    let own = keyward::tls::Authority::create("other").unwrap();
+    let own = keyward::tls::Authority::open(&own).unwrap();
+    let (request, key_pem) = keyward::tls::request().unwrap();
+    let certificate_pem = own.client(&request, "clusters/demo/nodes/node-1", 1).unwrap().certificate_pem;
+    let foreign = NodeIdentity { certificate_pem, key_pem, ..real };
+    let fault = match Connection::node(&foreign).await {
+        Err(fault) => fault.reason(),
+        Ok(connection) => reason(&connection, "clusters/demo", draft.body()).await,
+    };
+    assert!(matches!(fault, Reason::PeerUnreachable | Reason::PeerRefused), "{fault:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_reads_its_own_cluster_and_administers_nothing() {
+    let instance = Instance::with_cluster();
+    instance.cli(&["cluster", "create", "other", "--url", "https://other.example.test"]).good();
+    let node = instance.connect("node-1").await;
+    let get = |name: &str| v1::GetClusterRequest { name: name.into() };
+    let own = node.clusters().get_cluster(get("clusters/demo")).await.unwrap().into_inner();
+    let key = node.keys().get_key(v1::GetKeyRequest { name: own.slc_key }).await.unwrap().into_inner();
+    assert_eq!(key.state, "active");
+    let denied = [
+        node.clusters().get_cluster(get("clusters/other")).await.err(),
+        node.clusters().list_clusters(v1::ListClustersRequest::default()).await.err(),
+        node.keys().get_key(v1::GetKeyRequest { name: "clusters/other/keys/slc-1".into() }).await.err(),
+        node.keys()
+            .list_keys(v1::ListKeysRequest { parent: "clusters/other".into(), ..Default::default() })
+            .await
+            .err(),
+        node.nodes()
+            .list_nodes(v1::ListNodesRequest { parent: "clusters/demo".into(), ..Default::default() })
+            .await
+            .err(),
+        node.nodes()
+            .create_node(v1::CreateNodeRequest {
+                parent: "clusters/demo".into(),
+                node_id: "x".into(),
+                ..Default::default()
+            })
+            .await
+            .err(),
+        node.clusters()
+            .create_cluster(v1::CreateClusterRequest { cluster_id: "x".into(), ..Default::default() })
+            .await
+            .err(),
+        node.audit().export_log(v1::ExportLogRequest::default()).await.err(),
+    ];
+    for (place, status) in denied.into_iter().enumerate() {
+        assert_eq!(failed(status.unwrap()).reason(), Reason::PermissionDenied, "call {place}");
+    }
+    assert_eq!(events(&instance.log(), "refusal").len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_are_bounded_and_named() {
+    let instance = Instance::with_cluster();
+    let node = instance.connect("node-1").await;
+    let draft = instance.draft("demo");
+    let big = |bytes: usize| Draft { user: "x".repeat(bytes), ..draft.clone() }.body();
+    // A client without a bound of its own.
+    let request = v1::SignDocumentRequest { cluster: "clusters/demo".into(), body: big(5 * 1024 * 1024) };
+    let mut unbounded = LicensingClient::new(node.channel()).max_encoding_message_size(usize::MAX);
+    let status = unbounded.sign_document(request).await.unwrap_err();
+    assert_eq!(failed(status).reason(), Reason::LimitExceeded, "message over 9 MiB");
+    assert_eq!(
+        reason(&node, "clusters/demo", big(4 * 1024 * 1024 + 4096)).await,
+        Reason::LimitExceeded,
+        "document over 8 MiB"
+    );
+    let deep = format!("{}{}", "<A>".repeat(100_000), "</A>".repeat(100_000));
+    assert_eq!(
+        reason(&node, "clusters/demo", draft.body().replace("<WORK>", &format!("{deep}<WORK>"))).await,
+        Reason::LimitExceeded
+    );
+    let attributes: String = (0..100_000).map(|n| format!(" a{n}=\"\"")).collect();
+    assert_eq!(
+        reason(&node, "clusters/demo", draft.body().replace("<WORK>", &format!("<A{attributes} /><WORK>"))).await,
+        Reason::LimitExceeded
+    );
+    // The service is as well as before.
+    node.licensing().sign_document(draft.request("clusters/demo")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_callers_at_once_get_each_their_own_license() {
+    let instance = Instance::with_cluster();
+    let draft = instance.draft("demo");
+    let mut callers = Vec::new();
+    for n in 0..16 {
+        let node = instance.connect("node-1").await;
+        let draft = Draft { user: format!("user-{n}@example.test"), ..draft.clone() };
+        callers.push(tokio::spawn(async move {
+            for _ in 0..8 {
+                let signed = node.licensing().sign_document(draft.request("clusters/demo")).await.unwrap().into_inner();
+                assert!(signed.document.contains(&draft.user));
+            }
+        }));
+    }
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let log = instance.log();
+    instance.verify_log().good();
+    assert_eq!(events(&log, "outcome").len(), 1 + 16 * 8, "one for the key, one for each license");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_are_served() {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let instance = Instance::with_cluster();
+    let channel = instance.connect("node-1").await.channel();
+    let request = HealthCheckRequest { service: "keyward.v1.Licensing".into() };
+    let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
+    assert_eq!(health.status(), ServingStatus::Serving);
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(services) = answer else { panic!("{answer:?}") };
+    let names: Vec<_> = services.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["Audit", "Clusters", "Keys", "Licensing", "Nodes"] {
+        assert!(names.contains(&format!("keyward.v1.{name}").as_str()), "{name} in {names:?}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Carriers: encodings, declarations, SOAP.
+
+use keyward::error::Reason;
+use keyward::xrml::carrier::{self, CARRIER_BYTES_MAX};
+
+use super::vectors;
+
+fn utf16(text: &str, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    text.encode_utf16().flat_map(unit).collect()
+}
+
+#[test]
+fn the_same_documents_come_out_of_every_encoding() {
+    let text = vectors::text("mode2/ul.xml").replace("EXAMPLE-RMS", "サーバー \u{1F511}");
+    let declared = |encoding: &str| format!("<?xml version=\"1.0\" encoding=\"{encoding}\"?>\r\n{text}\n");
+    let marked = |mark: &[u8], bytes: Vec<u8>| [mark, &bytes].concat();
+    let files = [
+        text.clone().into_bytes(),
+        declared("utf-8").into_bytes(),
+        declared("UTF-16").into_bytes(),
+        format!("<?xml version='1.0'?>{text}").into_bytes(),
+        marked(b"\xEF\xBB\xBF", declared("utf-8").into_bytes()),
+        marked(b"\xFF\xFE", utf16(&text, u16::to_le_bytes)),
+        marked(b"\xFE\xFF", utf16(&declared("utf-16"), u16::to_be_bytes)),
+        utf16(&declared("utf-16"), u16::to_le_bytes),
+        utf16(&text, u16::to_be_bytes),
+    ];
+    for (at, file) in files.iter().enumerate() {
+        let documents = carrier::read(file).unwrap();
+        assert_eq!(documents.len(), 1, "file {at}");
+        assert_eq!(documents[0].as_str(), text, "file {at}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused() {
+    let surrogate = |unit: u16| [&b"\xFF\xFE"[..], &utf16("<XrML>", u16::to_le_bytes), &unit.to_le_bytes()].concat();
+    let files = [
+        b"<XrML>\xFF</XrML>".to_vec(),
+        b"\xFF\xFE<\0X".iter().copied().chain([0, 0, 0]).collect(),
+        surrogate(0xD800),
+        surrogate(0xDC00),
+        b"<?xml version=\"1.0\" encoding=\"iso-8859-1\"?><XrML />".to_vec(),
+        b"<?xml version=\"1.0\"".to_vec(),
+    ];
+    for file in files {
+        assert_eq!(carrier::read(&file).unwrap_err().reason(), Reason::DocumentMalformed, "{file:?}");
+    }
+    let long = vec![b' '; CARRIER_BYTES_MAX + 1];
+    assert_eq!(carrier::read(&long).unwrap_err().reason(), Reason::LimitExceeded);
+    assert_eq!(carrier::read(b"").unwrap_err().reason(), Reason::DocumentIncomplete);
+}
+
+#[test]
+fn chains_in_soap_come_out_as_they_went_in() {
+    for mode in ["mode1", "mode2"] {
+        let names = ["sub-slc.xml", "slc.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
+        let expected: Vec<String> = names.iter().map(|name| vectors::text(&format!("{mode}/{name}"))).collect();
+        for (message, skip) in [("enroll-response", 1), ("subenroll-response", 0)] {
+            let file = std::fs::read(vectors::path(&format!("{mode}/messages/{message}.soap.xml"))).unwrap();
+            let texts: Vec<String> = carrier::read(&file).unwrap().iter().map(|d| d.as_str().to_owned()).collect();
+            assert_eq!(texts, expected[skip..], "{mode} {message}");
+        }
+    }
+}
+
+#[test]
+fn documents_stand_inline_in_cdata_or_under_names_of_their_own() {
+    let slc = vectors::text("mode2/slc.xml");
+    let ca = vectors::text("mode2/ca.xml");
+    let escaped = slc.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&#x3E;");
+    for text in [
+        format!("<A><Certificate>{slc}</Certificate><Certificate>{ca}</Certificate></A>"),
+        format!("<A><!-- chain --><SLC>{escaped}</SLC><CACert>{ca}</CACert></A>"),
+        format!("<A><string><![CDATA[{slc}]]></string><string>\n<![CDATA[{ca}]]></string></A>"),
+        format!("<A><string>{slc}{ca}</string></A>"),
+    ] {
+        let documents = carrier::read_text(&text).unwrap();
+        assert_eq!(documents.iter().map(|d| d.as_str()).collect::<Vec<_>>(), [&slc, &ca]);
+    }
+}
+
+#[test]
+fn what_stands_around_documents_is_bounded_and_has_no_entities() {
+    for (text, reason) in [
+        ("<A></A>".to_owned(), Reason::DocumentIncomplete),
+        ("<A>&x;</A>".to_owned(), Reason::DocumentForbidden),
+        ("<!DOCTYPE A [<!ENTITY x \"y\">]><A />".to_owned(), Reason::DocumentForbidden),
+        ("<A>".repeat(100), Reason::LimitExceeded),
+        ("<A><XrML></A>".to_owned(), Reason::DocumentMalformed),
+        (
+            format!("<A>{}</A>", "<string>&lt;XrML&gt;&lt;BODY&gt;&lt;/BODY&gt;&lt;/XrML&gt;</string>".repeat(65)),
+            Reason::LimitExceeded,
+        ),
+    ] {
+        assert_eq!(carrier::read_text(&text).unwrap_err().reason(), reason, "{}", &text[..text.len().min(60)]);
+    }
+}

@@ -1,0 +1,193 @@
+//! Chains: order, linkage, time of issue, pins, and what a licensing-only cluster may not do.
+
+use keyward::error::Reason;
+use keyward::xrml::chain::{self, Finding, Link, Pin};
+use keyward::xrml::text::{Document, documents};
+use keyward::xrml::time::XrmlTime;
+
+use super::vectors;
+
+const ABOVE_SLC: [&str; 4] = ["slc.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
+
+fn load(mode: &str, names: &[&str]) -> Vec<Document> {
+    names.iter().map(|name| vectors::document(&format!("{mode}/{name}"))).collect()
+}
+
+fn chain(mode: &str, leaves: &[&str]) -> Vec<Document> {
+    load(mode, &[leaves, &ABOVE_SLC].concat())
+}
+
+fn root_pin(mode: &str) -> Pin {
+    Pin::of(&vectors::issuer_key(&vectors::document(&format!("{mode}/ca.xml"))))
+}
+
+fn at(text: &str) -> time::OffsetDateTime {
+    text.parse::<XrmlTime>().unwrap().moment()
+}
+
+fn broken(finding: &Finding) -> String {
+    match &finding.link {
+        Link::Broken(error) => error.message().to_owned(),
+        other => panic!("not broken: {other:?}"),
+    }
+}
+
+#[test]
+fn every_chain_of_the_hierarchy_is_good_and_leads_to_the_pin() {
+    let leaves: [&[&str]; 7] = [
+        &[],
+        &["rac.xml"],
+        &["clc.xml"],
+        &["ul.xml"],
+        &["sub-slc.xml"],
+        &["pl-online.xml"],
+        &["pl-offline.xml", "clc.xml"],
+    ];
+    for mode in ["mode1", "mode2"] {
+        for leaf in leaves {
+            let documents = chain(mode, leaf);
+            let findings = chain::check(&documents, &[root_pin("mode1"), root_pin(mode)]);
+            assert!(findings.iter().all(|f| f.is_good() && f.is_pinned && f.unknown.is_empty()), "{findings:#?}");
+            assert_eq!(findings.iter().filter(|f| f.is_leaf).count(), 1);
+            assert!(chain::require(&documents, &[root_pin(mode)], at("2026-06-01T00:00")).is_ok());
+        }
+    }
+}
+
+#[test]
+fn without_the_right_pin_a_good_chain_is_good_and_unpinned() {
+    let documents = chain("mode2", &["ul.xml"]);
+    for pins in [&[][..], &[root_pin("mode1")][..]] {
+        let findings = chain::check(&documents, pins);
+        assert!(findings.iter().all(|f| f.is_good() && !f.is_pinned));
+        assert!(matches!(findings.last().unwrap().link, Link::None));
+        let error = chain::require(&documents, pins, at("2026-06-01T00:00")).unwrap_err();
+        assert_eq!(error.reason(), Reason::ChainInvalid);
+    }
+}
+
+#[test]
+fn a_pin_may_be_any_issuer_of_the_chain() {
+    let documents = load("mode2", &["ul.xml", "slc.xml"]);
+    let pin = Pin::of(&vectors::issuer_key(&documents[1]));
+    assert!(chain::check(&documents, &[pin]).iter().all(|f| f.is_pinned));
+}
+
+#[test]
+fn a_pin_is_the_hash_of_the_little_endian_modulus_and_reads_back_from_hex() {
+    let pin = root_pin("mode2");
+    assert_eq!(pin.to_string().parse::<Pin>().unwrap(), pin);
+    for text in ["", "00", &"g".repeat(64), &"0".repeat(66)] {
+        assert_eq!(text.parse::<Pin>().unwrap_err().reason(), Reason::InvalidArgument);
+    }
+}
+
+#[test]
+fn the_back_to_back_run_of_a_protected_file_is_taken_as_it_is() {
+    let names = [&["pl-offline.xml", "clc.xml", "ul.xml", "clc.xml"][..], &ABOVE_SLC].concat();
+    let run: String = names.iter().map(|name| vectors::text(&format!("mode2/{name}"))).collect();
+    let findings = chain::check(&documents(&run).unwrap(), &[root_pin("mode2")]);
+    assert_eq!(findings.len(), 8);
+    assert!(findings.iter().all(|f| f.is_good() && f.is_pinned), "{findings:#?}");
+}
+
+#[test]
+fn a_missing_or_foreign_certificate_breaks_the_link_at_its_place() {
+    let mut documents = chain("mode2", &["rac.xml"]);
+    documents.remove(2);
+    let findings = chain::check(&documents, &[root_pin("mode2")]);
+    assert!(broken(&findings[1]).contains("no later document is its issuer"));
+    assert_eq!(findings.iter().map(|f| f.is_pinned).collect::<Vec<_>>(), [false, false, true, true]);
+
+    let other = [load("mode2", &["rac.xml"]), chain("mode1", &[])].concat();
+    assert!(broken(&chain::check(&other, &[root_pin("mode1")])[0]).contains("no later document is its issuer"));
+}
+
+#[test]
+fn the_issuers_id_with_another_key_is_named_as_that() {
+    let slc = vectors::text("mode2/slc.xml");
+    let principal = &slc[slc.find("<ISSUEDPRINCIPALS>").unwrap()..slc.find("</PRINCIPAL>").unwrap()];
+    let other = vectors::text("mode2/sub-slc.xml");
+    let others = &other[other.find("<ISSUEDPRINCIPALS>").unwrap()..other.find("</PRINCIPAL>").unwrap()];
+    let (guid, key) = (between(principal, "{", "}"), between(others, "\"2048\">", "<"));
+    let forged = slc.replace(between(principal, "\"2048\">", "<"), key);
+    assert!(forged.contains(guid));
+    let documents = [load("mode2", &["rac.xml"]), vec![Document::read(&forged).unwrap()]].concat();
+    let findings = chain::check(&documents, &[]);
+    assert!(broken(&findings[0]).contains("the ID of the issuer with another key"));
+    assert_eq!(findings[1].signature.as_ref().unwrap_err().reason(), Reason::SignatureInvalid);
+}
+
+fn between<'a>(text: &'a str, left: &str, right: &str) -> &'a str {
+    text.split_once(left).unwrap().1.split_once(right).unwrap().0
+}
+
+#[test]
+fn a_tampered_certificate_pins_nothing_below_it() {
+    let names = ["rac.xml", "slc-NEG-tampered.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
+    let findings = chain::check(&load("mode2", &names), &[root_pin("mode2")]);
+    assert!(findings[0].is_good() && !findings[0].is_pinned);
+    assert!(!findings[1].is_good() && !findings[1].is_pinned);
+    assert!(findings[2].is_pinned);
+}
+
+#[test]
+fn dates_nest_by_time_of_issue_and_only_the_leaf_is_judged_by_now() {
+    let documents = chain("mode2", &["rac.xml"]);
+    let pins = [root_pin("mode2")];
+    assert!(chain::require(&documents, &pins, at("2027-01-02T03:03")).is_ok());
+    let ended = chain::require(&documents, &pins, at("2027-01-02T03:04")).unwrap_err();
+    assert_eq!(ended.reason(), Reason::DocumentDates);
+    assert!(ended.message().contains("document 1 (rac): not valid since 2027-01-02T03:04"), "{ended}");
+    let early = chain::require(&documents, &pins, at("2026-01-02T02:48")).unwrap_err();
+    assert!(early.message().contains("not valid before 2026-01-02T02:49"), "{early}");
+
+    // The same leaf under a certificate that could no longer issue when it was made.
+    let slc = vectors::text("mode2/slc.xml").replace("2046-01-01T00:00", "2026-01-02T03:04");
+    let documents = [load("mode2", &["ul.xml"]), vec![Document::read(&slc).unwrap()]].concat();
+    assert!(broken(&chain::check(&documents, &[])[0]).contains("issued at 2026-01-02T03:07"));
+}
+
+#[test]
+fn a_licensing_only_cluster_certifies_neither_users_nor_servers() {
+    let sub = vectors::document("mode2/sub-slc.xml");
+    let own = between(sub.as_str(), "<PRINCIPAL internal-id=\"1\">", "</PRINCIPAL>");
+    for (name, words) in [("rac.xml", "a rights account certificate"), ("sub-slc.xml", "licensing-only cluster")] {
+        let text = vectors::text(&format!("mode2/{name}"));
+        let issuer = between(&text, "<ISSUER>", "</ISSUER>");
+        let forged = text.replacen(&format!("<ISSUER>{issuer}"), &format!("<ISSUER>{own}"), 1);
+        let documents = vec![Document::read(&forged).unwrap(), sub.clone()];
+        let message = broken(&chain::check(&documents, &[])[0]);
+        assert!(message.contains("may not issue") && message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn a_user_certificate_is_no_issuer_even_if_its_key_signed() {
+    let rac = vectors::document("mode2/rac.xml");
+    let own = between(rac.as_str(), "<PRINCIPAL internal-id=\"1\">", "</PRINCIPAL>");
+    let text = vectors::text("mode2/ul.xml");
+    let forged = text.replace(between(&text, "<ISSUER>", "</ISSUER>"), own);
+    let findings = chain::check(&[Document::read(&forged).unwrap(), rac], &[]);
+    assert!(matches!(findings[0].link, Link::Broken(_)));
+}
+
+#[test]
+fn unknown_elements_are_reported_by_path_and_break_nothing_else() {
+    let text = vectors::text("mode2/ul.xml")
+        .replace("</WORK>", "<NEW a=\"1\"><INNER /></NEW></WORK>")
+        .replace("</ISSUER>", "<OTHER>x</OTHER></ISSUER>");
+    let document = Document::read(&text).unwrap();
+    let findings = chain::check(std::slice::from_ref(&document), &[]);
+    assert_eq!(findings[0].unknown, ["BODY/ISSUER/OTHER", "BODY/WORK/NEW"]);
+    assert!(findings[0].content.is_ok() && findings[0].signature.is_err());
+    assert_eq!(document.as_str(), text);
+}
+
+#[test]
+fn a_revocation_list_is_linked_by_the_key_that_signed_it() {
+    let list = vectors::document("mode2/revocation-list.xml");
+    let findings = chain::check(std::slice::from_ref(&list), &[Pin::of(&vectors::issuer_key(&list))]);
+    assert!(findings[0].is_good() && findings[0].is_pinned);
+    assert!(matches!(chain::check(&[list], &[])[0].link, Link::None));
+}
