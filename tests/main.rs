@@ -4,6 +4,7 @@ mod cli;
 mod faults;
 mod kit;
 mod licensing;
+mod merkle;
 mod store_contract;
 mod tidy;
 mod token_contract;
