@@ -2,7 +2,7 @@
 
 # In CI the lock file is the law; at a desk, a changed manifest may update it.
 LOCKED := $(if $(CI),--locked)
-TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 # Tests may stop the service at named points; release builds have no such points.
 TESTED := --features faultpoints
 
@@ -20,7 +20,7 @@ setup:
 
 demo: setup
 	cargo build --release $(LOCKED)
-	KEYWARD=$(TARGET)/release/keyward examples/demo.sh
+	KEYWARD="$(TARGET)/release/keyward" examples/demo.sh
 
 test: setup
 	cargo test --doc $(TESTED) $(LOCKED)

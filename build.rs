@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 #[allow(clippy::disallowed_methods, reason = "cargo tells a build script by the environment where to write")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["clusters", "nodes", "licensing", "audit"].map(|name| format!("keyward/v1/{name}.proto"));
+    let files =
+        ["clusters", "nodes", "licensing", "enrollment", "audit"].map(|name| format!("keyward/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=migrations");
     let descriptors = protox::compile(&files, ["proto"])?;

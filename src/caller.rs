@@ -10,6 +10,8 @@ pub enum Role {
     Node,
     /// Runs this instance: makes clusters and nodes, exports the log.
     Operator,
+    /// Holds a join token, and may become the node that it names.
+    Joiner,
 }
 
 /// A recorded principal. A client certificate counts only while it is named here and the principal is active.
@@ -41,6 +43,13 @@ pub enum Caller {
     },
     /// A principal known by its client certificate.
     Principal(Principal),
+    /// Whoever holds a join token, until it is spent.
+    Joiner {
+        /// The node that it may become.
+        node: String,
+        /// That node's cluster.
+        cluster: String,
+    },
     /// A certificate of our authority that belongs to no active principal.
     Stranger {
         /// SHA-256 of the certificate's DER, hexadecimal; empty if there was none.
@@ -55,6 +64,7 @@ impl Caller {
         match self {
             Caller::LocalOperator { .. } => &[Role::Operator],
             Caller::Principal(principal) => std::slice::from_ref(&principal.role),
+            Caller::Joiner { .. } => &[Role::Joiner],
             Caller::Stranger { .. } => &[],
         }
     }
@@ -64,6 +74,7 @@ impl Caller {
     pub fn cluster(&self) -> Option<&str> {
         match self {
             Caller::Principal(principal) => principal.cluster.as_deref(),
+            Caller::Joiner { cluster, .. } => Some(cluster),
             _ => None,
         }
     }
@@ -80,6 +91,9 @@ impl Caller {
                 uid: None,
                 certificate_sha256: Some(principal.certificate_sha256.clone()),
             },
+            Caller::Joiner { node, .. } => {
+                CallerNote { name: format!("join-token for {node}"), uid: None, certificate_sha256: None }
+            }
             Caller::Stranger { certificate_sha256 } => CallerNote {
                 name: "stranger".into(),
                 uid: None,

@@ -4,10 +4,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, Reason, Result};
-use crate::key::{Hash, Mode};
+use crate::key::{Hash, Mode, RsaPublicKey};
 
 /// Longest id that people give to clusters and nodes, in characters.
 pub const ID_CHARS_MAX: usize = 63;
+/// Longest name, product or version that goes into a certificate, in characters.
+pub const TEXT_CHARS_MAX: usize = 128;
 /// Longest URL of a cluster, in characters.
 pub const URL_CHARS_MAX: usize = 512;
 
@@ -26,8 +28,52 @@ pub struct Cluster {
     pub seal: SealProfile,
     /// Resource name of the key that signs for it.
     pub slc_key: String,
+    /// Name of the server, as it goes into its certificate.
+    pub server_name: String,
+    /// Product, as it goes into its certificate.
+    pub sku: String,
+    /// Version of the product, as it goes into its certificate.
+    pub version: String,
+    /// Third parties that may revoke what it issues; none for standard revocation.
+    pub revocation: Vec<RsaPublicKey>,
+    /// Its certificate, once it is enrolled. Before that it issues nothing.
+    pub slc: Option<Enrolled>,
     /// When it was made: microseconds since 1970, UTC.
     pub created_us: i64,
+}
+
+/// What a cluster's enrollment brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// Name of the stored certificate chain.
+    pub chain: String,
+    /// When the certificate begins to issue: microseconds since 1970, UTC.
+    pub from_us: i64,
+    /// When it ceases to.
+    pub until_us: i64,
+    /// When it was taken in.
+    pub enrolled_us: i64,
+}
+
+impl Cluster {
+    /// The certificate that may issue at a moment, in microseconds since 1970 (MS-RMPR 3.1.6.2).
+    ///
+    /// # Errors
+    /// `CLUSTER_NOT_ENROLLED` if there is none, `DOCUMENT_DATES` if it does not issue at that moment.
+    pub fn issuing(&self, moment_us: i64) -> Result<&Enrolled> {
+        let enrolled = self.slc.as_ref().ok_or_else(|| {
+            Error::new(Reason::ClusterNotEnrolled, format!("{} has no server licensor certificate yet", self.name))
+                .hint("carry its request to the authority and import the response: keyward enroll import")
+        })?;
+        if moment_us < enrolled.from_us || moment_us >= enrolled.until_us {
+            return Err(Error::new(
+                Reason::DocumentDates,
+                format!("the certificate of {} does not issue at that time", self.name),
+            )
+            .hint("look at its dates: keyward cluster get"));
+        }
+        Ok(enrolled)
+    }
 }
 
 /// The padding under which content keys are sealed to a cluster's key: fixed among what its token can do.
@@ -97,6 +143,21 @@ pub fn check_url(url: &str) -> Result<()> {
         format!("{url:?} is no http or https URL of at most {URL_CHARS_MAX} characters"),
     )
     .hint("give the base URL of the cluster's licensing service, such as https://rms.example.com/_wmcs"))
+}
+
+/// Checks a text that is to stand in a certificate: 1 to 128 printable ASCII characters that XML need not escape.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`, naming the field.
+pub fn check_text(field: &str, text: &str) -> Result<()> {
+    let holds = text.chars().all(|c| (c.is_ascii_graphic() || c == ' ') && !"<>&\"'".contains(c));
+    if holds && !text.trim().is_empty() && text.trim() == text && text.len() <= TEXT_CHARS_MAX {
+        return Ok(());
+    }
+    Err(Error::new(
+        Reason::InvalidArgument,
+        format!("{field} is 1 to {TEXT_CHARS_MAX} printable ASCII characters without <, >, & and quotes"),
+    ))
 }
 
 #[cfg(test)]

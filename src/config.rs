@@ -26,8 +26,13 @@ pub struct Config {
 pub struct File {
     /// Where nodes connect.
     pub api: Api,
+    /// Where nodes join.
+    pub join: Join,
     /// Where people of this machine connect.
     pub operator: Operator,
+    /// What clusters are enrolled as.
+    #[serde(default)]
+    pub enrollment: Enrollment,
     /// Where records are.
     pub store: Store,
     /// Who certifies nodes and this server.
@@ -46,6 +51,9 @@ pub struct Api {
     pub server_names: Vec<String>,
 }
 
+/// The history of the log's audit keys, inside a data directory.
+pub const AUDIT_TRUST: &str = "audit.trust";
+
 /// Where people of this machine connect.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Operator {
@@ -63,10 +71,30 @@ pub struct Store {
 /// Who certifies nodes and this server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tls {
-    /// The authority's certificate, PEM.
+    /// The authority's certificate, PEM. Its key is in the token.
     pub authority: PathBuf,
-    /// Its private key, PEM.
-    pub authority_key: PathBuf,
+}
+
+/// Where nodes join: TLS with a server certificate only, and one service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Join {
+    /// Address and port; port 0 takes a free one at each start.
+    pub listen: String,
+}
+
+/// What clusters are enrolled as: it goes into their certificates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Enrollment {
+    /// Product (SECURITYLEVEL `Server-SKU`).
+    pub sku: String,
+    /// Its version (SECURITYLEVEL `Server-Version`).
+    pub version: String,
+}
+
+impl Default for Enrollment {
+    fn default() -> Self {
+        Enrollment { sku: "RMS 2.0".into(), version: "6.0.0.0".into() }
+    }
 }
 
 /// One token: which device it is, and where its PIN comes from.
@@ -140,8 +168,14 @@ impl Config {
     fn faults(&self) -> Vec<String> {
         let file = &self.file;
         let mut faults = Vec::new();
-        if file.api.listen.parse::<std::net::SocketAddr>().is_err() {
-            faults.push(format!("api.listen: {:?} is not an address and port", file.api.listen));
+        for (name, address) in [("api.listen", &file.api.listen), ("join.listen", &file.join.listen)] {
+            if address.parse::<std::net::SocketAddr>().is_err() {
+                faults.push(format!("{name}: {address:?} is not an address and port"));
+            }
+        }
+        for (name, text) in [("enrollment.sku", &file.enrollment.sku), ("enrollment.version", &file.enrollment.version)]
+        {
+            faults.extend(crate::cluster::check_text(name, text).err().map(|fault| fault.message().to_owned()));
         }
         if file.api.server_names.is_empty() {
             faults.push("api.server_names: name at least one".into());
@@ -230,7 +264,8 @@ mod tests {
         sqlite = "keyward.db"
         [tls]
         authority = "a.pem"
-        authority_key = "k.pem"
+        [join]
+        listen = "127.0.0.1:7444"
         [[token]]
         name = "main"
         profile = "softhsm"

@@ -89,6 +89,7 @@ reasons! {
     TokenUnsupported "TOKEN_UNSUPPORTED" Token "The token or its profile cannot do this."
     StoreUnavailable "STORE_UNAVAILABLE" Store "The store cannot be read or written; nothing was released."
     StoreConflict "STORE_CONFLICT" Store "Another writer changed the object first."
+    StoreClosed "STORE_CLOSED" Store "This instance is stopping; nothing more is recorded."
     SchemaNewer "SCHEMA_NEWER" Store "The store was written by a newer version."
     RecordBroken "RECORD_BROKEN" Store "A stored record does not match the log."
     ClockBehind "CLOCK_BEHIND" Config "The clock is more than the allowed time before the last record."

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
@@ -62,6 +64,18 @@ impl<'de> Deserialize<'de> for KeyId {
 pub enum KeyRole {
     /// Server licensor key of a cluster: signs documents and opens sealed keys.
     Slc,
+    /// Root of an authority's hierarchy: its public half is what verifiers pin.
+    Root,
+    /// Certificate authority below the root.
+    Ca,
+    /// Enrollment authority below that.
+    EnrollmentCa,
+    /// Enrollment service: signs server licensor certificates.
+    EnrollmentService,
+    /// Signs the log's checkpoints and nothing else.
+    Audit,
+    /// Signs the TLS certificates of servers and nodes and nothing else.
+    TlsCa,
     /// Tries out a token; never signs anything that counts.
     Probe,
 }
@@ -72,14 +86,30 @@ impl KeyRole {
     pub const fn name(self) -> &'static str {
         match self {
             KeyRole::Slc => "slc",
+            KeyRole::Root => "root",
+            KeyRole::Ca => "ca",
+            KeyRole::EnrollmentCa => "enrollment-ca",
+            KeyRole::EnrollmentService => "enrollment-service",
+            KeyRole::Audit => "audit",
+            KeyRole::TlsCa => "tls-ca",
             KeyRole::Probe => "probe",
+        }
+    }
+
+    /// The key pair that a key of this role is, in a mode. The audit log and TLS are outside the license hierarchy and
+    /// use P-256.
+    #[must_use]
+    pub const fn algorithm(self, mode: Mode) -> KeyAlgorithm {
+        match self {
+            KeyRole::Audit | KeyRole::TlsCa => KeyAlgorithm::P256,
+            _ => KeyAlgorithm::Rsa(mode.modulus_bits()),
         }
     }
 
     /// Whether the private key may sign.
     #[must_use]
     pub const fn signs(self) -> bool {
-        matches!(self, KeyRole::Slc | KeyRole::Probe)
+        true
     }
 
     /// Whether the private key may decrypt.
@@ -313,6 +343,20 @@ impl PublicKey {
     }
 }
 
+impl PublicKey {
+    /// PEM of SubjectPublicKeyInfo (RFC 7468): what verifiers pin.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        let text = STANDARD.encode(self.spki_der());
+        let mut pem = String::from("-----BEGIN PUBLIC KEY-----\n");
+        for line in text.as_bytes().chunks(64) {
+            pem.push_str(&String::from_utf8_lossy(line));
+            pem.push('\n');
+        }
+        pem + "-----END PUBLIC KEY-----\n"
+    }
+}
+
 /// What kind of key pair to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -321,6 +365,21 @@ pub enum KeyAlgorithm {
     Rsa(u32),
     /// P-256.
     P256,
+}
+
+/// DER of an ECDSA signature (RFC 3279, 2.2.3) from r‖s of 64 bytes, as tokens give it; `None` for another length.
+#[must_use]
+pub fn ecdsa_der(r_s: &[u8]) -> Option<Vec<u8>> {
+    let (r, s) = r_s.split_at_checked(32).filter(|(_, s)| s.len() == 32)?;
+    Some(der(0x30, &[integer(r), integer(s)].concat()))
+}
+
+/// DER of a number that is not negative: no needless zeros in front, and one if it would look negative.
+fn integer(bytes: &[u8]) -> Vec<u8> {
+    let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len() - 1);
+    let digits = &bytes[first..];
+    let sign: &[u8] = if digits[0] & 0x80 == 0 { &[] } else { &[0] };
+    der(0x02, &[sign, digits].concat())
 }
 
 /// One DER element with a definite length below 64 KiB.

@@ -7,12 +7,26 @@ use crate::key::{KeyRole, KeyState};
 /// What can be asked of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
+    /// Found an instance: its audit key and its TLS authority.
+    FoundInstance,
+    /// Open the TLS listeners of an instance.
+    Serve,
+    /// Found an enrollment authority: its keys and certificates.
+    FoundAuthority,
+    /// Answer an enrollment request.
+    ProcessEnrollment,
+    /// Write an enrollment request.
+    ExportRequest,
+    /// Take in an enrollment response.
+    ImportResponse,
     /// Make a cluster and its key.
     CreateCluster,
     /// Read clusters and the public halves of their keys.
     ReadCluster,
-    /// Give a node its certificate.
-    CreateNode,
+    /// Make a join token for a node.
+    InviteNode,
+    /// Become a node, with a join token.
+    JoinCluster,
     /// Read nodes.
     ReadNode,
     /// Have a document signed.
@@ -26,9 +40,16 @@ impl Operation {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Operation::FoundInstance => "found-instance",
+            Operation::Serve => "serve",
+            Operation::FoundAuthority => "found-authority",
+            Operation::ProcessEnrollment => "process-enrollment",
+            Operation::ExportRequest => "export-request",
+            Operation::ImportResponse => "import-response",
             Operation::CreateCluster => "create-cluster",
             Operation::ReadCluster => "read-cluster",
-            Operation::CreateNode => "create-node",
+            Operation::InviteNode => "invite-node",
+            Operation::JoinCluster => "join-cluster",
             Operation::ReadNode => "read-node",
             Operation::SignDocument => "sign-document",
             Operation::ExportLog => "export-log",
@@ -41,6 +62,16 @@ impl Operation {
 pub enum DocumentKind {
     /// Use license (MS-RMPR 2.2.9.9).
     UseLicense,
+    /// Certificate of a CA (MS-RMPR 2.2.9.3.1).
+    CaCertificate,
+    /// Certificate of an enrollment CA.
+    EnrollmentCaCertificate,
+    /// Certificate of an enrollment service.
+    EnrollmentServiceCertificate,
+    /// Server licensor certificate (MS-RMPR 2.2.9.3.4).
+    ServerLicensorCertificate,
+    /// X.509 certificate of this service's own TLS authority.
+    TlsCertificate,
 }
 
 impl DocumentKind {
@@ -49,6 +80,11 @@ impl DocumentKind {
     pub const fn name(self) -> &'static str {
         match self {
             DocumentKind::UseLicense => "use-license",
+            DocumentKind::CaCertificate => "ca-certificate",
+            DocumentKind::EnrollmentCaCertificate => "enrollment-ca-certificate",
+            DocumentKind::EnrollmentServiceCertificate => "enrollment-service-certificate",
+            DocumentKind::ServerLicensorCertificate => "server-licensor-certificate",
+            DocumentKind::TlsCertificate => "tls-certificate",
         }
     }
 }
@@ -68,27 +104,45 @@ struct Rule {
     operation: Operation,
     reach: Reach,
     /// The key role and document kind of a signing rule.
-    signs: Option<(KeyRole, DocumentKind)>,
+    signs: Option<Signs>,
 }
 
 const RULES: &[Rule] = &[
     rule("operators-create-clusters", Role::Operator, Operation::CreateCluster, Reach::Any),
     rule("operators-read-clusters", Role::Operator, Operation::ReadCluster, Reach::Any),
-    rule("operators-create-nodes", Role::Operator, Operation::CreateNode, Reach::Any),
+    rule("operators-found-instances", Role::Operator, Operation::FoundInstance, Reach::Any),
+    signing("operators-found-instances", Role::Operator, Operation::FoundInstance, Reach::Any, TLS),
+    signing("operators-serve", Role::Operator, Operation::Serve, Reach::Any, TLS),
+    rule("operators-found-authorities", Role::Operator, Operation::FoundAuthority, Reach::Any),
+    signing("operators-found-authorities", Role::Operator, Operation::FoundAuthority, Reach::Any, CA),
+    signing("operators-found-authorities", Role::Operator, Operation::FoundAuthority, Reach::Any, ENROLLMENT_CA),
+    signing("operators-found-authorities", Role::Operator, Operation::FoundAuthority, Reach::Any, ENROLLMENT_SERVICE),
+    signing("operators-process-enrollments", Role::Operator, Operation::ProcessEnrollment, Reach::Any, SLC),
+    rule("operators-export-requests", Role::Operator, Operation::ExportRequest, Reach::Any),
+    rule("operators-import-responses", Role::Operator, Operation::ImportResponse, Reach::Any),
+    rule("operators-invite-nodes", Role::Operator, Operation::InviteNode, Reach::Any),
+    signing("join-tokens-admit-one-node", Role::Joiner, Operation::JoinCluster, Reach::Own, TLS),
     rule("operators-read-nodes", Role::Operator, Operation::ReadNode, Reach::Any),
     rule("operators-export-the-log", Role::Operator, Operation::ExportLog, Reach::Any),
     rule("nodes-read-their-cluster", Role::Node, Operation::ReadCluster, Reach::Own),
-    Rule {
-        name: "nodes-sign-use-licenses",
-        role: Role::Node,
-        operation: Operation::SignDocument,
-        reach: Reach::Own,
-        signs: Some((KeyRole::Slc, DocumentKind::UseLicense)),
-    },
+    signing("nodes-sign-use-licenses", Role::Node, Operation::SignDocument, Reach::Own, UL),
 ];
+
+/// What may be signed, with the key of which role.
+pub type Signs = (KeyRole, DocumentKind);
+const UL: Signs = (KeyRole::Slc, DocumentKind::UseLicense);
+const CA: Signs = (KeyRole::Root, DocumentKind::CaCertificate);
+const ENROLLMENT_CA: Signs = (KeyRole::Ca, DocumentKind::EnrollmentCaCertificate);
+const ENROLLMENT_SERVICE: Signs = (KeyRole::EnrollmentCa, DocumentKind::EnrollmentServiceCertificate);
+const SLC: Signs = (KeyRole::EnrollmentService, DocumentKind::ServerLicensorCertificate);
+const TLS: Signs = (KeyRole::TlsCa, DocumentKind::TlsCertificate);
 
 const fn rule(name: &'static str, role: Role, operation: Operation, reach: Reach) -> Rule {
     Rule { name, role, operation, reach, signs: None }
+}
+
+const fn signing(name: &'static str, role: Role, operation: Operation, reach: Reach, signs: Signs) -> Rule {
+    Rule { name, role, operation, reach, signs: Some(signs) }
 }
 
 /// What is asked.
@@ -99,7 +153,7 @@ pub struct Asked<'a> {
     /// The cluster it is about, as a resource name; none for what is about the whole instance.
     pub cluster: Option<&'a str>,
     /// For signing: the key's role and the kind of document.
-    pub signs: Option<(KeyRole, DocumentKind)>,
+    pub signs: Option<Signs>,
 }
 
 /// Leave to do one act, once: who, what, and the rule that allows it. Made only by [`permit`], spent by custody.
@@ -108,9 +162,16 @@ pub struct Permit {
     caller: Caller,
     operation: Operation,
     rule: &'static str,
+    signs: Option<Signs>,
 }
 
 impl Permit {
+    /// Whether it allows a signature of this kind with a key of this role.
+    #[must_use]
+    pub fn allows(&self, signs: Signs) -> bool {
+        self.signs == Some(signs)
+    }
+
     /// Who may.
     #[must_use]
     pub fn caller(&self) -> &Caller {
@@ -138,7 +199,7 @@ impl Permit {
 pub fn permit(caller: &Caller, asked: &Asked<'_>) -> Result<Permit> {
     if let Caller::Stranger { .. } = caller {
         return Err(Error::new(Reason::Unauthenticated, "the client certificate belongs to no active principal")
-            .hint("ask the operator of this instance for a certificate: keyward node create"));
+            .hint("ask the operator of this instance for a join token: keyward node invite"));
     }
     let found = RULES.iter().find(|rule| {
         rule.operation == asked.operation
@@ -150,7 +211,9 @@ pub fn permit(caller: &Caller, asked: &Asked<'_>) -> Result<Permit> {
             }
     });
     match found {
-        Some(rule) => Ok(Permit { caller: caller.clone(), operation: asked.operation, rule: rule.name }),
+        Some(rule) => {
+            Ok(Permit { caller: caller.clone(), operation: asked.operation, rule: rule.name, signs: rule.signs })
+        }
         None => Err(Error::new(
             Reason::PermissionDenied,
             format!(
@@ -194,10 +257,9 @@ mod tests {
     }
 
     const OPERATOR: Caller = Caller::LocalOperator { uid: 0 };
-    const UL: Option<(KeyRole, DocumentKind)> = Some((KeyRole::Slc, DocumentKind::UseLicense));
 
     fn verdict(caller: &Caller, operation: Operation, cluster: Option<&str>) -> Result<&'static str, Reason> {
-        let signs = if operation == Operation::SignDocument { UL } else { None };
+        let signs = if operation == Operation::SignDocument { Some(UL) } else { None };
         permit(caller, &Asked { operation, cluster, signs }).map(|p| p.rule()).map_err(|e| e.reason())
     }
 
@@ -212,7 +274,7 @@ mod tests {
             (&node("clusters/a"), SignDocument, None, Err(Reason::PermissionDenied)),
             (&node("clusters/a"), ReadCluster, Some("clusters/a"), Ok("nodes-read-their-cluster")),
             (&node("clusters/a"), ReadCluster, Some("clusters/b"), Err(Reason::PermissionDenied)),
-            (&node("clusters/a"), CreateNode, Some("clusters/a"), Err(Reason::PermissionDenied)),
+            (&node("clusters/a"), InviteNode, Some("clusters/a"), Err(Reason::PermissionDenied)),
             (&node("clusters/a"), CreateCluster, Some("clusters/a"), Err(Reason::PermissionDenied)),
             (&node("clusters/a"), ExportLog, None, Err(Reason::PermissionDenied)),
             (&OPERATOR, CreateCluster, None, Ok("operators-create-clusters")),

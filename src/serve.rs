@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
-use crate::caller::CallerNote;
+use crate::caller::{Caller, CallerNote};
 use crate::config::{self, Config};
 use crate::custody::{Custody, Slot, Standing};
+use crate::enrollment::cluster::Product;
+use crate::enrollment::instance;
 use crate::error::{Error, Reason, Result};
 use crate::grpc::Door;
 use crate::grpc::server::Services;
+use crate::policy::Operation;
 use crate::store::{Sqlite, Store};
 use crate::tls::{Authority, Identity};
 use crate::token::lane::Lane;
@@ -35,6 +37,8 @@ pub const DRAIN_S: u64 = 15;
 pub struct Bound {
     /// The address for nodes.
     pub api: std::net::SocketAddr,
+    /// The address for nodes that join.
+    pub join: std::net::SocketAddr,
     /// Intents that an earlier run left open and that this start closed.
     pub closed_intents: usize,
 }
@@ -107,10 +111,11 @@ pub async fn serve(
     bound: impl FnOnce(&Bound),
 ) -> Result<()> {
     let _lock = Lock::take(&config.directory)?;
-    let listener = listen(&config.file.api.listen).await?;
-    let socket = operator_socket(config)?;
-    let authority = Arc::new(authority(config)?);
-    let server = authority.server(&config.file.api.server_names)?;
+    let listeners = Listeners {
+        nodes: listen("api.listen", &config.file.api.listen).await?,
+        joiners: listen("join.listen", &config.file.join.listen).await?,
+        operators: operator_socket(config)?,
+    };
     let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
     let tokens = match open_tokens(config, &store).await {
         Ok(tokens) => tokens,
@@ -121,26 +126,57 @@ pub async fn serve(
     };
     let custody = Arc::new(Custody::new(store, tokens));
     let closed_intents = custody.start(env!("CARGO_PKG_VERSION")).await?;
-    let api = listener.local_addr().map_err(internal)?;
-    let door = Door {
-        custody: custody.clone(),
-        authority: authority.clone(),
-        endpoint: format!("https://{}:{}", config.file.api.server_names[0], api.port()).into(),
-    };
-    let services = Services::new(&door)?;
-    services.set_serving(true).await;
-    bound(&Bound { api, closed_intents });
-    let served = run(&services, listener, socket, &server, authority.certificate_pem(), stop).await;
+    let served = open(config, &custody, listeners, closed_intents, stop, bound).await;
     let _ = std::fs::remove_file(config.path(&config.file.operator.socket));
     custody.stop().await;
     served
 }
 
-/// Runs both listeners until `stop`; then no new requests, and a bounded time for those under way.
+/// Certifies this server and serves.
+async fn open(
+    config: &Config,
+    custody: &Arc<Custody>,
+    listeners: Listeners,
+    closed_intents: usize,
+    stop: impl Future<Output = ()> + Send + 'static,
+    bound: impl FnOnce(&Bound),
+) -> Result<()> {
+    let authority = authority(config, custody).await?;
+    let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
+    let names = &config.file.api.server_names;
+    let server = authority.server(names)?;
+    let issued = instance::sign(custody, &caller, Operation::Serve, &names.join(" "), server).await?;
+    let key_pem = issued.key_pem.ok_or_else(|| Error::new(Reason::Internal, "a server certificate without a key"))?;
+    let identity = Identity { certificate_pem: issued.certificate_pem, key_pem };
+    let (api, join) = (address(&listeners.nodes)?, address(&listeners.joiners)?);
+    let door = Door {
+        custody: custody.clone(),
+        authority: Arc::new(authority),
+        endpoint: format!("https://{}:{}", names[0], api.port()).into(),
+        join_endpoint: format!("https://{}:{}", names[0], join.port()).into(),
+        product: Arc::new(Product {
+            sku: config.file.enrollment.sku.clone(),
+            version: config.file.enrollment.version.clone(),
+        }),
+        audit_trust: read(config, config::AUDIT_TRUST.as_ref())?.into(),
+    };
+    let services = Services::new(&door)?;
+    services.set_serving(true).await;
+    bound(&Bound { api, join, closed_intents });
+    run(&services, listeners, &identity, door.authority.certificate_pem(), stop).await
+}
+
+/// What an instance listens with.
+struct Listeners {
+    nodes: TcpListener,
+    joiners: TcpListener,
+    operators: UnixListener,
+}
+
+/// Runs all listeners until `stop`; then no new requests, and a bounded time for those under way.
 async fn run(
     services: &Services,
-    nodes: TcpListener,
-    operators: UnixListener,
+    listeners: Listeners,
     server: &Identity,
     client_ca_pem: &str,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -155,8 +191,9 @@ async fn run(
     };
     let both = async {
         tokio::try_join!(
-            services.nodes(nodes, server, client_ca_pem, until(stopped.clone())),
-            services.operators(operators, until(stopped.clone())),
+            services.nodes(listeners.nodes, server, client_ca_pem, until(stopped.clone())),
+            services.joiners(listeners.joiners, server, until(stopped.clone())),
+            services.operators(listeners.operators, until(stopped.clone())),
         )
     };
     let grace = async {
@@ -173,13 +210,13 @@ async fn run(
     }
 }
 
-async fn listen(address: &str) -> Result<TcpListener> {
+async fn listen(setting: &str, address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|fault| {
         let (reason, hint) = match fault.kind() {
             std::io::ErrorKind::AddrInUse => {
-                (Reason::AddressInUse, "stop the process that listens there, or set api.listen to another port")
+                (Reason::AddressInUse, format!("stop the process that listens there, or set {setting} to another port"))
             }
-            _ => (Reason::ConfigInvalid, "set api.listen to an address of this machine"),
+            _ => (Reason::ConfigInvalid, format!("set {setting} to an address of this machine")),
         };
         Error::new(reason, format!("cannot listen on {address}: {fault}")).hint(hint)
     })
@@ -200,17 +237,40 @@ fn operator_socket(config: &Config) -> Result<UnixListener> {
     Ok(socket)
 }
 
-fn authority(config: &Config) -> Result<Authority> {
-    let read = |path: &Path| {
-        let path = config.path(path);
-        std::fs::read_to_string(&path)
-            .map_err(|fault| Error::new(Reason::ConfigInvalid, format!("{} cannot be read: {fault}", path.display())))
+async fn authority(config: &Config, custody: &Custody) -> Result<Authority> {
+    let key = custody
+        .key(instance::TLS_KEY)
+        .await
+        .map_err(|fault| fault.hint("this data directory was never founded whole: make a new one with keyward init"))?;
+    Authority::open(read(config, &config.file.tls.authority)?, &key.record.public)
+}
+
+fn read(config: &Config, path: &Path) -> Result<String> {
+    let path = config.path(path);
+    std::fs::read_to_string(&path)
+        .map_err(|fault| Error::new(Reason::ConfigInvalid, format!("{} cannot be read: {fault}", path.display())))
+}
+
+fn address(listener: &TcpListener) -> Result<std::net::SocketAddr> {
+    listener.local_addr().map_err(|fault| Error::new(Reason::Internal, "the listener has no address").detail(fault))
+}
+
+/// The custody of a data directory that no service holds, for commands that work on it themselves.
+///
+/// # Errors
+/// As [`serve`], but for listeners.
+pub async fn open_custody(config: &Config, create: bool) -> Result<Arc<Custody>> {
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), create).await?);
+    let tokens = match open_tokens(config, &store).await {
+        Ok(tokens) => tokens,
+        Err(fault) => {
+            store.close().await;
+            return Err(fault);
+        }
     };
-    let tls = &config.file.tls;
-    Authority::open(&Identity {
-        certificate_pem: read(&tls.authority)?,
-        key_pem: Zeroizing::new(read(&tls.authority_key)?),
-    })
+    let custody = Arc::new(Custody::new(store, tokens));
+    custody.start(env!("CARGO_PKG_VERSION")).await?;
+    Ok(custody)
 }
 
 /// Opens every configured token. The first refused PIN latches its token and ends the start.
@@ -280,8 +340,4 @@ fn open_token(config: &Config, token: &config::Token) -> Result<Slot> {
     })?;
     let lane = Lane::start(opened, token.sessions, token.sessions * QUEUE_PER_SESSION)?;
     Ok(Slot { lane, description, oaep })
-}
-
-fn internal(fault: std::io::Error) -> Error {
-    Error::new(Reason::Internal, "the listener has no address").detail(fault)
 }

@@ -29,7 +29,7 @@ fn init_makes_a_private_directory_whole_or_not_at_all() {
     let instance = Instance::new();
     let mode = |path: &str| fs::metadata(instance.data().join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(""), 0o700);
-    for secret in ["pins/main.user", "pins/main.so", "tls/authority-key.pem", "keyward.toml"] {
+    for secret in ["pins/main.user", "pins/main.so", "keyward.toml"] {
         assert_eq!(mode(secret), 0o600, "{secret}");
     }
     let pin = fs::read_to_string(instance.data().join("pins/main.user")).unwrap();
@@ -53,13 +53,12 @@ fn a_moved_data_directory_serves_on() {
     let mut instance = Instance::with_cluster();
     let before = instance.json(&["key", "get", "clusters/demo/keys/slc-1"]);
     assert_eq!(instance.stop(), Some(0));
-    let (old, elsewhere) = (instance.data(), instance.path("elsewhere"));
-    fs::rename(&old, &elsewhere).unwrap();
-    fs::create_dir(&old).unwrap();
-    fs::remove_dir(&old).unwrap();
-    fs::rename(&elsewhere, &old).unwrap();
-    instance.start();
-    assert_eq!(instance.json(&["key", "get", "clusters/demo/keys/slc-1"]), before);
+    let moved = instance.path("moved");
+    fs::rename(instance.data(), &moved).unwrap();
+    instance.start_as(Command::new(crate::kit::KEYWARD).arg("serve").arg(&moved));
+    let data = moved.to_str().unwrap();
+    let after = keyward(&["key", "get", "clusters/demo/keys/slc-1", "--data", data, "--output", "json"]).good();
+    assert_eq!(serde_json::from_str::<Value>(&after).unwrap(), before);
 }
 
 #[test]
@@ -82,7 +81,6 @@ fn a_refused_pin_is_tried_once_and_latched_until_a_person_clears_it() {
     assert!(cleared.contains("main is unlatched"), "{cleared}");
     instance.start();
     let log = instance.log();
-    instance.verify_log().good();
     let states: Vec<_> = events(&log, "token-state").iter().map(|event| event["state"].clone()).collect();
     assert_eq!(states, ["latched", "unlatched"], "one refused try in all");
     let text = serde_json::to_string(&log).unwrap();
@@ -245,18 +243,22 @@ fn a_license_file_that_is_cut_off_or_no_utf8_is_refused_and_no_output_is_made() 
 #[test]
 fn names_are_checked_and_taken_once() {
     let instance = Instance::with_cluster();
-    let create = |id: &str, url: &str| instance.cli(&["cluster", "create", id, "--url", url]);
+    let request = instance.path("request.xml");
+    let create = |id: &str, url: &str| {
+        let args = ["cluster", "create", id, "--url", url, "--offline", "--request", request.to_str().unwrap()];
+        instance.cli(&args)
+    };
     create("demo", "https://x").refused(65, "ALREADY_EXISTS");
     create("Demo", "https://x").refused(65, "INVALID_ARGUMENT");
     create("x", "rms").refused(65, "INVALID_ARGUMENT");
+    assert!(!request.exists());
     let out = instance.path("again");
-    instance
-        .cli(&["node", "create", "node-1", "--cluster", "demo", "--out", out.to_str().unwrap()])
-        .refused(65, "ALREADY_EXISTS");
-    assert!(!out.exists(), "no identity directory is left of a node that was not made");
-    instance
-        .cli(&["node", "create", "node-2", "--cluster", "none", "--out", out.to_str().unwrap()])
-        .refused(65, "NOT_FOUND");
+    let invite = |id: &str, cluster: &str| {
+        instance.cli(&["node", "invite", id, "--cluster", cluster, "--out", out.to_str().unwrap()])
+    };
+    invite("node-1", "demo").refused(65, "ALREADY_EXISTS");
+    invite("node-2", "none").refused(65, "NOT_FOUND");
+    assert!(!out.exists(), "no file is left of a join token that was not made");
     assert_eq!(instance.json(&["cluster", "list"]).as_array().unwrap().len(), 1);
     assert_eq!(instance.json(&["node", "list", "demo"])[0]["name"], "clusters/demo/nodes/node-1");
     assert_eq!(instance.json(&["key", "list", "demo"])[0]["state"], "active");
@@ -295,30 +297,32 @@ fn a_command_without_a_service_says_how_to_start_one() {
 #[test]
 fn an_export_is_verified_offline_and_every_kind_of_verdict_has_its_exit_code() {
     let instance = Instance::with_cluster();
-    let log = instance.log();
-    assert!(log.len() > 4);
-    instance.verify_log().good();
-    let out = instance.path("export");
-    let (file, head) = (out.join("audit.jsonl"), out.join("audit.head"));
+    let out = instance.export();
+    let (file, trust) = (out.join("audit.jsonl"), instance.data().join("audit.trust"));
     let text = fs::read_to_string(&file).unwrap();
-    let verify = |content: &str, head: Option<&std::path::Path>| {
-        let copy = instance.path("copy.jsonl");
-        fs::write(&copy, content).unwrap();
+    let verify = |content: &str, trust: Option<&std::path::Path>| {
+        fs::write(&file, content).unwrap();
         let mut args =
-            vec!["audit".to_owned(), "verify".into(), copy.display().to_string(), "--output".into(), "json".into()];
-        args.extend(head.into_iter().flat_map(|head| ["--head".to_owned(), head.display().to_string()]));
+            vec!["audit".to_owned(), "verify".into(), file.display().to_string(), "--output".into(), "json".into()];
+        args.extend(trust.into_iter().flat_map(|trust| ["--trust".to_owned(), trust.display().to_string()]));
         keyward(&args)
     };
-    assert_eq!(verify(&text, Some(&head)).code, Some(0));
-    assert_eq!(verify(&text, None).code, Some(2), "without the head, a cut end would not show");
+    assert_eq!(verify(&text, Some(&trust)).code, Some(0));
+    assert_eq!(verify(&text, None).code, Some(2), "without trust nobody vouches for it");
     let cut = &text[..text.trim_end().rfind('\n').unwrap() + 1];
-    assert_eq!(verify(cut, Some(&head)).code, Some(1), "a line cut from the end");
-    assert_eq!(verify(&text[..text.len() - 10], Some(&head)).code, Some(1), "a line cut in two");
-    let changed = verify(&text.replacen("node-1", "node-9", 1), Some(&head));
+    assert_eq!(verify(cut, Some(&trust)).code, Some(1), "a line cut from the end");
+    assert_eq!(verify(&text[..text.len() - 10], Some(&trust)).code, Some(1), "a line cut in two");
+    let changed = verify(&text.replacen("node-1", "node-9", 1), Some(&trust));
     assert_eq!(changed.code, Some(1));
     let report: Value = serde_json::from_str(&changed.stdout).unwrap();
     assert!(report["broken"]["line"].as_u64().unwrap() > 1, "{report}");
+    let other = Instance::new();
+    assert_eq!(verify(&text, Some(&other.data().join("audit.trust"))).code, Some(1), "another log's trust");
     assert_eq!(keyward(&["audit", "verify", "/nowhere/audit.jsonl"]).code, Some(3));
+    fs::write(&file, &text).unwrap();
+    let again = instance.cli(&["audit", "export", "--out", out.to_str().unwrap()]);
+    again.refused(65, "INVALID_ARGUMENT");
+    assert_eq!(fs::read_to_string(&file).unwrap(), text, "an export never overwrites another");
 }
 
 #[test]

@@ -33,12 +33,12 @@ async fn a_signed_license_holds_for_a_verifier_that_shares_no_code() {
     assert_eq!(python("verify_license.py", &[&file, "--pin".as_ref(), &pin]).code, Some(1));
 
     let log = instance.log();
-    instance.verify_log().good();
     let intent = events(&log, "intent").into_iter().find(|event| event["act"]["do"] == "sign-document").unwrap();
     assert_eq!(intent["caller"]["name"], "clusters/demo/nodes/node-1");
     assert_eq!(intent["rule"], "nodes-sign-use-licenses");
     assert_eq!(intent["act"]["digest"], format!("sha256:{}", hex::encode(&signed.digest)));
-    let outcome = events(&log, "outcome").pop().unwrap();
+    let outcomes = events(&log, "outcome");
+    let outcome = outcomes.last().unwrap();
     let signature = outcome["result"]["result"].as_str().unwrap();
     assert!(signed.document.contains(signature), "the log holds the released signature");
 }
@@ -46,7 +46,7 @@ async fn a_signed_license_holds_for_a_verifier_that_shares_no_code() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_this_clusters_license_is_refused_with_its_reason_and_recorded() {
     let instance = Instance::with_cluster();
-    instance.cli(&["cluster", "create", "other", "--url", "https://other.example.test"]).good();
+    instance.cluster("other");
     let node = instance.connect("node-1").await;
     let good = instance.draft("demo");
     let other = instance.draft("other");
@@ -101,39 +101,22 @@ async fn what_is_not_this_clusters_license_is_refused_with_its_reason_and_record
         assert_eq!(reason(&node, cluster, body.clone()).await, *expected, "{what}");
     }
     let log = instance.log();
-    instance.verify_log().good();
     assert_eq!(events(&log, "refusal").len(), cases.len(), "each refusal is in the log");
     let signs = events(&log, "intent").into_iter().filter(|event| event["act"]["do"] == "sign-document").count();
     assert_eq!(signs, 0, "the token was not asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_recorded_certificate_counts() {
+async fn a_certificate_of_another_authority_gets_nowhere() {
     let instance = Instance::with_cluster();
     let draft = instance.draft("demo");
-    let real = instance.identity("node-1");
-
-    // A certificate of the right authority that nobody recorded.
-    let read = |name: &str| std::fs::read_to_string(instance.data().join("tls").join(name)).unwrap();
-    let authority = keyward::tls::Authority::open(&keyward::tls::Identity {
-        certificate_pem: read("authority.pem"),
-        key_pem: zeroize::Zeroizing::new(read("authority-key.pem")),
-    })
-    .unwrap();
-    let (request, key_pem) = keyward::tls::request().unwrap();
-    let issued = authority.client(&request, "clusters/demo/nodes/node-1", 1).unwrap();
-    let forged = NodeIdentity { certificate_pem: issued.certificate_pem, key_pem, ..instance.identity("node-1") };
-    let stranger = Connection::node(&forged).await.unwrap();
-    assert_eq!(reason(&stranger, "clusters/demo", draft.body()).await, Reason::Unauthenticated);
-    let refusal = instance.log();
-    assert_eq!(events(&refusal, "refusal")[0]["caller"]["certificate_sha256"], issued.sha256);
-
-    // A certificate of another authority does not get as far as a request.
-    let own = keyward::tls::Authority::create("other").unwrap();
-    let own = keyward::tls::Authority::open(&own).unwrap();
-    let (request, key_pem) = keyward::tls::request().unwrap();
-    let certificate_pem = own.client(&request, "clusters/demo/nodes/node-1", 1).unwrap().certificate_pem;
-    let foreign = NodeIdentity { certificate_pem, key_pem, ..real };
+    let other = Instance::with_cluster();
+    let foreign = other.identity("node-1");
+    let foreign = NodeIdentity {
+        certificate_pem: foreign.certificate_pem,
+        key_pem: foreign.key_pem,
+        ..instance.identity("node-1")
+    };
     let fault = match Connection::node(&foreign).await {
         Err(fault) => fault.reason(),
         Ok(connection) => reason(&connection, "clusters/demo", draft.body()).await,
@@ -144,7 +127,7 @@ async fn only_a_recorded_certificate_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_reads_its_own_cluster_and_administers_nothing() {
     let instance = Instance::with_cluster();
-    instance.cli(&["cluster", "create", "other", "--url", "https://other.example.test"]).good();
+    instance.cluster("other");
     let node = instance.connect("node-1").await;
     let get = |name: &str| v1::GetClusterRequest { name: name.into() };
     let own = node.clusters().get_cluster(get("clusters/demo")).await.unwrap().into_inner();
@@ -163,7 +146,7 @@ async fn a_node_reads_its_own_cluster_and_administers_nothing() {
             .await
             .err(),
         node.nodes()
-            .create_node(v1::CreateNodeRequest {
+            .invite_node(v1::InviteNodeRequest {
                 parent: "clusters/demo".into(),
                 node_id: "x".into(),
                 ..Default::default()
@@ -231,8 +214,8 @@ async fn many_callers_at_once_get_each_their_own_license() {
         caller.await.unwrap();
     }
     let log = instance.log();
-    instance.verify_log().good();
-    assert_eq!(events(&log, "outcome").len(), 1 + 16 * 8, "one for the key, one for each license");
+    let signed = events(&log, "intent").iter().filter(|event| event["act"]["do"] == "sign-document").count();
+    assert_eq!(signed, 16 * 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! The integration tests, in one binary.
 
 mod cli;
+mod enrollment;
 mod faults;
 mod kit;
 mod licensing;

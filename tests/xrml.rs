@@ -4,4 +4,13 @@
 mod adversarial;
 mod carriers;
 mod chains;
+mod commands;
+mod corpus;
+mod independent;
+mod kit;
+mod licenses;
+mod properties;
+mod revocation;
+mod rights;
+mod sealed;
 mod vectors;

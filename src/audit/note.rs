@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::error::{Error, Reason, Result};
-use crate::key::PublicKey;
+use crate::key::{PublicKey, ecdsa_der};
 
 /// Longest note that is read, in bytes.
 pub const NOTE_BYTES_MAX: usize = 64 * 1024;
@@ -234,29 +234,6 @@ fn signature(line: &str) -> Option<Signature> {
 /// Whether the text can stand as one word in a signature line: not empty, no space, no plus sign.
 pub(super) fn is_key_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+')
-}
-
-/// ECDSA-Sig-Value (RFC 3279, section 2.2.3) from the fixed form of PKCS#11: r‖s, 32 bytes each.
-fn ecdsa_der(r_s: &[u8]) -> Option<Vec<u8>> {
-    let r_s: &[u8; 64] = r_s.try_into().ok()?;
-    let (r, s) = r_s.split_at(32);
-    let body = [integer(r), integer(s)].concat();
-    Some([&[0x30, length(&body)], body.as_slice()].concat())
-}
-
-/// DER of a number up to 32 bytes: no needless zeros in front, and one if it would look negative.
-fn integer(bytes: &[u8]) -> Vec<u8> {
-    let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len() - 1);
-    let digits = &bytes[first..];
-    let sign: &[u8] = if digits[0] & 0x80 == 0 { &[] } else { &[0] };
-    let value = [sign, digits].concat();
-    [&[0x02, length(&value)], value.as_slice()].concat()
-}
-
-/// A DER length below 128: two integers of at most 33 bytes have 70 with their heads.
-fn length(content: &[u8]) -> u8 {
-    let [.., low] = content.len().to_be_bytes();
-    low
 }
 
 pub(super) fn malformed(words: &str) -> Error {

@@ -71,6 +71,19 @@ pub enum Event {
         /// The words the caller got.
         message: String,
     },
+    /// A step of an enrollment: a request written, received or answered, a response taken in or refused.
+    Enrollment {
+        /// Who asked.
+        caller: CallerNote,
+        /// `request-exported`, `request-received`, `response-issued`, `response-imported`, `response-refused`.
+        step: String,
+        /// The cluster's resource name, or the server GUID at the authority.
+        subject: String,
+        /// SHA-256 of the request's or response's bytes, hexadecimal.
+        document_sha256: String,
+        /// What a person should know of it: accepted differences, or why it was refused.
+        detail: String,
+    },
     /// Something was done that needs no key of custody.
     Performed {
         /// Who asked.
@@ -121,6 +134,15 @@ pub enum ActNote {
         /// The token's name in the configuration.
         token: String,
     },
+    /// Sign an X.509 certificate of the TLS authority.
+    SignTlsCertificate {
+        /// Resource name of the key.
+        key: String,
+        /// Who the certificate is for.
+        subject: String,
+        /// Hash and digest of the TBSCertificate, `sha256:…`.
+        digest: String,
+    },
     /// Sign an XrML document.
     SignDocument {
         /// Resource name of the key.
@@ -159,6 +181,18 @@ pub enum OutcomeNote {
         /// In words, with the device's answer.
         message: String,
     },
+}
+
+impl ActNote {
+    /// The act's name, as it stands in the record.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            ActNote::GenerateKey { .. } => "generate-key",
+            ActNote::SignTlsCertificate { .. } => "sign-tls-certificate",
+            ActNote::SignDocument { .. } => "sign-document",
+        }
+    }
 }
 
 impl Record {

@@ -6,6 +6,8 @@ use std::io::BufRead;
 use serde::Serialize;
 
 use crate::audit::chain::Head;
+use crate::audit::checkpoint::Checkpoint;
+use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::record::{Event, Record};
 use crate::error::{Error, Reason};
 
@@ -34,15 +36,16 @@ pub struct Report {
     pub open_intents: Vec<u64>,
     /// What is wrong, if anything.
     pub broken: Option<Break>,
-    /// Whether the head was given and reached.
+    /// Whether a trusted checkpoint was given and is that of the last record.
     pub complete: bool,
 }
 
-/// Reads an export and checks every line against the one before, and the last against the head.
+/// Reads an export and checks every line against the one before, and the whole against a checkpoint whose signature
+/// was verified.
 ///
 /// # Errors
 /// Only those of reading; what is wrong with the log stands in the report.
-pub fn export(mut lines: impl BufRead, head: Option<&Head>) -> std::io::Result<Report> {
+pub fn export(mut lines: impl BufRead, checkpoint: Option<&Checkpoint>) -> std::io::Result<Report> {
     let mut report = Report {
         log: None,
         records: 0,
@@ -51,7 +54,8 @@ pub fn export(mut lines: impl BufRead, head: Option<&Head>) -> std::io::Result<R
         broken: None,
         complete: false,
     };
-    let mut at: Option<Head> = head.map(|head| Head::empty(head.log.clone()));
+    let mut at: Option<Head> = checkpoint.map(|checkpoint| Head::empty(checkpoint.log.clone()));
+    let mut tree = Frontier::default();
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -59,20 +63,21 @@ pub fn export(mut lines: impl BufRead, head: Option<&Head>) -> std::io::Result<R
         if read == 0 {
             break;
         }
-        if let Err(fault) = check(&mut report, &mut at, &line) {
+        if let Err(fault) = check(&mut report, &mut at, &mut tree, &line) {
             report.broken = Some(Break { line: report.records + 1, message: fault.message().to_owned() });
             return Ok(report);
         }
     }
-    if let (Some(head), Some(at)) = (head, &at) {
-        if at.size < head.size {
-            report.broken = Some(Break {
-                line: report.records + 1,
-                message: format!("the log ends after {} records; its head says {}", at.size, head.size),
-            });
-        } else if at.size > head.size || at.chain != head.chain {
-            report.broken =
-                Some(Break { line: report.records, message: "the last record is not the one the head names".into() });
+    if let (Some(checkpoint), Some(at)) = (checkpoint, &at) {
+        if at.size < checkpoint.size {
+            let words = format!("the log ends after {} records; its checkpoint says {}", at.size, checkpoint.size);
+            report.broken = Some(Break { line: report.records + 1, message: words });
+        } else if at.size > checkpoint.size {
+            let words = format!("there are records behind the {} of the checkpoint", checkpoint.size);
+            report.broken = Some(Break { line: checkpoint.size + 1, message: words });
+        } else if at.chain != checkpoint.chain || tree.root() != checkpoint.root {
+            let message = "the records are others than those the checkpoint was signed over".to_owned();
+            report.broken = Some(Break { line: report.records, message });
         } else {
             report.complete = true;
         }
@@ -80,7 +85,7 @@ pub fn export(mut lines: impl BufRead, head: Option<&Head>) -> std::io::Result<R
     Ok(report)
 }
 
-fn check(report: &mut Report, at: &mut Option<Head>, line: &[u8]) -> Result<(), Error> {
+fn check(report: &mut Report, at: &mut Option<Head>, tree: &mut Frontier, line: &[u8]) -> Result<(), Error> {
     let Some(bytes) = line.strip_suffix(b"\n") else {
         let words = if line.len() > LINE_BYTES_MAX { "is longer than any record" } else { "is cut off" };
         return Err(Error::new(Reason::RecordBroken, words));
@@ -90,6 +95,7 @@ fn check(report: &mut Report, at: &mut Option<Head>, line: &[u8]) -> Result<(), 
         None => at.insert(Head::empty(Record::read(bytes)?.log)),
     };
     let record = at.follow(bytes)?;
+    tree.append(TreeHash::leaf(bytes), |_, _, _| {});
     report.log.get_or_insert_with(|| record.log.clone());
     match &record.event {
         Event::Intent { .. } => report.open_intents.push(record.seq),
@@ -117,6 +123,7 @@ pub fn event_type(event: &Event) -> &'static str {
         Event::Intent { .. } => "intent",
         Event::Outcome { .. } => "outcome",
         Event::Refusal { .. } => "refusal",
+        Event::Enrollment { .. } => "enrollment",
         Event::Performed { .. } => "performed",
         Event::Changed { .. } => "changed",
         Event::TokenState { .. } => "token-state",
@@ -127,8 +134,9 @@ pub fn event_type(event: &Event) -> &'static str {
 mod tests {
     use super::*;
 
-    fn log(events: usize) -> (Vec<Vec<u8>>, Head) {
+    fn log(events: usize) -> (Vec<Vec<u8>>, Checkpoint) {
         let mut head = Head::empty("a-log");
+        let mut tree = Frontier::default();
         let lines = (0..events)
             .map(|n| {
                 let event = if n == 0 {
@@ -136,16 +144,18 @@ mod tests {
                 } else {
                     Event::Changed { object: "key".into(), name: format!("k{n}"), version: 1, sha256: "00".into() }
                 };
-                let mut line = head.append(event, 1_000_000 * n as i64).unwrap().bytes;
+                let mut line = head.append(event, 1_000_000 * i64::try_from(n).unwrap()).unwrap().bytes;
+                tree.append(TreeHash::leaf(&line), |_, _, _| {});
                 line.push(b'\n');
                 line
             })
             .collect();
-        (lines, head)
+        let (size, chain) = (head.size, head.chain);
+        (lines, Checkpoint { log: head.log, size, root: tree.root(), chain, others: Vec::new() })
     }
 
-    fn verdict(lines: &[Vec<u8>], head: Option<&Head>) -> Report {
-        export(lines.concat().as_slice(), head).unwrap()
+    fn verdict(lines: &[Vec<u8>], checkpoint: Option<&Checkpoint>) -> Report {
+        export(lines.concat().as_slice(), checkpoint).unwrap()
     }
 
     #[test]
@@ -180,10 +190,12 @@ mod tests {
         assert_eq!(verdict(&swapped, Some(&head)).broken.unwrap().line, 3);
         let cut = verdict(&lines[..4], Some(&head)).broken.unwrap();
         assert!(cut.message.contains("ends after 4 records"), "{}", cut.message);
+        let earlier = log(4).1;
+        assert_eq!(verdict(&lines, Some(&earlier)).broken.unwrap().line, 5, "records behind the checkpoint");
     }
 
     #[test]
-    fn an_export_without_its_head_is_never_called_complete() {
+    fn an_export_without_its_checkpoint_is_never_called_complete() {
         let (lines, _) = log(3);
         let report = verdict(&lines, None);
         assert_eq!((report.broken, report.complete), (None, false));

@@ -1,12 +1,14 @@
 //! `keyward audit`: the log's export, and its verification without a service.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::audit::chain::{ChainHash, Head};
+use crate::audit::checkpoint::Checkpoint;
+use crate::audit::note::Note;
+use crate::audit::trust::Trust;
 use crate::audit::verify::{self, Report};
 use crate::cli::{Global, connect, output, runtime};
 use crate::error::{Error, Reason, Result};
@@ -15,19 +17,23 @@ use crate::grpc::v1;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// Write all records of the log, and where the log ends, to a new directory's files
+    /// Write all records of the log, a checkpoint signed over them, and the keys to verify it with
     Export {
-        /// The directory for audit.jsonl and audit.head
+        /// The directory for audit.jsonl, audit.checkpoint and audit.trust, which must not be there yet
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Check an export, offline: exit 0 if it holds, 1 if it is broken, 2 without its head, 3 if it cannot be read
+    /// Check an export, offline: exit 0 if it holds, 1 if it is broken, 2 if it is incomplete or without trust, 3 if it
+    /// cannot be read
     Verify {
         /// audit.jsonl of an export
         file: PathBuf,
-        /// Where the log ended: audit.head of the same export
+        /// Its checkpoint; audit.checkpoint beside the file if left out
         #[arg(long, value_name = "FILE")]
-        head: Option<PathBuf>,
+        checkpoint: Option<PathBuf>,
+        /// audit.trust as it was given out when the instance was made, not that of the export
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
     },
 }
 
@@ -37,60 +43,55 @@ pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
             runtime()?.block_on(export(&out, global))?;
             Ok(0)
         }
-        Command::Verify { file, head } => Ok(verify(&file, head.as_deref(), global)),
+        Command::Verify { file, checkpoint, trust } => {
+            let beside = checkpoint.unwrap_or_else(|| file.with_file_name(CHECKPOINT));
+            Ok(verify(&file, &beside, trust.as_deref(), global))
+        }
     }
 }
 
+const RECORDS: &str = "audit.jsonl";
+const CHECKPOINT: &str = "audit.checkpoint";
+const TRUST: &str = "audit.trust";
+
 async fn export(out: &Path, global: &Global) -> Result<()> {
-    std::fs::create_dir_all(out).map_err(|fault| unwritable(out, &fault))?;
-    let path = out.join("audit.jsonl");
-    let partial = out.join(".audit.jsonl.partial");
-    let file = File::create(&partial).map_err(|fault| unwritable(&partial, &fault))?;
-    let mut file = BufWriter::new(file);
     let connection = connect::operator(&global.data).await?;
-    let mut stream =
-        connection.audit().export_log(v1::ExportLogRequest { start: 0 }).await.map_err(failed)?.into_inner();
-    let mut head = None;
+    std::fs::create_dir_all(out).map_err(|fault| output::unwritable(out, &fault))?;
+    // Each is removed again unless all are whole.
+    let paths = [RECORDS, CHECKPOINT, TRUST].map(|name| out.join(name));
+    let mut records = output::NewFile::create(&paths[0], 0o644)?;
+    let checkpoint = output::NewFile::create(&paths[1], 0o644)?;
+    let trust = output::NewFile::create(&paths[2], 0o644)?;
+    let mut stream = connection.audit().export_log(v1::ExportLogRequest {}).await.map_err(failed)?.into_inner();
+    let mut last = v1::ExportLogResponse::default();
     while let Some(message) = stream.message().await.map_err(failed)? {
         for record in &message.records {
-            file.write_all(record)
-                .and_then(|()| file.write_all(b"\n"))
-                .map_err(|fault| unwritable(&partial, &fault))?;
+            records.write(record)?;
+            records.write(b"\n")?;
         }
-        head = message.head.or(head);
+        last = message;
     }
-    let head = head.ok_or_else(|| Error::new(Reason::PeerRefused, "the export ended before its end"))?;
-    let chain = <[u8; 32]>::try_from(head.chain.as_slice())
-        .map_err(|_| Error::new(Reason::PeerRefused, "the export's head has no hash"))?;
-    let head = Head { log: head.log, size: head.size, chain: ChainHash(chain), time_us: head.time_us };
-    file.into_inner()
-        .map_err(std::io::IntoInnerError::into_error)
-        .and_then(|file| file.sync_all())
-        .and_then(|()| std::fs::rename(&partial, &path))
-        .map_err(|fault| unwritable(&path, &fault))?;
-    let text = serde_json_canonicalizer::to_string(&head)
-        .map_err(|fault| Error::new(Reason::Internal, "the head cannot be written").detail(fault))?;
-    let head_path = out.join("audit.head");
-    std::fs::write(&head_path, text + "\n").map_err(|fault| unwritable(&head_path, &fault))?;
+    if last.checkpoint.is_empty() {
+        return Err(Error::new(Reason::PeerRefused, "the export ended before its end").hint("run it again"));
+    }
+    let end: Checkpoint = last.checkpoint.parse::<Note>()?.text().parse()?;
+    records.finish(b"")?;
+    trust.finish(last.trust.as_bytes())?;
+    checkpoint.finish(last.checkpoint.as_bytes())?;
     let shown = json!({
-        "records": head.size,
-        "log": head.log,
-        "last_record": head.chain.to_string(),
-        "file": path.display().to_string(),
-        "head": head_path.display().to_string(),
+        "records": end.size,
+        "log": end.log,
+        "last_record": end.chain.to_string(),
+        "root": end.root.to_string(),
+        "directory": out.display().to_string(),
     });
     output::object(global.output, &shown);
     Ok(())
 }
 
-fn unwritable(path: &Path, fault: &std::io::Error) -> Error {
-    Error::new(Reason::InvalidArgument, format!("{} cannot be written: {fault}", path.display()))
-        .hint("choose a place that this user may write, with enough space")
-}
-
 /// Verifies and prints; the result is the exit code.
-fn verify(file: &Path, head: Option<&Path>, global: &Global) -> u8 {
-    match read(file, head) {
+fn verify(file: &Path, checkpoint: &Path, trust: Option<&Path>, global: &Global) -> u8 {
+    match read(file, checkpoint, trust) {
         Ok(report) => {
             print(&report, file, global);
             match (&report.broken, report.complete) {
@@ -100,25 +101,33 @@ fn verify(file: &Path, head: Option<&Path>, global: &Global) -> u8 {
             }
         }
         Err(fault) => {
-            eprintln!("error: {fault}");
-            3
+            eprintln!("error: {fault} [{}]", fault.reason().code());
+            if let Some(hint) = fault.next_step() {
+                eprintln!("next: {hint}");
+            }
+            if fault.reason() == Reason::SignatureInvalid { 1 } else { 3 }
         }
     }
 }
 
-fn read(file: &Path, head: Option<&Path>) -> Result<Report> {
+/// Reads what is there. A checkpoint counts only if the trusted keys signed it.
+fn read(file: &Path, checkpoint: &Path, trust: Option<&Path>) -> Result<Report> {
     let unreadable = |path: &Path, words: &dyn std::fmt::Display| {
         Error::new(Reason::InvalidArgument, format!("{} cannot be read: {words}", path.display()))
+            .hint("name the files of one export, and audit.trust as it was given out")
     };
-    let head: Option<Head> = match head {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|fault| unreadable(path, &fault))?;
-            Some(serde_json::from_str(&text).map_err(|fault| unreadable(path, &fault))?)
-        }
+    let text = |path: &Path| std::fs::read_to_string(path).map_err(|fault| unreadable(path, &fault));
+    let checkpoint = match trust {
         None => None,
+        Some(trust) => {
+            let keys: Trust = text(trust)?.parse().map_err(|fault: Error| fault.while_doing(trust.display()))?;
+            let note: Note =
+                text(checkpoint)?.parse().map_err(|fault: Error| fault.while_doing(checkpoint.display()))?;
+            Some(keys.checkpoint(&note).map_err(|fault| fault.while_doing(checkpoint.display()))?)
+        }
     };
     let lines = File::open(file).map_err(|fault| unreadable(file, &fault))?;
-    verify::export(BufReader::new(lines), head.as_ref()).map_err(|fault| unreadable(file, &fault))
+    verify::export(BufReader::new(lines), checkpoint.as_ref()).map_err(|fault| unreadable(file, &fault))
 }
 
 fn print(report: &Report, file: &Path, global: &Global) {
@@ -135,9 +144,13 @@ fn print(report: &Report, file: &Path, global: &Global) {
     }
     match &report.broken {
         Some(broken) => println!("BROKEN   {} line {}: {}", file.display(), broken.line, broken.message),
-        None if report.complete => println!("good     every record follows from the one before, up to the given head"),
+        None if report.complete => {
+            println!("good     every record follows from the one before, up to the signed checkpoint")
+        }
         None => {
-            println!("partial  the records follow from each other; without --head, lines cut from the end do not show")
+            println!(
+                "partial  the records follow from each other; without --trust nothing shows who wrote them, or lines cut from the end"
+            )
         }
     }
 }

@@ -1,9 +1,11 @@
 //! `keyward cluster`.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Value, json};
 
-use crate::cli::{Global, connect, key, output};
-use crate::error::Result;
+use crate::cli::{Global, connect, enroll, key, output, verify};
+use crate::error::{Error, Reason, Result};
 use crate::grpc::client::failed;
 use crate::grpc::v1;
 
@@ -16,6 +18,18 @@ pub(super) enum Command {
         /// Base URL of its licensing service, such as https://rms.example.com/_wmcs
         #[arg(long)]
         url: String,
+        /// Name of the server, as it goes into its certificate; the id in capitals if left out
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        server_name: String,
+        /// A third party that may revoke what the cluster issues: its public key, PEM (may be repeated)
+        #[arg(long, value_name = "FILE")]
+        revocation_key: Vec<PathBuf>,
+        /// Enroll by files: write the enrollment request for the authority
+        #[arg(long, required = true)]
+        offline: bool,
+        /// The request's file; <NAME>EnrollRequest.xml if left out
+        #[arg(long, value_name = "FILE")]
+        request: Option<PathBuf>,
     },
     /// Show a cluster
     Get {
@@ -30,25 +44,42 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
     let connection = connect::operator(&global.data).await?;
     let mut clusters = connection.clusters();
     match command {
-        Command::Create { id, url } => {
-            let cluster = Some(v1::Cluster { url, ..Default::default() });
-            let request = v1::CreateClusterRequest { cluster_id: id, cluster };
+        Command::Create { id, url, server_name, revocation_key, offline: _, request } => {
+            let name = if server_name.is_empty() { id.to_uppercase() } else { server_name };
+            let file = request.unwrap_or_else(|| format!("{name}EnrollRequest.xml").into());
+            if file.exists() {
+                return Err(Error::new(Reason::InvalidArgument, format!("{} exists already", file.display()))
+                    .hint("name another file for the request: --request FILE"));
+            }
+            let revocation_keys = revocation_key.iter().map(|path| read_key(path)).collect::<Result<_>>()?;
+            let wanted = v1::Cluster { url, server_name: name, revocation_keys, ..Default::default() };
+            let request = v1::CreateClusterRequest { cluster_id: id, cluster: Some(wanted) };
             let cluster = clusters.create_cluster(request).await.map_err(failed)?.into_inner();
             let request = v1::GetKeyRequest { name: cluster.slc_key.clone() };
             let made = connection.keys().get_key(request).await.map_err(failed)?.into_inner();
+            let exported = enroll::export(&connection, &cluster.name, &file).await?;
             let mut shown = row(&cluster);
             if global.output == output::Format::Json {
                 shown["key"] = key::view(&made);
+                shown["enrollment_request"] = exported;
                 output::object(global.output, &shown);
             } else {
                 output::object(global.output, &shown);
                 println!();
                 key::evidence(&made);
+                println!();
+                output::object(global.output, &exported);
+                println!("next: carry the request to the authority, and read out the words to whoever processes it");
             }
         }
         Command::Get { cluster } => {
             let request = v1::GetClusterRequest { name: name(&cluster) };
-            output::object(global.output, &row(&clusters.get_cluster(request).await.map_err(failed)?.into_inner()));
+            let found = clusters.get_cluster(request).await.map_err(failed)?.into_inner();
+            let mut shown = row(&found);
+            if global.output == output::Format::Json {
+                shown["certificate_chain"] = json!(found.certificate_chain);
+            }
+            output::object(global.output, &shown);
         }
         Command::List => {
             let mut rows = Vec::new();
@@ -73,7 +104,14 @@ pub(super) fn name(cluster: &str) -> String {
     if cluster.starts_with("clusters/") { cluster.to_owned() } else { format!("clusters/{cluster}") }
 }
 
-fn row(cluster: &v1::Cluster) -> Value {
+/// A public key from a PEM file, as DER.
+fn read_key(path: &Path) -> Result<Vec<u8>> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|fault| Error::new(Reason::InvalidArgument, format!("{} cannot be read: {fault}", path.display())))?;
+    Ok(verify::key_from_pem(&text).map_err(|fault| fault.while_doing(path.display()))?.spki_der())
+}
+
+pub(super) fn row(cluster: &v1::Cluster) -> Value {
     json!({
         "name": cluster.name,
         "guid": cluster.guid,
@@ -81,6 +119,11 @@ fn row(cluster: &v1::Cluster) -> Value {
         "mode": cluster.mode,
         "seal_profile": cluster.seal_profile,
         "slc_key": cluster.slc_key,
+        "server_name": cluster.server_name,
+        "product": format!("{} {}", cluster.sku, cluster.version),
+        "state": cluster.state,
+        "issues_from": output::time(cluster.issue_from_time),
+        "issues_until": output::time(cluster.issue_until_time),
         "created": output::time(cluster.create_time),
     })
 }

@@ -4,49 +4,60 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::caller::Caller;
 use crate::cli::output::write_new;
 use crate::cli::runtime;
 use crate::clock;
-use crate::config::{self, Api, Config, File, Operator, PinSource, Store, Tls};
+use crate::config::{self, Api, Config, Enrollment, File, Join, Operator, PinSource, Store, Tls};
+use crate::enrollment::instance;
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
 use crate::serve;
-use crate::store::{Sqlite, Store as _};
-use crate::tls::Authority;
 use crate::token;
 use crate::token::profile::Profile;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The directory to make; it must not exist, or be empty
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     /// Where nodes will connect; port 0 takes a free one at each start
     #[arg(long, default_value = "127.0.0.1:7443")]
-    listen: String,
+    pub(super) listen: String,
+    /// Where nodes will join; port 0 takes a free one at each start
+    #[arg(long, default_value = "127.0.0.1:7444")]
+    pub(super) join_listen: String,
     /// A DNS name or address by which nodes know this server (may be repeated; the first is told to nodes)
     #[arg(long = "server-name", value_name = "NAME", default_values_t = ["localhost".to_owned(), "127.0.0.1".to_owned()])]
-    server_names: Vec<String>,
+    pub(super) server_names: Vec<String>,
     /// The kind of software token to make
     #[arg(long, default_value = "softhsm")]
-    profile: String,
+    pub(super) profile: String,
     /// Working sessions with the token, each on a thread of its own
     #[arg(long, default_value_t = 2)]
-    sessions: usize,
+    pub(super) sessions: usize,
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {
-    let place = Place::begin(&args.directory)?;
-    let file = make(&place.partial, args)?;
-    place.finish()?;
+    let file = new_directory(args, |_| Ok(()))?;
     let token = &file.tokens[0];
     println!("made {}", args.directory.display());
     println!("  configuration  {}", config::FILE);
     println!("  store          {} (SQLite)", file.store.sqlite.display());
     println!("  token          {}: {} serial {}, profile {}", token.name, token.label, token.serial, token.profile);
     println!("  PINs           {} and pins/{}.so, random, readable by you alone", token.pin.file.display(), token.name);
-    println!("  TLS authority  {}", file.tls.authority.display());
+    println!("  TLS authority  {}, its key in the token", file.tls.authority.display());
+    println!("  log            {}: give it to whoever is to verify exports", config::AUDIT_TRUST);
     println!("next: keyward serve {}", args.directory.display());
     Ok(0)
+}
+
+/// Makes a data directory, lets `more` work on it, and puts it in its place: whole, or not at all.
+pub(super) fn new_directory(args: &Args, more: impl FnOnce(&Path) -> Result<()>) -> Result<File> {
+    let place = Place::begin(&args.directory)?;
+    let file = make(&place.partial, args)?;
+    more(&place.partial)?;
+    place.finish()?;
+    Ok(file)
 }
 
 /// Fills the directory.
@@ -54,10 +65,6 @@ fn make(directory: &Path, args: &Args) -> Result<File> {
     for part in ["pins", "tls", "token"] {
         private_directory(&directory.join(part))?;
     }
-    let authority = Authority::create("Keyward TLS authority")?;
-    write_new(&directory.join("tls/authority.pem"), authority.certificate_pem.as_bytes(), 0o644)?;
-    write_new(&directory.join("tls/authority-key.pem"), authority.key_pem.as_bytes(), 0o600)?;
-
     let profile = Profile::load(&args.profile)?;
     let token_directory = directory.join("token");
     let so_pin = random_pin(&directory.join("pins/main.so"))?;
@@ -71,7 +78,9 @@ fn make(directory: &Path, args: &Args) -> Result<File> {
         api: Api { listen: args.listen.clone(), server_names: args.server_names.clone() },
         operator: Operator { socket: "operator.sock".into() },
         store: Store { sqlite: "keyward.db".into() },
-        tls: Tls { authority: "tls/authority.pem".into(), authority_key: "tls/authority-key.pem".into() },
+        join: Join { listen: args.join_listen.clone() },
+        enrollment: Enrollment::default(),
+        tls: Tls { authority: "tls/authority.pem".into() },
         tokens: vec![config::Token {
             name: "main".into(),
             profile: args.profile.clone(),
@@ -85,11 +94,15 @@ fn make(directory: &Path, args: &Args) -> Result<File> {
     let text = toml::to_string(&file)
         .map_err(|fault| Error::new(Reason::Internal, "the configuration cannot be written").detail(fault))?;
     write_new(&directory.join(config::FILE), format!("{HEADER}{text}").as_bytes(), 0o600)?;
-    Config::load(directory)?;
+    let config = Config::load(directory)?;
     runtime()?.block_on(async {
-        let store = Sqlite::open(&directory.join(&file.store.sqlite), true).await?;
-        store.close().await;
-        Ok::<_, Error>(())
+        let custody = serve::open_custody(&config, true).await?;
+        let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
+        let founded = instance::found(&custody, &caller).await;
+        custody.stop().await;
+        let founded = founded?;
+        write_new(&config.path(&file.tls.authority), founded.tls_authority_pem.as_bytes(), 0o644)?;
+        write_new(&directory.join(config::AUDIT_TRUST), founded.audit_trust.as_bytes(), 0o644)
     })?;
     Ok(file)
 }

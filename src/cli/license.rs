@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::cli::{connect, output};
+use serde_json::json;
+
+use crate::cli::{Global, connect, output};
 use crate::error::{Error, Reason, Result};
 use crate::grpc::client::failed;
 use crate::grpc::v1;
@@ -26,7 +28,7 @@ pub(super) enum Command {
     },
 }
 
-pub(super) async fn run(command: Command) -> Result<()> {
+pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
     let Command::Sign { body, identity, cluster, out } = command;
     let bytes = std::fs::read(&body)
         .map_err(|fault| Error::new(Reason::InvalidArgument, format!("{} cannot be read: {fault}", body.display())))?;
@@ -48,14 +50,26 @@ pub(super) async fn run(command: Command) -> Result<()> {
             format!("the BODY has {} bytes; a document has at most {DOCUMENT_BYTES_MAX}", body.len()),
         ));
     }
+    // Made first: a signature is not spent on what cannot be kept.
+    let file = out.as_deref().map(|path| output::NewFile::create(path, 0o644)).transpose()?;
+    let wanted = v1::GetClusterRequest { name: cluster.clone() };
     let request = v1::SignDocumentRequest { cluster, body };
     let signed = connection.licensing().sign_document(request).await.map_err(failed)?.into_inner();
-    match out {
-        Some(path) => {
-            output::write_new(&path, signed.document.as_bytes(), 0o644)?;
-            println!("signed {} {}: {}", signed.kind, signed.guid, path.display());
+    // The license, and behind it the certificates up to the root: what a verifier needs.
+    let chain = connection.clusters().get_cluster(wanted).await.map_err(failed)?.into_inner().certificate_chain;
+    let documents = signed.document + &chain.concat();
+    match (file, &out) {
+        (Some(file), Some(out)) => {
+            file.finish(documents.as_bytes())?;
+            let shown = json!({
+                "kind": signed.kind,
+                "guid": signed.guid,
+                "certificates": chain.len(),
+                "file": out.display().to_string(),
+            });
+            output::object(global.output, &shown);
         }
-        None => print!("{}", signed.document),
+        _ => print!("{documents}"),
     }
     Ok(())
 }

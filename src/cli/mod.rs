@@ -10,17 +10,21 @@ use clap::{Parser, Subcommand};
 use crate::error::{Error, Reason, Result};
 
 mod audit;
+mod authority;
 mod bench;
 mod cluster;
 mod config;
 mod connect;
+mod enroll;
 mod init;
 mod key;
 mod license;
 mod node;
 mod output;
 mod serve;
+mod show;
 mod token;
+mod verify;
 
 /// Custody of the keys behind rights-management licenses: they are made in a token and never leave it.
 #[derive(Parser)]
@@ -52,6 +56,12 @@ enum Command {
     /// Clusters and their server licensor keys
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// The way of a cluster to its certificate: request out, response in
+    #[command(subcommand)]
+    Enroll(enroll::Command),
+    /// An enrollment authority, in a directory and a token of its own
+    #[command(subcommand)]
+    Authority(authority::Command),
     /// The public halves of keys, and the proof of where the private halves are
     #[command(subcommand)]
     Key(key::Command),
@@ -70,6 +80,10 @@ enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Check documents without a service: signatures, links, trust, and at a time their dates
+    Verify(verify::Args),
+    /// Say in words what documents say: who may do what, until when, under which conditions
+    Show(show::Args),
     /// Measure this machine, in a directory of its own
     #[command(subcommand)]
     Bench(bench::Command),
@@ -100,12 +114,16 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Init(args) => init::run(&args),
         Command::Serve(args) => serve::run(&args, &global),
         Command::Cluster(command) => wait(cluster::run(command, &global)),
+        Command::Enroll(command) => wait(enroll::run(command, &global)),
+        Command::Authority(command) => authority::run(command, &global),
         Command::Key(command) => wait(key::run(command, &global)),
         Command::Node(command) => wait(node::run(command, &global)),
-        Command::License(command) => wait(license::run(command)),
+        Command::License(command) => wait(license::run(command, &global)),
         Command::Audit(command) => audit::run(command, &global),
         Command::Token(command) => token::run(command, &global),
         Command::Config(command) => config::run(&command, &global),
+        Command::Verify(args) => verify::run(&args, &global),
+        Command::Show(args) => show::run(&args, &global),
         Command::Bench(command) => bench::run(command, &global),
     }
 }

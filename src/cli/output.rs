@@ -1,7 +1,7 @@
 //! How commands print: aligned words for people, JSON for programs.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -77,17 +77,53 @@ pub(super) fn time(timestamp: Option<prost_types::Timestamp>) -> String {
 
 /// Writes a new file. One that exists is never overwritten, and a file that could not be written whole is removed.
 pub(super) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let fault = |fault: std::io::Error| {
-        let hint = match fault.kind() {
-            std::io::ErrorKind::AlreadyExists => "choose another name, or remove the file yourself",
-            _ => "choose a place that this user may write",
-        };
-        Error::new(Reason::InvalidArgument, format!("{} cannot be written: {fault}", path.display())).hint(hint)
+    NewFile::create(path, mode)?.finish(content)
+}
+
+/// A file that is made before what goes into it, so that nothing is spent on what cannot be kept. Removed again if it is
+/// dropped before it is finished.
+pub(super) struct NewFile<'a> {
+    path: &'a Path,
+    file: BufWriter<File>,
+    done: bool,
+}
+
+impl<'a> NewFile<'a> {
+    /// Makes the file, empty. One that exists is never overwritten.
+    pub(super) fn create(path: &'a Path, mode: u32) -> Result<Self> {
+        let file = File::options().create_new(true).write(true).mode(mode).open(path);
+        let file = BufWriter::new(file.map_err(|fault| unwritable(path, &fault))?);
+        Ok(NewFile { path, file, done: false })
+    }
+
+    /// Writes a part of the content.
+    pub(super) fn write(&mut self, content: &[u8]) -> Result<()> {
+        self.file.write_all(content).map_err(|fault| unwritable(self.path, &fault))
+    }
+
+    /// Writes the rest of the content and sees all of it to the disk.
+    pub(super) fn finish(mut self, content: &[u8]) -> Result<()> {
+        let written =
+            self.file.write_all(content).and_then(|()| self.file.flush()).and_then(|()| self.file.get_ref().sync_all());
+        written.map_err(|fault| unwritable(self.path, &fault))?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
+}
+
+/// Why a file cannot be written, and what to do.
+pub(super) fn unwritable(path: &Path, fault: &std::io::Error) -> Error {
+    let hint = match fault.kind() {
+        std::io::ErrorKind::AlreadyExists => "choose another name, or remove the file yourself",
+        _ => "choose a place that this user may write, with enough space",
     };
-    let mut file = File::options().create_new(true).write(true).mode(mode).open(path).map_err(fault)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    written.map_err(|cause| {
-        let _ = std::fs::remove_file(path);
-        fault(cause)
-    })
+    Error::new(Reason::InvalidArgument, format!("{} cannot be written: {fault}", path.display())).hint(hint)
 }

@@ -31,6 +31,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
         let stop = stop_signal()?;
         serve::serve(&config, stop, |bound| {
             println!("serving nodes on {}", bound.api);
+            println!("joining nodes on {}", bound.join);
             println!("serving operators on {}", config.path(&config.file.operator.socket).display());
             if bound.closed_intents > 0 {
                 println!("closed {} intents that an earlier run left open", bound.closed_intents);

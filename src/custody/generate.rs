@@ -8,9 +8,9 @@ use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPublicEncry
 use crate::audit::chain::ChainHash;
 use crate::audit::record::ActNote;
 use crate::clock;
-use crate::custody::{AsyncAct, Custody, KeyRecord, Recorded, Verified, write};
+use crate::custody::{AsyncAct, Custody, KeyRecord, Recorded, Verified, sign, write};
 use crate::error::{Error, Reason, Result};
-use crate::key::{Hash, KeyAlgorithm, KeyId, KeyRole, KeyState, Mode, PublicKey};
+use crate::key::{Hash, KeyId, KeyRole, KeyState, Mode, PublicKey};
 use crate::policy::Permit;
 use crate::store::{Kind, Write};
 use crate::token::{Generate, Padding};
@@ -66,7 +66,7 @@ impl AsyncAct<KeyRecord> for Make {
         let request = Generate {
             id,
             label: making.name.clone(),
-            algorithm: KeyAlgorithm::Rsa(making.mode.modulus_bits()),
+            algorithm: making.role.algorithm(making.mode),
             sign: making.role.signs(),
             decrypt: making.role.decrypts(),
         };
@@ -91,9 +91,18 @@ impl AsyncAct<KeyRecord> for Make {
 }
 
 /// Proves that the token holds the private half: it decrypts a fresh challenge. A signature would prove the same, but
-/// a licensor key signs nothing that is not a document.
+/// a licensor key signs nothing that is not a document. Keys that only sign do it over a text of their role that is
+/// no document, note or certificate.
 async fn prove(custody: &Custody, key: &KeyRecord, oaep: Hash, deadline: Instant) -> Result<()> {
     let challenge: [u8; 32] = clock::random()?;
+    if !key.role.decrypts() {
+        let text = format!("keyward/key-challenge/v1\n{}\n{}\n", key.role.name(), hex::encode(challenge));
+        let digest = ChainHash::of(text.as_bytes()).0;
+        let in_token = key.in_token();
+        let signature =
+            custody.ask(&key.token, deadline, move |token| token.sign(&in_token, Hash::Sha256, &digest)).await?;
+        return sign::check(&sign::verifier(key)?, Hash::Sha256, &digest, &signature);
+    }
     let ciphertext = encrypt(&key.public, oaep, &challenge)?;
     let in_token = key.in_token();
     let answer = custody

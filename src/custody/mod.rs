@@ -16,6 +16,7 @@ use crate::store::{Batch, Kind, Store, Write};
 use crate::token::lane::Lane;
 use crate::token::{Description, Failure, Token};
 
+mod checkpoint;
 pub mod faultpoint;
 mod generate;
 mod proof;
@@ -24,6 +25,7 @@ mod record;
 mod sign;
 mod start;
 
+pub use checkpoint::AUDIT_KEY;
 pub use generate::Making;
 pub use proof::{Intent, Recorded, Verified};
 pub use read::{Page, performed};
@@ -112,11 +114,12 @@ impl Custody {
         F: AsyncAct<T>,
     {
         let custody = Arc::clone(self);
+        let point = note.name();
         let task = tokio::spawn(async move {
             let intent = Intent::open(custody.store.as_ref(), permit, note).await?;
-            faultpoint::reach("after-intent").await;
+            faultpoint::reach(&format!("after-intent:{point}")).await;
             let result = act.run(&custody).await;
-            faultpoint::reach("before-outcome").await;
+            faultpoint::reach(&format!("before-outcome:{point}")).await;
             proof::close(&custody.store, intent, result).await
         });
         task.await.map_err(|fault| Error::new(Reason::Internal, "an act broke off").detail(fault))?

@@ -31,6 +31,23 @@ impl Custody {
         self.one(Kind::Cluster, name).await
     }
 
+    /// A cluster with the version that a change of it must expect.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`; those of the store.
+    pub async fn versioned_cluster(&self, name: &str) -> Result<(Cluster, u64)> {
+        let object = self.store.get(Kind::Cluster, name).await?.ok_or_else(|| none(name))?;
+        Ok((object.read()?, object.version))
+    }
+
+    /// A stored certificate chain.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`; those of the store.
+    pub async fn chain<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        self.one(Kind::Chain, name).await
+    }
+
     /// Clusters, in order of names.
     ///
     /// # Errors

@@ -10,11 +10,14 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::audit::checkpoint;
+use crate::audit::note::{Note, VerifierKey};
 use crate::audit::record::ActNote;
 use crate::custody::{AsyncAct, Custody, Held, KeyRecord, Recorded, Verified};
 use crate::error::{Error, Reason, Result};
-use crate::key::{Hash, PublicKey};
+use crate::key::{Hash, KeyRole, PublicKey};
 use crate::policy::{self, DocumentKind, Permit};
+use crate::tls::{Issued, Unsigned};
 use crate::xrml::signature::Digest;
 
 /// What will be signed, as it goes into the record.
@@ -50,6 +53,9 @@ impl Custody {
         deadline: Instant,
     ) -> Result<Recorded<Vec<u8>>> {
         policy::may_sign(key.record.role, key.record.state)?;
+        if !permit.allows((key.record.role, signing.kind)) {
+            return Err(Error::new(Reason::Internal, "the permit is for another key or another kind of document"));
+        }
         let hash = signing.digest.hash();
         if hash != key.record.mode.hash() {
             return Err(Error::new(Reason::Internal, "the digest is not of the key's mode"));
@@ -63,6 +69,50 @@ impl Custody {
             digest: format!("{}:{}", hash_name(hash), hex::encode(&digest)),
         };
         self.perform(permit, note, Sign { key, hash, digest, deadline }).await
+    }
+
+    /// Signs a certificate of the TLS authority.
+    ///
+    /// # Errors
+    /// As [`Custody::sign`].
+    pub async fn sign_tls(
+        self: &Arc<Self>,
+        permit: Permit,
+        key: Arc<Held>,
+        subject: &str,
+        unsigned: Unsigned,
+        deadline: Instant,
+    ) -> Result<Issued> {
+        policy::may_sign(key.record.role, key.record.state)?;
+        if !permit.allows((key.record.role, DocumentKind::TlsCertificate)) {
+            return Err(Error::new(Reason::Internal, "the permit is not for a TLS certificate"));
+        }
+        let digest = unsigned.digest()?.to_vec();
+        let note = ActNote::SignTlsCertificate {
+            key: key.record.name.clone(),
+            subject: subject.to_owned(),
+            digest: format!("sha256:{}", hex::encode(&digest)),
+        };
+        let signed = self.perform(permit, note, Sign { key, hash: Hash::Sha256, digest, deadline }).await?;
+        unsigned.certificate(&signed.answer())
+    }
+
+    /// Signs a note of the log with the audit key. No intent stands before it: the note itself is the record of it,
+    /// and it can say nothing but where a log ends or which key signs for it.
+    pub(super) async fn sign_note(&self, key: &Held, mut note: Note, deadline: Instant) -> Result<Note> {
+        if key.record.role != KeyRole::Audit {
+            return Err(Error::new(Reason::Internal, "only the audit key signs notes"));
+        }
+        policy::may_sign(key.record.role, key.record.state)?;
+        let verifier = VerifierKey::new(&checkpoint::origin(&self.store.head().log), &key.record.public)?;
+        let (in_token, digest) = (key.record.in_token(), note.digest());
+        let asked =
+            self.ask(&key.record.token, deadline, move |token| token.sign(&in_token, Hash::Sha256, &digest)).await?;
+        if let Err(fault) = note.add(&verifier, &asked) {
+            self.quarantine(&key.record.token, fault.message()).await;
+            return Err(Error::new(Reason::TokenMismatch, fault.message()));
+        }
+        Ok(note)
     }
 }
 

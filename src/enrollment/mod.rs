@@ -1,7 +1,9 @@
-//! Clusters and nodes coming into being: what they are named, which key and which certificate they get.
+//! Things coming into being: instances, authorities, clusters with their certificates, and nodes.
 
-mod cluster;
-mod node;
-
-pub use cluster::{NewCluster, create as create_cluster};
-pub use node::{NewNode, NodeCredentials, create as create_node};
+pub mod authority;
+pub mod cluster;
+pub mod fingerprint;
+pub mod instance;
+pub mod join;
+pub mod request;
+pub mod response;

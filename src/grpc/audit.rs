@@ -1,6 +1,7 @@
 //! The service `Audit`.
 
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -8,6 +9,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::audit::chain::Head;
+use crate::audit::merkle::{Frontier, TreeHash};
+use crate::custody::DEADLINE_S;
+use crate::error::{Error, Reason, Result};
 use crate::grpc::{Door, status, v1};
 use crate::policy::{Asked, Operation, permit};
 
@@ -23,7 +27,6 @@ impl v1::audit_server::Audit for Door {
         request: Request<v1::ExportLogRequest>,
     ) -> Result<Response<Self::ExportLogStream>, Status> {
         let caller = self.caller(&request).await?;
-        let start = request.into_inner().start;
         let asked = Asked { operation: Operation::ExportLog, cluster: None, signs: None };
         let permit = match permit(&caller, &asked) {
             Ok(permit) => permit,
@@ -33,25 +36,38 @@ impl v1::audit_server::Audit for Door {
         let (send, receive) = mpsc::channel(4);
         let door = self.clone();
         tokio::spawn(async move {
-            let mut next = start;
-            while next < head.size {
-                let count = u32::try_from(head.size - next).unwrap_or(u32::MAX).min(EXPORT_RECORDS);
-                let records = door.custody.records(next, count).await;
-                next += records.as_ref().map_or(0, |records| records.len() as u64);
-                let message =
-                    records.map(|records| v1::ExportLogResponse { records, head: None }).map_err(status::status);
-                let last = message.is_err();
-                if send.send(message).await.is_err() || last {
-                    return;
-                }
+            let sent = door.export(&head, &send).await;
+            if let Err(fault) = sent {
+                let _ = send.send(Err(status::status(fault))).await;
             }
-            let end = v1::ExportLogResponse { records: Vec::new(), head: Some(message(&head)) };
-            let _ = send.send(Ok(end)).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 }
 
-fn message(head: &Head) -> v1::LogHead {
-    v1::LogHead { log: head.log.clone(), size: head.size, chain: head.chain.0.to_vec(), time_us: head.time_us }
+impl Door {
+    /// Sends the records up to a head, and a checkpoint over just what was sent.
+    async fn export(&self, head: &Head, send: &mpsc::Sender<Result<v1::ExportLogResponse, Status>>) -> Result<()> {
+        let mut frontier = Frontier::default();
+        let mut at = Head::empty(head.log.clone());
+        while at.size < head.size {
+            let count = u32::try_from(head.size - at.size).unwrap_or(u32::MAX).min(EXPORT_RECORDS);
+            let records = self.custody.records(at.size, count).await?;
+            for record in &records {
+                at.follow(record)?;
+                frontier.append(TreeHash::leaf(record), |_, _, _| {});
+            }
+            if send.send(Ok(v1::ExportLogResponse { records, ..Default::default() })).await.is_err() {
+                return Ok(());
+            }
+        }
+        if at != *head {
+            return Err(Error::new(Reason::RecordBroken, "the stored records do not lead to the log's head"));
+        }
+        let deadline = Instant::now() + Duration::from_secs(DEADLINE_S);
+        let checkpoint = self.custody.checkpoint(head, frontier.root(), deadline).await?.to_string();
+        let trust = self.audit_trust.to_string();
+        let _ = send.send(Ok(v1::ExportLogResponse { records: Vec::new(), checkpoint, trust })).await;
+        Ok(())
+    }
 }

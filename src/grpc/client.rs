@@ -11,6 +11,8 @@ use crate::grpc::{MESSAGE_BYTES_MAX, status, v1};
 
 pub use v1::audit_client::AuditClient;
 pub use v1::clusters_client::ClustersClient;
+pub use v1::enrollment_client::EnrollmentClient;
+pub use v1::join_client::JoinClient;
 pub use v1::keys_client::KeysClient;
 pub use v1::licensing_client::LicensingClient;
 pub use v1::nodes_client::NodesClient;
@@ -50,6 +52,8 @@ impl Connection {
         clusters ClustersClient
         keys KeysClient
         nodes NodesClient
+        join JoinClient
+        enrollment EnrollmentClient
         licensing LicensingClient
         audit AuditClient
     }
@@ -65,13 +69,24 @@ impl Connection {
     /// # Errors
     /// `PEER_UNREACHABLE`; `INVALID_ARGUMENT` for a server that is no URL.
     pub async fn node(identity: &NodeIdentity) -> Result<Self> {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&identity.ca_pem))
-            .identity(Identity::from_pem(&identity.certificate_pem, identity.key_pem.as_bytes()));
-        let url = |fault| Error::new(Reason::InvalidArgument, format!("{} is no URL", identity.server)).detail(fault);
-        let endpoint = Endpoint::from_shared(identity.server.clone()).map_err(url)?.tls_config(tls).map_err(url)?;
+        let own = Identity::from_pem(&identity.certificate_pem, identity.key_pem.as_bytes());
+        Self::tls(&identity.server, &identity.ca_pem, |tls| tls.identity(own)).await
+    }
+
+    /// Connects to a join listener, without a certificate of our own.
+    ///
+    /// # Errors
+    /// As [`Connection::node`].
+    pub async fn joiner(server: &str, ca_pem: &str) -> Result<Self> {
+        Self::tls(server, ca_pem, |tls| tls).await
+    }
+
+    async fn tls(server: &str, ca_pem: &str, with: impl FnOnce(ClientTlsConfig) -> ClientTlsConfig) -> Result<Self> {
+        let tls = with(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca_pem)));
+        let url = |fault| Error::new(Reason::InvalidArgument, format!("{server} is no URL")).detail(fault);
+        let endpoint = Endpoint::from_shared(server.to_owned()).map_err(url)?.tls_config(tls).map_err(url)?;
         let channel = endpoint.tcp_nodelay(true).connect().await.map_err(|fault| {
-            unreachable(&identity.server, &fault).hint("is the service running, and is this its certificate authority?")
+            unreachable(server, &fault).hint("is the service running, and is this its certificate authority?")
         })?;
         Ok(Connection { channel })
     }

@@ -3,7 +3,10 @@
 use tonic::{Request, Response, Status};
 
 use crate::cluster::Cluster;
-use crate::enrollment::{self, NewCluster};
+use crate::enrollment;
+use crate::enrollment::cluster::NewCluster;
+use crate::enrollment::response::Chain;
+use crate::error::Result;
 use crate::grpc::{Door, deadline, next_page, page, status, timestamp, v1};
 use crate::policy::{Asked, Operation, permit};
 
@@ -16,9 +19,16 @@ impl v1::clusters_server::Clusters for Door {
         let caller = self.caller(&request).await?;
         let deadline = deadline(&request);
         let v1::CreateClusterRequest { cluster_id, cluster } = request.into_inner();
-        let new = NewCluster { id: cluster_id, url: cluster.unwrap_or_default().url };
-        let (cluster, _) =
-            enrollment::create_cluster(&self.custody, &caller, new, deadline).await.map_err(status::status)?;
+        let cluster = cluster.unwrap_or_default();
+        let new = NewCluster {
+            id: cluster_id,
+            url: cluster.url,
+            server_name: cluster.server_name,
+            revocation: cluster.revocation_keys,
+        };
+        let (cluster, _) = enrollment::cluster::create(&self.custody, &caller, &self.product, new, deadline)
+            .await
+            .map_err(status::status)?;
         Ok(Response::new(message(&cluster)))
     }
 
@@ -27,11 +37,11 @@ impl v1::clusters_server::Clusters for Door {
         let name = request.into_inner().name;
         let asked = Asked { operation: Operation::ReadCluster, cluster: Some(&name), signs: None };
         let found = match permit(&caller, &asked) {
-            Ok(_) => self.custody.cluster(&name).await,
+            Ok(_) => self.cluster(&name).await,
             Err(refusal) => Err(refusal),
         };
         match found {
-            Ok(cluster) => Ok(Response::new(message(&cluster))),
+            Ok(cluster) => Ok(Response::new(cluster)),
             Err(refusal) => Err(self.refused(&caller, Operation::ReadCluster, &name, refusal).await),
         }
     }
@@ -54,7 +64,19 @@ impl v1::clusters_server::Clusters for Door {
     }
 }
 
-fn message(cluster: &Cluster) -> v1::Cluster {
+impl Door {
+    /// A cluster with its certificates.
+    async fn cluster(&self, name: &str) -> Result<v1::Cluster> {
+        let cluster = self.custody.cluster(name).await?;
+        let certificate_chain = match &cluster.slc {
+            Some(slc) => self.custody.chain::<Chain>(&slc.chain).await?.documents,
+            None => Vec::new(),
+        };
+        Ok(v1::Cluster { certificate_chain, ..message(&cluster) })
+    }
+}
+
+pub(super) fn message(cluster: &Cluster) -> v1::Cluster {
     v1::Cluster {
         name: cluster.name.clone(),
         guid: format!("{{{}}}", cluster.guid),
@@ -63,5 +85,13 @@ fn message(cluster: &Cluster) -> v1::Cluster {
         seal_profile: cluster.seal.name().to_owned(),
         slc_key: cluster.slc_key.clone(),
         create_time: Some(timestamp(cluster.created_us)),
+        server_name: cluster.server_name.clone(),
+        sku: cluster.sku.clone(),
+        version: cluster.version.clone(),
+        revocation_keys: cluster.revocation.iter().map(|key| key.spki_der()).collect(),
+        state: if cluster.slc.is_some() { "enrolled" } else { "awaiting-enrollment" }.to_owned(),
+        issue_from_time: cluster.slc.as_ref().map(|slc| timestamp(slc.from_us)),
+        issue_until_time: cluster.slc.as_ref().map(|slc| timestamp(slc.until_us)),
+        certificate_chain: Vec::new(),
     }
 }

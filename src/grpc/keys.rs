@@ -77,7 +77,7 @@ fn attributes(pairs: &[(String, String)]) -> Vec<v1::Attribute> {
 
 fn public(key: &PublicKey) -> v1::PublicKey {
     let spki = key.spki_der();
-    let base = v1::PublicKey { pem: pem(&spki), sha256: ChainHash::of(&spki).to_string(), ..Default::default() };
+    let base = v1::PublicKey { pem: key.pem(), sha256: ChainHash::of(&spki).to_string(), ..Default::default() };
     match key {
         PublicKey::Rsa(rsa) => v1::PublicKey {
             pkcs1_der: rsa.pkcs1_der(),
@@ -87,15 +87,4 @@ fn public(key: &PublicKey) -> v1::PublicKey {
         },
         PublicKey::P256 { .. } => v1::PublicKey { bits: 256, ..base },
     }
-}
-
-/// PEM of a SubjectPublicKeyInfo (RFC 7468).
-fn pem(spki: &[u8]) -> String {
-    let text = STANDARD.encode(spki);
-    let mut pem = String::from("-----BEGIN PUBLIC KEY-----\n");
-    for line in text.as_bytes().chunks(64) {
-        pem.push_str(&String::from_utf8_lossy(line));
-        pem.push('\n');
-    }
-    pem + "-----END PUBLIC KEY-----\n"
 }

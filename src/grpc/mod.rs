@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use tonic::Request;
 
 use crate::custody::{Custody, DEADLINE_S, Page};
+use crate::enrollment::cluster::Product;
 use crate::tls::Authority;
 
 mod audit;
 pub mod client;
 mod clusters;
+mod enrollment;
 mod identity;
 mod keys;
 mod licensing;
@@ -39,6 +41,12 @@ pub struct Door {
     pub authority: Arc<Authority>,
     /// Where nodes connect, as a URL.
     pub endpoint: Arc<str>,
+    /// Where nodes join, as a URL.
+    pub join_endpoint: Arc<str>,
+    /// What clusters are enrolled as.
+    pub product: Arc<Product>,
+    /// The history of the log's audit keys, as exports carry it.
+    pub audit_trust: Arc<str>,
 }
 
 /// When the caller stops waiting: what its `grpc-timeout` says, or ten seconds from now if that is sooner.

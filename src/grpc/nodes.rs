@@ -1,34 +1,35 @@
-//! The service `Nodes`.
+//! The services `Nodes` and `Join`.
 
 use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
 
 use crate::caller::{Caller, Principal};
-use crate::enrollment::{self, NewNode};
+use crate::enrollment::join::{self, NewInvitation};
 use crate::error::Result;
 use crate::grpc::{Door, next_page, page, status, timestamp, v1};
 use crate::policy::{Asked, Operation, permit};
 
 #[tonic::async_trait]
 impl v1::nodes_server::Nodes for Door {
-    async fn create_node(
+    async fn invite_node(
         &self,
-        request: Request<v1::CreateNodeRequest>,
-    ) -> Result<Response<v1::CreateNodeResponse>, Status> {
+        request: Request<v1::InviteNodeRequest>,
+    ) -> Result<Response<v1::InviteNodeResponse>, Status> {
         let caller = self.caller(&request).await?;
         let request = request.into_inner();
-        let new = NewNode {
+        let new = NewInvitation {
             cluster: request.parent,
             id: request.node_id,
-            request_pem: request.certificate_request_pem,
-            valid_days: request.valid_days,
+            token_minutes: request.token_minutes,
+            certificate_days: request.certificate_days,
         };
-        let made =
-            enrollment::create_node(&self.custody, &self.authority, &caller, new).await.map_err(status::status)?;
-        Ok(Response::new(v1::CreateNodeResponse {
-            node: Some(message(&made.principal)),
-            certificate_pem: made.certificate.certificate_pem,
+        let invited = join::invite(&self.custody, &caller, new).await.map_err(status::status)?;
+        Ok(Response::new(v1::InviteNodeResponse {
+            node: invited.node,
+            secret: invited.secret.to_string(),
+            expire_time: Some(timestamp(invited.expires_us)),
+            join_server: self.join_endpoint.to_string(),
             ca_pem: self.authority.certificate_pem().to_owned(),
-            server: self.endpoint.to_string(),
         }))
     }
 
@@ -56,6 +57,25 @@ impl v1::nodes_server::Nodes for Door {
         let next_page_token = next_page(&found, page, |principal| &principal.name);
         let nodes = found.iter().map(message).collect();
         Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token }))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::join_server::Join for Door {
+    async fn join_cluster(
+        &self,
+        request: Request<v1::JoinClusterRequest>,
+    ) -> Result<Response<v1::JoinClusterResponse>, Status> {
+        let v1::JoinClusterRequest { secret, certificate_request_pem } = request.into_inner();
+        let secret = Zeroizing::new(secret);
+        let joined = join::join(&self.custody, &self.authority, &secret, &certificate_request_pem)
+            .await
+            .map_err(status::status)?;
+        Ok(Response::new(v1::JoinClusterResponse {
+            node: Some(message(&joined.principal)),
+            certificate_pem: joined.certificate.certificate_pem,
+            server: self.endpoint.to_string(),
+        }))
     }
 }
 

@@ -20,6 +20,7 @@ const STREAMS_MAX: u32 = 1024;
 /// All services, ready to be served.
 pub struct Services {
     routes: Routes,
+    join: Routes,
     health: HealthReporter,
 }
 
@@ -48,9 +49,11 @@ impl Services {
             .add_service(sized!(keys_server, KeysServer))
             .add_service(sized!(nodes_server, NodesServer))
             .add_service(sized!(licensing_server, LicensingServer))
+            .add_service(sized!(enrollment_server, EnrollmentServer))
             .add_service(sized!(audit_server, AuditServer))
             .prepare();
-        Ok(Services { routes, health })
+        let join = Routes::new(v1::join_server::JoinServer::new(door.clone())).prepare();
+        Ok(Services { routes, join, health })
     }
 
     /// Says to health checks whether this instance serves.
@@ -62,6 +65,7 @@ impl Services {
             "keyward.v1.Clusters",
             "keyward.v1.Keys",
             "keyward.v1.Nodes",
+            "keyward.v1.Enrollment",
             "keyward.v1.Audit",
         ] {
             self.health.set_service_status(service, status).await;
@@ -88,6 +92,28 @@ impl Services {
             .map_err(|fault| failed(&fault))?
             .add_routes(self.routes.clone())
             .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
+            .await
+            .map_err(|fault| failed(&fault))
+    }
+
+    /// Serves those who hold a join token: TLS with a server certificate, and the one service `Join`.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the listener fails.
+    pub async fn joiners(
+        &self,
+        listener: TcpListener,
+        identity: &Identity,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<()> {
+        let tls = ServerTlsConfig::new()
+            .identity(TlsIdentity::from_pem(&identity.certificate_pem, identity.key_pem.as_bytes()));
+        Server::builder()
+            .max_concurrent_streams(STREAMS_MAX)
+            .tls_config(tls)
+            .map_err(|fault| failed(&fault))?
+            .add_routes(self.join.clone())
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop)
             .await
             .map_err(|fault| failed(&fault))
     }

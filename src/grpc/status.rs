@@ -32,6 +32,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::PinRefused
         | Reason::PinLatched
         | Reason::StoreUnavailable
+        | Reason::StoreClosed
         | Reason::ClockBehind
         | Reason::PeerUnreachable => Code::Unavailable,
         Reason::InvalidArgument

@@ -69,12 +69,15 @@ async fn check(custody: &Custody, caller: &Caller, cluster: &str, text: &str) ->
     let signs = Some((KeyRole::Slc, DocumentKind::UseLicense));
     let permit = policy::permit(caller, &Asked { operation: Operation::SignDocument, cluster: Some(cluster), signs })?;
     let cluster = custody.cluster(cluster).await?;
+    // Before anything else is looked at: a cluster without a certificate issues nothing.
+    cluster.issuing(clock::now_us())?;
     let key = custody.key(&cluster.slc_key).await?;
     policy::may_sign(key.record.role, key.record.state)?;
     let body = Body::read(text)?;
     let license = UseLicense::read(&body)?;
     check_issuer(&license, &cluster, &key.record.public)?;
     check_dates(&license, clock::now())?;
+    cluster.issuing(clock::micros(license.issued_time.moment()))?;
     let (guid, issued) = (license.guid().to_owned(), license.issued_time.to_string());
     Ok(Checked { permit, key, body, guid, issued })
 }

@@ -10,6 +10,8 @@ use crate::audit::chain::Head;
 use crate::audit::record::Event;
 use crate::error::{Error, Reason, Result};
 
+pub mod bare;
+mod sql;
 mod sqlite;
 mod writer;
 
@@ -59,6 +61,12 @@ pub enum Kind {
     Certificate,
     /// A token's standing: latch, quarantine.
     Token,
+    /// A join token, by the SHA-256 of its secret.
+    JoinToken,
+    /// A certificate chain.
+    Chain,
+    /// The enrollment authority of this store.
+    Authority,
 }
 
 impl Kind {
@@ -71,6 +79,9 @@ impl Kind {
             Kind::Principal => "principal",
             Kind::Certificate => "certificate",
             Kind::Token => "token",
+            Kind::JoinToken => "join-token",
+            Kind::Chain => "chain",
+            Kind::Authority => "authority",
         }
     }
 }

@@ -5,17 +5,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row};
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 
 use crate::audit::chain::Head;
 use crate::error::{Error, Reason, Result};
-use crate::store::writer::{self, Cache, Request, number, unavailable};
-use crate::store::{Batch, Kind, Object, Store};
+use crate::store::sql::{self, Sql, number, unavailable};
+use crate::store::writer::{Backend, State, Writer};
+use crate::store::{Batch, Kind, Object, Store, Write};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -24,21 +21,37 @@ const READERS: u32 = 4;
 /// How long SQLite waits for a lock of another process, such as a backup, in seconds.
 const BUSY_S: u64 = 5;
 
+/// The file has one log: it needs no look at the id.
+const ENTRIES: &str = "SELECT record FROM entry WHERE seq >= $2 ORDER BY seq LIMIT $3";
+
+/// The end of every commit. All records come as one value, with the begin (from 1) and length of each beside it, so
+/// that the statements are prepared once, whatever the size of the group.
+macro_rules! append {
+    () => {
+        "INSERT INTO entry (seq, record) \
+         SELECT $1 + key, substr($2, value ->> 0, value ->> 1) FROM json_each($3); \
+         UPDATE log SET size = $4, chain = $5, time_us = $6, open_from = $7; \
+         COMMIT"
+    };
+}
+
 /// A store in one SQLite file.
 pub struct Sqlite {
-    readers: SqlitePool,
-    queue: Mutex<Option<mpsc::Sender<Request>>>,
-    head: watch::Receiver<Head>,
-    cache: Cache,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    sql: Sql<sqlx::Sqlite>,
+    writer: Writer,
 }
 
 impl Sqlite {
     /// Opens the file and brings its schema up to this version; makes a new one if there is none and `create` says so.
     ///
     /// # Errors
-    /// `STORE_UNAVAILABLE` if the file cannot be opened or written, `SCHEMA_NEWER` if a newer version wrote it.
+    /// `STORE_UNAVAILABLE` if the file cannot be opened or written, `SCHEMA_NEWER` if a newer version wrote it,
+    /// `RECORD_BROKEN` if its last records cannot be read.
     pub async fn open(path: &Path, create: bool) -> Result<Self> {
+        Self::opened(path, create).await.map_err(|fault| fault.while_doing(path.display()))
+    }
+
+    async fn opened(path: &Path, create: bool) -> Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(create)
@@ -46,24 +59,21 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(BUSY_S))
             .disable_statement_logging();
-        let at = |fault: Error| fault.while_doing(path.display());
         if !create {
-            is_store(path).map_err(at)?;
+            is_store(path)?;
         }
-        let mut connection = options.connect().await.map_err(|fault| at(unavailable(&fault)))?;
-        MIGRATIONS.run(&mut connection).await.map_err(|fault| at(migration(fault)))?;
-        let log = log_id(&mut connection).await.map_err(|fault| at(unavailable(&fault)))?;
-        let head = writer::reread(&mut connection, &log).await.map_err(|fault| at(unavailable(&fault)))?;
+        let mut connection = options.connect().await.map_err(unavailable)?;
+        MIGRATIONS.run(&mut connection).await.map_err(migration)?;
+        let log = log_id(&mut connection).await.map_err(unavailable)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true))
             .await
-            .map_err(|fault| at(unavailable(&fault)))?;
-        let (queue, requests) = mpsc::channel(writer::QUEUE_BATCHES_MAX);
-        let (head, watched) = watch::channel(head);
-        let cache = Cache::default();
-        let writer = tokio::spawn(writer::run(connection, requests, head, cache.clone()));
-        Ok(Sqlite { readers, queue: Mutex::new(Some(queue)), head: watched, cache, writer: Mutex::new(Some(writer)) })
+            .map_err(unavailable)?;
+        let sql = Sql { readers, entries: ENTRIES };
+        let state = sql.state(&log).await?;
+        let writing = Writing { connection, sql: Sql { readers: sql.readers.clone(), entries: ENTRIES }, log };
+        Ok(Sqlite { sql, writer: Writer::start(Box::new(writing), state, true) })
     }
 }
 
@@ -84,14 +94,14 @@ fn is_store(path: &Path) -> Result<()> {
     }
 }
 
-fn migration(fault: MigrateError) -> Error {
+pub(super) fn migration(fault: MigrateError) -> Error {
     match fault {
         MigrateError::VersionMissing(version) => Error::new(
             Reason::SchemaNewer,
             format!("the store has schema {version}, which this version of keyward does not know"),
         )
         .hint("run the version of keyward that last opened it, or a newer one"),
-        MigrateError::Execute(fault) | MigrateError::ExecuteMigration(fault, _) => unavailable(&fault),
+        MigrateError::Execute(fault) | MigrateError::ExecuteMigration(fault, _) => unavailable(fault),
         other => Error::new(Reason::StoreUnavailable, "the store's schema cannot be brought up to date").detail(other),
     }
 }
@@ -105,7 +115,7 @@ async fn log_id(connection: &mut SqliteConnection) -> Result<String, sqlx::Error
     let log = uuid::Uuid::new_v4().to_string();
     let empty = Head::empty(log.clone());
     let mut both = connection.begin().await?;
-    sqlx::query("INSERT INTO log (log_id, size, chain, time_us) VALUES ($1, 0, $2, 0)")
+    sqlx::query("INSERT INTO log (log_id, size, chain, time_us, open_from) VALUES ($1, 0, $2, 0, 0)")
         .bind(log.clone())
         .bind(empty.chain.0.to_vec())
         .execute(&mut *both)
@@ -118,85 +128,97 @@ async fn log_id(connection: &mut SqliteConnection) -> Result<String, sqlx::Error
 #[async_trait]
 impl Store for Sqlite {
     async fn commit(&self, batch: Batch) -> Result<u64> {
-        let queue = self.queue.lock().await.clone();
-        let (done, result) = oneshot::channel();
-        let gone = || Error::new(Reason::StoreUnavailable, "the store is closed");
-        queue.ok_or_else(gone)?.send(Request { batch, done }).await.map_err(|_| gone())?;
-        result.await.map_err(|_| gone())?
+        self.writer.commit(batch).await
     }
 
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
-        let key = (kind, name.to_owned());
-        // Only this process writes the file, so what was committed or read once stays right.
-        let cached = self.cache.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&key).cloned();
-        if cached.is_some() {
-            return Ok(cached);
+        if let Some(object) = self.writer.known(kind, name) {
+            return Ok(Some(object));
         }
-        let row = sqlx::query("SELECT name, version, body FROM object WHERE kind = $1 AND name = $2")
-            .bind(kind.name())
-            .bind(name.to_owned())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(|fault| unavailable(&fault))?;
-        let found = row.map(|row| object(&row));
+        let found = self.sql.get(kind, name).await?;
         if let Some(object) = &found {
-            let mut cache = self.cache.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            cache.entry(key).or_insert_with(|| object.clone());
+            self.writer.learn(kind, object);
         }
         Ok(found)
     }
 
     async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>> {
-        let rows = sqlx::query(
-            "SELECT name, version, body FROM object \
-             WHERE kind = $1 AND substr(name, 1, length($2)) = $2 AND name > $3 ORDER BY name LIMIT $4",
-        )
-        .bind(kind.name())
-        .bind(prefix.to_owned())
-        .bind(after.to_owned())
-        .bind(i64::from(count_max))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|fault| unavailable(&fault))?;
-        Ok(rows.iter().map(object).collect())
+        self.sql.list(kind, prefix, after, count_max).await
     }
 
     async fn entries(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
-        let log = self.head.borrow().log.clone();
-        let rows = sqlx::query("SELECT record FROM entry WHERE log_id = $1 AND seq >= $2 ORDER BY seq LIMIT $3")
-            .bind(log)
-            .bind(number(seq))
-            .bind(i64::from(count_max))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|fault| unavailable(&fault))?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        self.sql.entries("", seq, count_max).await
     }
 
     fn head(&self) -> Head {
-        self.head.borrow().clone()
+        self.writer.head()
     }
 
     async fn open_intents(&self) -> Result<Vec<u64>> {
-        let log = self.head.borrow().log.clone();
-        let rows = sqlx::query("SELECT seq FROM open_intent WHERE log_id = $1 ORDER BY seq")
-            .bind(log)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|fault| unavailable(&fault))?;
-        Ok(rows.iter().map(|row| row.get::<i64, _>(0).unsigned_abs()).collect())
+        Ok(self.writer.open_intents())
     }
 
     async fn close(&self) {
-        self.queue.lock().await.take();
         // The writer is the last to leave: it alone can move the write-ahead log into the file.
-        self.readers.close().await;
-        if let Some(writer) = self.writer.lock().await.take() {
-            let _ = writer.await;
-        }
+        self.sql.readers.close().await;
+        self.writer.close().await;
     }
 }
 
-fn object(row: &sqlx::sqlite::SqliteRow) -> Object {
-    Object { name: row.get(0), version: row.get::<i64, _>(1).unsigned_abs(), body: row.get::<Vec<u8>, _>(2).into() }
+/// The writing connection.
+struct Writing {
+    connection: SqliteConnection,
+    sql: Sql<sqlx::Sqlite>,
+    log: String,
+}
+
+#[async_trait]
+impl Backend for Writing {
+    async fn begin(&mut self) -> Result<()> {
+        sql::run::<sqlx::Sqlite>(&mut self.connection, "BEGIN IMMEDIATE").await
+    }
+
+    async fn swap(&mut self, writes: &[Write]) -> Result<Result<()>> {
+        Sql::<sqlx::Sqlite>::swap(&mut self.connection, writes).await
+    }
+
+    async fn append(&mut self, begun: bool, first: u64, records: Vec<Vec<u8>>, end: &State) -> Result<()> {
+        // One hand-over to SQLite's thread for all of it: what a commit costs beside the disk is mostly hand-overs.
+        let statements = if begun { append!() } else { concat!("BEGIN IMMEDIATE; ", append!()) };
+        let mut places = Vec::with_capacity(records.len());
+        let mut begin = 1;
+        for record in &records {
+            places.push([begin, record.len()]);
+            begin += record.len();
+        }
+        let places = serde_json::to_string(&places)
+            .map_err(|fault| Error::new(Reason::Internal, "places cannot be written").detail(fault))?;
+        sqlx::query(statements)
+            .bind(number(first))
+            .bind(records.concat())
+            .bind(places)
+            .bind(number(end.head.size))
+            .bind(end.head.chain.0.to_vec())
+            .bind(end.head.time_us)
+            .bind(number(end.open_from()))
+            .execute(&mut self.connection)
+            .await
+            .map_err(unavailable)?;
+        Ok(())
+    }
+
+    async fn roll_back(&mut self) {
+        // Fails where nothing was begun, or SQLite has rolled back by itself.
+        let _ = sql::run::<sqlx::Sqlite>(&mut self.connection, "ROLLBACK").await;
+    }
+
+    async fn state(&mut self) -> Result<State> {
+        self.sql.state(&self.log).await
+    }
+
+    async fn close(self: Box<Self>) {
+        if let Err(fault) = self.connection.close().await {
+            tracing::warn!(detail = %fault, "the store did not close cleanly");
+        }
+    }
 }

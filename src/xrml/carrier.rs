@@ -74,7 +74,7 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'static, str>> {
 }
 
 /// Takes off an XML declaration. Its encoding must be one that was tried; which one it was, the bytes have told.
-fn strip_declaration(text: &str) -> Result<&str> {
+pub(super) fn strip_declaration(text: &str) -> Result<&str> {
     let text = text.trim_start_matches(['\t', '\n', '\r', ' ']);
     let Some(declared) = text.strip_prefix("<?xml").filter(|rest| rest.starts_with([' ', '\t', '\r', '\n'])) else {
         return Ok(text);
@@ -132,6 +132,9 @@ fn envelope(text: &str) -> Result<Vec<Document>> {
                 return Err(Error::new(Reason::DocumentForbidden, message));
             }
             Event::Empty(_) | Event::Comment(_) | Event::PI(_) | Event::Decl(_) => {}
+            Event::Eof if !texts.is_empty() => {
+                return Err(malformed("the text around the documents ends within an element"));
+            }
             Event::Eof => break,
         }
     }

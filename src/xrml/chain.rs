@@ -75,8 +75,10 @@ pub struct Finding {
     pub kind: Result<Kind>,
     /// The GUID of its DESCRIPTOR, where it has one.
     pub guid: Option<String>,
-    /// Its content, or the first thing wrong with it.
+    /// Its content, or why not even what links it to others can be read.
     pub content: Result<Content>,
+    /// Why something else in it cannot be read; `content` then has only what links it to others.
+    pub fault: Option<Error>,
     /// Whether its signature holds under the key of its own ISSUER.
     pub signature: Result<()>,
     /// Its issuer.
@@ -90,7 +92,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Whether nothing is wrong with it. It may still not lead to a pin.
+    /// Whether signature and link hold. It may still not lead to a pin, or have parts that cannot be read.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.kind.is_ok() && self.content.is_ok() && self.signature.is_ok() && !matches!(self.link, Link::Broken(_))
@@ -148,15 +150,34 @@ pub fn check(documents: &[Document], pins: &[Pin]) -> Vec<Finding> {
     findings
 }
 
+/// What each document is, in short: its kind, and for an authority that certified an enrollment service, which only the
+/// chain can tell, `enrollment-ca`.
+#[must_use]
+pub fn names(findings: &[Finding]) -> Vec<&'static str> {
+    let is = |finding: &Finding, kind: Kind| finding.kind.as_ref().is_ok_and(|k| *k == kind);
+    let below =
+        |at: usize| findings.iter().enumerate().filter(move |(_, f)| matches!(f.link, Link::Document(i) if i == at));
+    // In version 1 an activation service has the form of an enrollment service; it certifies machines.
+    let is_service = |at: usize, finding: &Finding| {
+        is(finding, Kind::EnrollmentService) && !below(at).any(|(_, machine)| is(machine, Kind::Spc))
+    };
+    let name = |(at, finding): (usize, &Finding)| match &finding.kind {
+        Ok(Kind::Ca) if below(at).any(|(service, f)| is_service(service, f)) => "enrollment-ca",
+        Ok(kind) => kind.name(),
+        Err(_) => "unknown",
+    };
+    findings.iter().enumerate().map(name).collect()
+}
+
 /// Checks one chain, leaf first, that must be good throughout, lead to a pin, and have a leaf that is good at a moment.
 ///
 /// # Errors
 /// `CHAIN_INVALID`, or the error of the first document that is wrong, with its place and kind in the message.
 pub fn require(documents: &[Document], pins: &[Pin], moment: OffsetDateTime) -> Result<Vec<Finding>> {
     let findings = check(documents, pins);
+    let names = names(&findings);
     for (at, finding) in findings.iter().enumerate() {
-        let name = finding.kind.as_ref().map_or("unknown kind", |kind| kind.name());
-        let place = format!("document {} ({name})", at + 1);
+        let place = format!("document {} ({})", at + 1, names[at]);
         let broken = match &finding.link {
             Link::Broken(error) => Err(error.clone()),
             Link::Document(issuer) if *issuer != at + 1 => {
@@ -165,7 +186,7 @@ pub fn require(documents: &[Document], pins: &[Pin], moment: OffsetDateTime) -> 
             _ => Ok(()),
         };
         finding.kind.as_ref().map(|_| ()).map_err(Error::clone).map_err(|e| e.while_doing(&place))?;
-        finding.content.as_ref().map(|_| ()).map_err(Error::clone).map_err(|e| e.while_doing(&place))?;
+        finding.fault.clone().map_or(Ok(()), Err).map_err(|e| e.while_doing(&place))?;
         finding.signature.clone().and(broken).and(finding.check_time(moment)).map_err(|e| e.while_doing(&place))?;
     }
     match findings.first() {
@@ -178,7 +199,10 @@ pub fn require(documents: &[Document], pins: &[Pin], moment: OffsetDateTime) -> 
 /// Everything that a document shows by itself.
 fn examine(document: &Document) -> Finding {
     let kind = Kind::of(document.body());
-    let content = Content::read(document.body());
+    let (content, fault) = match Content::read(document.body()) {
+        Ok(content) => (Ok(content), None),
+        Err(fault) => (Content::read_links(document.body()), Some(fault)),
+    };
     let issuer_key = content.as_ref().ok().and_then(|content| content.issuer.as_ref()?.key.clone());
     let signature = match (issuer_key, &content) {
         (Some(key), _) => signature::verify(document, &key),
@@ -188,7 +212,7 @@ fn examine(document: &Document) -> Finding {
     let descriptor = content.as_ref().ok().and_then(|content| content.descriptor.as_ref());
     let guid = descriptor.filter(|object| object.id.is_guid()).map(|object| object.id.value.clone());
     let unknown = unknown::paths(document.body());
-    Finding { kind, guid, content, signature, link: Link::None, is_pinned: false, is_leaf: true, unknown }
+    Finding { kind, guid, content, fault, signature, link: Link::None, is_pinned: false, is_leaf: true, unknown }
 }
 
 /// Finds the issuer of a document and checks the rules between the two. Later documents are linked already.
@@ -218,12 +242,9 @@ fn is_issuer(certificate: &Finding, issuer: &Principal, kind: Kind) -> bool {
         let (Some(a), Some(b)) = (&principal.object, &issuer.object) else { return false };
         a.id.is_same(&b.id)
     };
-    principal.key == issuer.key && (kind == Kind::RevocationList || is_same_id()) && is_certificate(certificate)
-}
-
-/// A use license or a rights account certificate has a principal with a key as well, and issues nothing.
-fn is_certificate(finding: &Finding) -> bool {
-    !matches!(finding.kind, Ok(Kind::Ul | Kind::Pl | Kind::Rac | Kind::UserKey | Kind::Spc | Kind::Template))
+    // A license or an account certificate has a principal with a key as well, and issues nothing.
+    let is_certificate = certificate.kind.as_ref().is_ok_and(|kind| kind.issues());
+    is_certificate && principal.key == issuer.key && (kind == Kind::RevocationList || is_same_id())
 }
 
 /// Why the next document is not the issuer.

@@ -1,7 +1,7 @@
 //! The content of any BODY as one typed view: every kind takes from it what it must have (adrms_sdk, BODY).
 
 use super::element::{DistributionPoint, Object, Principal};
-use super::kind::LICENSE;
+use super::kind::{Kind, LICENSE};
 use super::license::{AuthenticatedData, Conditions, PolicyList, Work};
 use super::markup::{Element, incomplete};
 use super::text::Body;
@@ -56,6 +56,27 @@ impl Content {
             conditions: root.optional("CONDITIONLIST")?.map(Conditions::read).transpose()?,
             federation: single_principal(root, "FEDERATIONPRINCIPALS")?,
             policies: root.all("POLICYLIST").map(PolicyList::read).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Reads only what links a document to others: for a document whose other parts have a form that is not known here.
+    /// WORK is among it where it gives the right to issue.
+    ///
+    /// # Errors
+    /// As [`Content::read`], for those parts.
+    pub(super) fn read_links(body: &Body) -> Result<Content> {
+        let root = body.element();
+        let descriptor = root.optional("DESCRIPTOR")?.map(|d| d.required("OBJECT")).transpose()?;
+        let work = root.optional("WORK")?.map(Work::read).transpose();
+        let is_certificate = Kind::of(body).is_ok_and(Kind::issues);
+        Ok(Content {
+            issued: root.optional("ISSUEDTIME")?.map(XrmlTime::read).transpose()?,
+            validity: root.optional("VALIDITYTIME")?.map(Range::read).transpose()?,
+            descriptor: descriptor.and_then(|object| Object::read(object).ok()),
+            issuer: root.optional("ISSUER")?.map(Principal::read).transpose()?,
+            principal: single_principal(root, "ISSUEDPRINCIPALS")?,
+            work: if is_certificate { work? } else { None },
+            ..Content::default()
         })
     }
 

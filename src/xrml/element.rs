@@ -1,5 +1,7 @@
 //! Elements that every kind of document is made of: objects, principals, distribution points (MS-RMPR 2.2.9.1).
 
+use serde::{Deserialize, Serialize};
+
 use super::markup::{Element, incomplete};
 use super::value::{hash_name, hash_named, read_base64, read_key, read_value, write_key, write_value};
 use super::write::Xml;
@@ -169,11 +171,13 @@ impl SecurityLevel {
 }
 
 /// The two forms of a sealed key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SealForm {
     /// `sealed-key`: RSAES-PKCS1-v1_5 and SHA-1.
+    #[serde(rename = "sealed-key")]
     V1,
     /// `sealed-key-v2`: RSAES-OAEP and SHA-256.
+    #[serde(rename = "sealed-key-v2")]
     V2,
 }
 

@@ -112,8 +112,8 @@ impl Kind {
     }
 
     fn of_license(root: Element<'_>) -> Result<Kind> {
-        let descriptor = root.required("DESCRIPTOR")?.required("OBJECT")?;
-        match descriptor.attribute("type").as_deref() {
+        let descriptor = root.optional("DESCRIPTOR")?.map(|descriptor| descriptor.required("OBJECT")).transpose()?;
+        match descriptor.and_then(|object| object.attribute("type")).as_deref() {
             Some("DRM-CA-Certificate") => Ok(match &*principal_type(root)? {
                 "DRM-Desktop-Security-Processor-Certificate-Authority" => Kind::ProcessorCa,
                 _ => Kind::Ca,
@@ -144,6 +144,13 @@ impl Kind {
             Some("MS-DRM-Server") => Kind::Slc,
             _ => Kind::EnrollmentService,
         })
+    }
+
+    /// Whether documents of this kind certify a key that signs other documents.
+    #[must_use]
+    pub const fn issues(self) -> bool {
+        use Kind::{Ca, Clc, EnrollmentService, ProcessorCa, ProcessorIssuer, Slc, SubSlc};
+        matches!(self, Ca | EnrollmentService | Slc | SubSlc | ProcessorCa | ProcessorIssuer | Clc)
     }
 
     /// Refuses a BODY that is of another kind.

@@ -26,6 +26,20 @@ pub struct Condition {
     pub value: String,
 }
 
+impl Condition {
+    /// Versions of the operating system that may not use the license, both ends included.
+    #[must_use]
+    pub fn os_exclusion(least: &str, most: &str) -> Self {
+        Condition { name: "OS-Exclusion".into(), kind: "versionspan".into(), value: format!("{least}-{most}") }
+    }
+
+    /// The two ends of a version range.
+    #[must_use]
+    pub fn version_span(&self) -> Option<(&str, &str)> {
+        self.value.split_once('-').filter(|_| self.kind == "versionspan")
+    }
+}
+
 /// CONDITIONLIST, or what stands in its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conditions {
@@ -82,7 +96,11 @@ impl Conditions {
 
     /// Writes CONDITIONLIST. Certificates have the time before the access, licenses after it.
     pub(super) fn write(&self, time_first: bool, xml: &mut Xml) {
-        xml.open("CONDITIONLIST", &[]);
+        self.write_as("CONDITIONLIST", time_first, xml);
+    }
+
+    fn write_as(&self, list: &str, time_first: bool, xml: &mut Xml) {
+        xml.open(list, &[]);
         if time_first {
             self.write_time(xml);
         }
@@ -104,7 +122,7 @@ impl Conditions {
             xml.leaf("CONDITION", &[("NAME", &condition.name), ("TYPE", &condition.kind)], &condition.value);
         }
         self.unknown.iter().for_each(|element| xml.received(element));
-        xml.close("CONDITIONLIST");
+        xml.close(list);
     }
 
     fn write_time(&self, xml: &mut Xml) {
@@ -234,10 +252,7 @@ impl Work {
             conditions.write(time_first, xml);
         }
         if let Some(preconditions) = &self.preconditions {
-            xml.open("PRECONDITIONLIST", &[]);
-            preconditions.write_time(xml);
-            preconditions.unknown.iter().for_each(|element| xml.received(element));
-            xml.close("PRECONDITIONLIST");
+            preconditions.write_as("PRECONDITIONLIST", time_first, xml);
         }
         if let Some(group) = &self.group {
             xml.open("RIGHTSGROUP", &[("name", group)]);

@@ -203,7 +203,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
     }
     let mut reader = Reader::from_str(text);
     reader.config_mut().check_end_names = true;
-    let mut nodes: Vec<Node> = Vec::new();
+    let mut nodes: Vec<Node> = Vec::with_capacity(start_tags(text)?);
     let mut open: Vec<usize> = Vec::new();
     loop {
         let start = offset(reader.buffer_position())?;
@@ -220,12 +220,12 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
                     return Err(limit(at, "nesting of elements", DEPTH_MAX));
                 }
                 open.push(nodes.len());
-                add(&mut nodes, Node { start, content: end, close: 0, end: 0, next: 0 })?;
+                nodes.push(Node { start, content: end, close: 0, end: 0, next: 0 });
             }
             Event::Empty(tag) => {
                 check_tag(tag.strip_suffix('/').unwrap_or(&tag), at)?;
                 let next = offset(nodes.len() as u64 + 1)?;
-                add(&mut nodes, Node { start, content: end, close: end, end, next })?;
+                nodes.push(Node { start, content: end, close: end, end, next });
             }
             Event::End(_) => {
                 let opened = open.pop().ok_or_else(|| malformed(at, "an end tag without a start tag"))?;
@@ -252,16 +252,19 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
     Ok(nodes)
 }
 
-fn offset(position: u64) -> Result<u32> {
-    u32::try_from(position).map_err(|_| Error::new(Reason::LimitExceeded, "the text is longer than 4 GiB"))
+/// At most so many elements has a text, counted before anything is kept of them.
+fn start_tags(text: &str) -> Result<usize> {
+    let bytes = text.as_bytes();
+    let count = bytes.iter().zip(bytes.iter().skip(1)).filter(|(c, next)| **c == b'<' && **next != b'/').count();
+    if count > ELEMENTS_MAX {
+        let message = format!("number of elements: the bound is {ELEMENTS_MAX}, the text has {count} start tags");
+        return Err(Error::new(Reason::LimitExceeded, message));
+    }
+    Ok(count)
 }
 
-fn add(nodes: &mut Vec<Node>, node: Node) -> Result<()> {
-    if nodes.len() == ELEMENTS_MAX {
-        return Err(limit(node.start as usize, "number of elements", ELEMENTS_MAX));
-    }
-    nodes.push(node);
-    Ok(())
+fn offset(position: u64) -> Result<u32> {
+    u32::try_from(position).map_err(|_| Error::new(Reason::LimitExceeded, "the text is longer than 4 GiB"))
 }
 
 /// The characters XML 1.0 allows (section 2.2), over the whole text at once. A `str` has no lone surrogates.

@@ -16,6 +16,18 @@
 //! ```
 //!
 //! The signature comes back as [`value::SignatureBe`]; [`signature::complete`] writes the document around the BODY.
+//!
+//! | to | use |
+//! |---|---|
+//! | take text from outside | [`text::Body`], [`text::Document`], [`text::documents`]; any file or SOAP message: [`carrier::read`] |
+//! | know what it is | [`kind::Kind::of`], and the reader of its kind, which refuses every other |
+//! | write a document | the kind's own module (`certificate` or a struct with `write`), then sign the digest |
+//! | judge a chain | [`chain::check`] for findings, [`chain::require`] for yes or why not; [`revocation::apply`] |
+//! | seal and open keys | [`sealed::seal`], [`sealed::open`]; bound to [`pl::bound_text`] or the text of ISSUER |
+//! | turn rights data into rights | [`rights_data::decrypt`], [`rights::evaluate`] |
+//!
+//! Whatever is written goes through the same strict reader as what comes from outside. Random bytes, the time, and the
+//! private half of a decryption are arguments.
 
 pub mod ca;
 pub mod carrier;
@@ -29,12 +41,17 @@ pub mod enrollment_service;
 pub mod kind;
 pub mod license;
 pub mod markup;
+pub mod message;
 pub mod pl;
 pub mod rac;
 pub mod revocation;
+pub mod rights;
+pub mod rights_data;
+pub mod sealed;
 pub mod signature;
 pub mod slc;
 pub mod spc;
+pub mod template;
 pub mod text;
 pub mod time;
 pub mod ul;

@@ -1,5 +1,7 @@
 //! Revocation lists: what they name, who may revoke what, and their effect on chains (manual "Creating revocation lists").
 
+use std::cell::LazyCell;
+
 use time::OffsetDateTime;
 
 use super::chain::{Finding, Link};
@@ -14,7 +16,7 @@ use super::time::XrmlTime;
 use super::value::{read_key, write_key};
 use super::write::Xml;
 use crate::error::{Error, Reason, Result};
-use crate::key::RsaPublicKey;
+use crate::key::{Hash, RsaPublicKey};
 
 /// One REVOKE.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,11 +99,15 @@ impl RevocationList {
     }
 
     fn names(&self, document: &Document, content: &Content) -> bool {
+        // A list may name thousands of digests; the document is hashed once for each function.
+        let sha1 = LazyCell::new(|| signature::digest(document.body(), Hash::Sha1));
+        let sha256 = LazyCell::new(|| signature::digest(document.body(), Hash::Sha256));
         let (issuer, principal) = (content.issuer.as_ref(), content.principal.as_ref());
         let is_object = |object: Option<&Object>, named: &Object| object.is_some_and(|o| o.id.is_same(&named.id));
         self.entries.iter().any(|entry| match entry {
             Revoke::LicenseId(named) => is_object(content.descriptor.as_ref(), named),
-            Revoke::LicenseHash(named) => signature::digest(document.body(), named.hash()) == *named,
+            Revoke::LicenseHash(named) if named.hash() == Hash::Sha1 => *sha1 == *named,
+            Revoke::LicenseHash(named) => *sha256 == *named,
             Revoke::IssuerKey(named) => issuer.and_then(|p| p.key.as_ref()) == Some(named),
             Revoke::IssuerId(named) => is_object(issuer.and_then(|p| p.object.as_ref()), named),
             Revoke::PrincipalKey(named) => principal.and_then(|p| p.key.as_ref()) == Some(named),

@@ -1,11 +1,26 @@
 //! Machine certificate: a client's own; servers only read it (MS-RMPR 2.2.9.4).
 
+use super::certificate::Certificate;
 use super::content::{Content, begin_license, end, write_descriptor, write_principal};
 use super::element::{DistributionPoint, Object, Principal};
 use super::kind::Kind;
 use super::text::Body;
 use super::time::XrmlTime;
 use crate::error::Result;
+
+/// Reads a certificate of the chain above a machine: its issuer, the authorities above that, and in version 1 the
+/// activation service, which has the form of an enrollment service.
+///
+/// # Errors
+/// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
+pub fn read_issuer(body: &Body) -> Result<Certificate> {
+    if !matches!(Kind::of(body)?, Kind::ProcessorCa | Kind::EnrollmentService | Kind::Ca) {
+        Kind::ProcessorIssuer.expect(body)?;
+    }
+    let certificate = Certificate::read(body)?;
+    certificate.check_key_sizes(&[1024, 2048], &[1024, 2048])?;
+    Ok(certificate)
+}
 
 /// A machine certificate, complete in all mandatory parts. Type, name and practice statement of its issuer mean nothing to
 /// a server, and it has no time of validity.

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -94,7 +95,8 @@ impl Instance {
     pub(crate) fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("kw").tempdir().unwrap();
         let instance = Instance { directory, service: None };
-        keyward(&["init", "--listen", "127.0.0.1:0", instance.data().to_str().unwrap()]).good();
+        let data = instance.data();
+        keyward(&["init", "--listen", "127.0.0.1:0", "--join-listen", "127.0.0.1:0", data.to_str().unwrap()]).good();
         instance
     }
 
@@ -102,9 +104,53 @@ impl Instance {
     pub(crate) fn with_cluster() -> Self {
         let mut instance = Instance::new();
         instance.start();
-        instance.cli(&["cluster", "create", "demo", "--url", "https://rms.example.test/_wmcs"]).good();
+        instance.cluster("demo");
         instance.node("demo", "node-1");
         instance
+    }
+
+    /// Makes a cluster and enrolls it with an authority of this test's own.
+    pub(crate) fn cluster(&self, id: &str) {
+        let made = self.create_cluster(id, &[]);
+        self.authority();
+        let response = self.process(id, &made);
+        self.import(id, &response, &[]).good();
+    }
+
+    /// Makes a cluster and its enrollment request, `{id}.request.xml`; gives what the command says.
+    pub(crate) fn create_cluster(&self, id: &str, more: &[&str]) -> Value {
+        let (url, request) = (format!("https://{id}.example.test/_wmcs"), self.path(&format!("{id}.request.xml")));
+        let args = ["cluster", "create", id, "--url", &url, "--offline", "--request", request.to_str().unwrap()];
+        self.json(&[&args, more].concat())
+    }
+
+    /// The authority of this test, founded when it is first needed; its root is in `root.pem`.
+    pub(crate) fn authority(&self) -> PathBuf {
+        let (directory, pin) = (self.path("authority"), self.path("root.pem"));
+        if !directory.exists() {
+            let args = ["authority", "init", directory.to_str().unwrap(), "--pin", pin.to_str().unwrap()];
+            keyward(&args).good();
+        }
+        directory
+    }
+
+    /// Has the authority answer the request of a cluster; gives the response's file.
+    pub(crate) fn process(&self, id: &str, made: &Value) -> PathBuf {
+        let words = made["enrollment_request"]["words"].as_str().unwrap();
+        let request = self.path(&format!("{id}.request.xml"));
+        let response = self.path(&format!("{id}.response.xml"));
+        let authority = self.authority();
+        let (authority, request) = (authority.to_str().unwrap(), request.to_str().unwrap());
+        let out = response.to_str().unwrap();
+        keyward(&["authority", "process", authority, request, "--words", words, "--out", out]).good();
+        response
+    }
+
+    /// Has the cluster take in a response.
+    pub(crate) fn import(&self, id: &str, response: &Path, more: &[&str]) -> Ran {
+        let pin = self.path("root.pem");
+        let args = ["enroll", "import", id, response.to_str().unwrap(), "--pin", pin.to_str().unwrap()];
+        self.cli(&[&args, more].concat())
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -216,10 +262,11 @@ impl Instance {
         panic!("the service did not stop");
     }
 
-    /// Makes a node and its identity directory.
+    /// Has a node join and leave its identity directory.
     pub(crate) fn node(&self, cluster: &str, id: &str) -> PathBuf {
-        let out = self.path(id);
-        self.cli(&["node", "create", id, "--cluster", cluster, "--out", out.to_str().unwrap()]).good();
+        let (token, out) = (self.path(&format!("{id}.join.toml")), self.path(id));
+        self.cli(&["node", "invite", id, "--cluster", cluster, "--out", token.to_str().unwrap()]).good();
+        keyward(&["node", "join", token.to_str().unwrap(), "--out", out.to_str().unwrap()]).good();
         out
     }
 
@@ -258,19 +305,28 @@ impl Instance {
         }
     }
 
-    /// Exports the log; gives its records.
-    pub(crate) fn log(&self) -> Vec<Value> {
-        let out = self.path("export");
+    /// Exports the log into a directory of its own; gives that.
+    pub(crate) fn export(&self) -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let out = self.path(&format!("export-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         self.cli(&["audit", "export", "--out", out.to_str().unwrap()]).good();
+        out
+    }
+
+    /// Exports the log and verifies the export; gives its records.
+    pub(crate) fn log(&self) -> Vec<Value> {
+        let out = self.export();
+        let verdict = self.verify(&out);
+        let report: Value = serde_json::from_str(&verdict.good()).unwrap();
+        assert_eq!(report["open_intents"], serde_json::json!([]), "{report}");
         let text = fs::read_to_string(out.join("audit.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Verifies the export that [`Instance::log`] made.
-    pub(crate) fn verify_log(&self) -> Ran {
-        let out = self.path("export");
-        let (file, head) = (out.join("audit.jsonl"), out.join("audit.head"));
-        keyward(&["audit", "verify", file.to_str().unwrap(), "--head", head.to_str().unwrap(), "--output", "json"])
+    /// Verifies an export with the trust file that was given out when the instance was made.
+    pub(crate) fn verify(&self, export: &Path) -> Ran {
+        let (file, trust) = (export.join("audit.jsonl"), self.data().join("audit.trust"));
+        keyward(&["audit", "verify", file.to_str().unwrap(), "--trust", trust.to_str().unwrap(), "--output", "json"])
     }
 }
 

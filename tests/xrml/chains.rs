@@ -1,10 +1,18 @@
 //! Chains: order, linkage, time of issue, pins, and what a licensing-only cluster may not do.
 
 use keyward::error::Reason;
+use keyward::key::Hash;
+use keyward::xrml::ca;
+use keyward::xrml::certificate::{Certificate, Stamp};
 use keyward::xrml::chain::{self, Finding, Link, Pin};
-use keyward::xrml::text::{Document, documents};
+use keyward::xrml::element::{Id, Object, Principal};
+use keyward::xrml::signature::Root;
+use keyward::xrml::slc::{self, Server};
+use keyward::xrml::spc::{self, MachineCertificate};
+use keyward::xrml::text::{Body, Document, documents};
 use keyward::xrml::time::XrmlTime;
 
+use super::kit::Key;
 use super::vectors;
 
 const ABOVE_SLC: [&str; 4] = ["slc.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
@@ -190,4 +198,79 @@ fn a_revocation_list_is_linked_by_the_key_that_signed_it() {
     let findings = chain::check(std::slice::from_ref(&list), &[Pin::of(&vectors::issuer_key(&list))]);
     assert!(findings[0].is_good() && findings[0].is_pinned);
     assert!(matches!(chain::check(&[list], &[])[0].link, Link::None));
+}
+
+#[test]
+fn modes_may_be_mixed_along_a_chain() {
+    let stamp = |slc: &Certificate| Stamp { guid: slc.guid().into(), issued_time: slc.issued_time, range: slc.range };
+    let service = slc::read(vectors::document("mode2/slc.xml").body()).unwrap().issuer;
+    let old = slc::read(vectors::document("mode1/slc.xml").body()).unwrap();
+    let server = Server {
+        guid: old.principal.object.as_ref().unwrap().id.value.clone(),
+        name: None,
+        url: "https://old.example.test/_wmcs".into(),
+        version: "1.0.3012.0".into(),
+        sku: "RMS 1.0".into(),
+        key: old.key().unwrap().clone(),
+    };
+    let body = slc::certificate(&service, server, stamp(&old)).write().unwrap();
+    let slc = Key::load("mode2", "es").document(Root::Server, &body, Hash::Sha256);
+    let documents = [load("mode1", &["ul.xml"]), vec![slc], chain("mode2", &[])[1..].to_vec()].concat();
+    assert!(chain::require(&documents, &[root_pin("mode2")], at("2026-06-01T00:00")).is_ok());
+}
+
+#[test]
+fn a_part_that_cannot_be_read_does_not_hide_a_good_signature_and_link() {
+    let key = Key::load("mode2", "slc");
+    let text = vectors::document("mode2/ul.xml")
+        .body()
+        .as_str()
+        .replace("</ACCESS>", "</ACCESS><TIME><INTERVALTIME days=\"many\" /></TIME>");
+    let license = key.document(Root::UseLicense, &Body::read(&text).unwrap(), Hash::Sha256);
+    let documents = [vec![license], chain("mode2", &[])].concat();
+    let findings = chain::check(&documents, &[root_pin("mode2")]);
+    assert!(findings[0].is_good() && findings[0].is_pinned);
+    assert!(findings[0].fault.as_ref().unwrap().message().contains("days=\"many\""));
+    assert!(chain::require(&documents, &[root_pin("mode2")], at("2026-06-01T00:00")).is_err());
+}
+
+/// An issuing certificate of the machines' branch, made as Microsoft's activation would.
+fn processor(descriptor: &str, issuer: &Principal, principal: Principal, of: &Certificate) -> Certificate {
+    Certificate {
+        descriptor: Object::new(descriptor, Id::guid(of.guid())),
+        issuer: issuer.as_issuer(),
+        principal: Principal { internal_id: Some("1".into()), ..principal },
+        ..of.clone()
+    }
+}
+
+#[test]
+fn both_chains_of_machine_certificates_are_good() {
+    let key = |name: &str| Key::load("mode2", name);
+    let ca = ca::read(vectors::document("mode2/ca.xml").body()).unwrap();
+    let spc = vectors::document("mode2/spc.xml");
+    let issuer = MachineCertificate::read(spc.body()).unwrap().issuer;
+    let authority = |name: &str, by: &str| ca::authority(name, key(by).public());
+    let sign = |by: &str, certificate: &Certificate| {
+        let body = certificate.write().unwrap();
+        assert_eq!(spc::read_issuer(&body).unwrap(), *certificate);
+        key(by).document(Root::Server, &body, Hash::Sha256)
+    };
+    let middle = processor("DRM-CA-Certificate", &ca.principal, authority("Machine Activation Server CA", "eca"), &ca);
+    let guid = "{00000000-0000-0000-0000-000000000009}";
+    let kind = "DRM-Desktop-Security-Processor-Certificate-Authority";
+    let above = Principal::new(Object::new(kind, Id::guid(guid)), key("es").public());
+    let above = processor("DRM-CA-Certificate", &middle.principal, above, &ca);
+    let own = processor("Server-Licensor-Certificate", &above.principal, issuer.clone(), &ca);
+    let root = vectors::document("mode2/ca.xml");
+    let documents = [spc.clone(), sign("es", &own), sign("eca", &above), sign("ca", &middle), root.clone()];
+    let findings = chain::require(&documents, &[root_pin("mode2")], at("2026-06-01T00:00")).unwrap();
+    assert_eq!(chain::names(&findings), ["spc", "processor-issuer", "processor-ca", "ca", "ca"]);
+
+    // Version 1: an activation service, in the form of an enrollment service, issues the machine's certificate itself.
+    let service = Principal::new(Object::new("MS-DRM-Server", issuer.object.unwrap().id), issuer.key.unwrap());
+    let service = processor("Server-Licensor-Certificate", &middle.principal, service, &ca);
+    let documents = [spc, sign("eca", &service), sign("ca", &middle), root];
+    let findings = chain::require(&documents, &[root_pin("mode2")], at("2026-06-01T00:00")).unwrap();
+    assert_eq!(chain::names(&findings), ["spc", "enrollment-service", "ca", "ca"]);
 }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
 
 use crate::cli::connect;
 use crate::clock;
 use crate::error::{Error, Reason, Result};
 use crate::grpc::client::{Connection, NodeIdentity, failed};
 use crate::grpc::v1;
-use crate::tls;
 use crate::xrml::time::XrmlTime;
 
 /// Most callers at a time.
@@ -35,26 +35,26 @@ pub(super) struct Measured {
 }
 
 impl Load {
-    /// Makes a cluster and a node with the service of this data directory.
-    pub(super) async fn prepare(data: &Path) -> Result<Self> {
-        let connection = connect::operator(data).await?;
-        let wanted = v1::Cluster { url: "https://rms.example.test/_wmcs".into(), ..Default::default() };
-        let request = v1::CreateClusterRequest { cluster_id: "bench".into(), cluster: Some(wanted) };
-        let cluster = connection.clusters().create_cluster(request).await.map_err(failed)?.into_inner();
-        let request = v1::GetKeyRequest { name: cluster.slc_key.clone() };
-        let key = connection.keys().get_key(request).await.map_err(failed)?.into_inner();
-        let (certificate_request_pem, key_pem) = tls::request()?;
-        let request = v1::CreateNodeRequest {
-            parent: cluster.name.clone(),
-            node_id: "bench".into(),
-            certificate_request_pem,
-            valid_days: 1,
-        };
-        let node = connection.nodes().create_node(request).await.map_err(failed)?.into_inner();
-        let identity =
-            NodeIdentity { server: node.server, ca_pem: node.ca_pem, certificate_pem: node.certificate_pem, key_pem };
-        let body = draft(&cluster, &key.public_key.unwrap_or_default().modulus_le_base64)?;
-        Ok(Load { identity, cluster: cluster.name, body })
+    /// Makes and enrolls a cluster and a node of it with the service of this data directory, by the commands that people
+    /// type: an authority, the request carried to it, the response carried back, a join token, the join.
+    pub(super) fn prepare(keyward: &Path, place: &Path, data: &Path) -> Result<Self> {
+        let path = |name: &str| place.join(name).display().to_string();
+        let data = data.display().to_string();
+        let run = |args: &[&str]| run(keyward, args);
+        run(&["authority", "init", &path("authority"), "--pin", &path("pin.pem"), "--listen", "127.0.0.1:0"])?;
+        let url = "https://rms.example.test/_wmcs";
+        let (request, response) = (path("request.xml"), path("response.xml"));
+        let made =
+            run(&["cluster", "create", "bench", "--url", url, "--offline", "--request", &request, "--data", &data])?;
+        let words = made["enrollment_request"]["words"].as_str().unwrap_or_default();
+        run(&["authority", "process", &path("authority"), &request, "--words", words, "--out", &response])?;
+        let cluster = run(&["enroll", "import", "bench", &response, "--pin", &path("pin.pem"), "--data", &data])?;
+        run(&["node", "invite", "bench", "--cluster", "bench", "--out", &path("join.toml"), "--data", &data])?;
+        run(&["node", "join", &path("join.toml"), "--out", &path("node")])?;
+        let (_, identity) = connect::node_identity(&place.join("node"))?;
+        let modulus = made["key"]["public_key"]["modulus_le_base64"].as_str().unwrap_or_default();
+        let body = draft(cluster["guid"].as_str().unwrap_or_default(), url, modulus)?;
+        Ok(Load { identity, cluster: "clusters/bench".into(), body })
     }
 
     /// Bytes of the BODY that is signed.
@@ -109,8 +109,21 @@ impl Load {
     }
 }
 
+/// Runs a command of this program; gives what it prints as JSON.
+fn run(keyward: &Path, args: &[&str]) -> Result<Value> {
+    let failed = |words: String| Error::new(Reason::Internal, format!("keyward {}: {words}", args.join(" ")));
+    let output = std::process::Command::new(keyward).args(args).args(["--output", "json"]).output();
+    let output = output.map_err(|fault| failed(fault.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    // A command may show more than one object; the last one is its result.
+    let shown = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+    shown.last().transpose().map_err(|fault| failed(fault.to_string())).map(Option::unwrap_or_default)
+}
+
 /// A use license of this cluster, in two parts: what stands before the text of ISSUEDTIME and what stands after.
-fn draft(cluster: &v1::Cluster, modulus_le_base64: &str) -> Result<[String; 2]> {
+fn draft(guid: &str, url: &str, modulus_le_base64: &str) -> Result<[String; 2]> {
     let mut user: [u8; 256] = clock::random()?;
     user[255] |= 0x80;
     let sealed = STANDARD.encode(clock::random::<336>()?);
@@ -131,17 +144,15 @@ fn draft(cluster: &v1::Cluster, modulus_le_base64: &str) -> Result<[String; 2]> 
             )
         })
         .collect();
-    let guid = uuid::Uuid::new_v4();
+    let license = uuid::Uuid::new_v4();
     let after = format!(
-        "</ISSUEDTIME><DESCRIPTOR><OBJECT type=\"Content-License\"><ID type=\"MS-GUID\">{{{guid}}}</ID></OBJECT>\
-         </DESCRIPTOR><ISSUER><OBJECT type=\"MS-DRM-Server\"><ID type=\"MS-GUID\">{}</ID><ADDRESS type=\"URL\">{}\
+        "</ISSUEDTIME><DESCRIPTOR><OBJECT type=\"Content-License\"><ID type=\"MS-GUID\">{{{license}}}</ID></OBJECT>\
+         </DESCRIPTOR><ISSUER><OBJECT type=\"MS-DRM-Server\"><ID type=\"MS-GUID\">{guid}</ID><ADDRESS type=\"URL\">{url}\
          </ADDRESS></OBJECT>{}</ISSUER><ISSUEDPRINCIPALS><PRINCIPAL internal-id=\"1\"><OBJECT type=\"Group-Identity\">\
          <ID type=\"Windows\">S-1-5-21-1-2-3-1118</ID><NAME>alice@example.test</NAME></OBJECT>{}</PRINCIPAL>\
-         </ISSUEDPRINCIPALS><WORK><OBJECT><ID type=\"MS-GUID\">{{{guid}}}</ID></OBJECT><METADATA><OWNER><OBJECT>\
+         </ISSUEDPRINCIPALS><WORK><OBJECT><ID type=\"MS-GUID\">{{{license}}}</ID></OBJECT><METADATA><OWNER><OBJECT>\
          <ID type=\"Windows\" /><NAME>alice@example.test</NAME></OBJECT></OWNER></METADATA><RIGHTSGROUP \
          name=\"Main-Rights\"><RIGHTSLIST>{rights}</RIGHTSLIST></RIGHTSGROUP></WORK></BODY>",
-        cluster.guid,
-        cluster.url,
         key(modulus_le_base64),
         key(&STANDARD.encode(user)),
     );

@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
     })?;
     let keyward = std::env::current_exe().map_err(|fault| internal("this program cannot be found", fault))?;
     let made = Command::new(&keyward)
-        .args(["init", "--listen", "127.0.0.1:0", "--profile", &args.profile])
+        .args(["init", "--listen", "127.0.0.1:0", "--join-listen", "127.0.0.1:0", "--profile", &args.profile])
         .arg(&data)
         .stdout(Stdio::null())
         .status()
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
     let before = bare.per_second(seconds)?;
     let fdatasync_us = fdatasync(&place.0)?;
     let runtime = runtime()?;
-    let load = runtime.block_on(Load::prepare(&data))?;
+    let load = Load::prepare(&keyward, &place.0, &data)?;
     let mut measured = Vec::new();
     for callers in &args.callers {
         measured.push(runtime.block_on(load.run(*callers, seconds))?);

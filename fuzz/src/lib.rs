@@ -1,0 +1,113 @@
+//! What the fuzz targets do with their bytes, one function each. The tests replay the corpora through the same functions
+//! without a fuzzer.
+#![allow(clippy::expect_used, clippy::panic)]
+
+use base64::Engine;
+use keyward::error::Result;
+use keyward::key::{Hash, RsaPublicKey};
+use keyward::secret::Secret;
+use keyward::xrml::certificate::Certificate;
+use keyward::xrml::content::Content;
+use keyward::xrml::element::{EnablingBits, SealForm};
+use keyward::xrml::markup::Element;
+use keyward::xrml::rights::{Asker, evaluate};
+use keyward::xrml::sealed::{ContentKey, SealProfile, open};
+use keyward::xrml::text::Body;
+use keyward::xrml::{
+    ca, carrier, chain, clc, enrollment_ca, enrollment_service, pl, rac, revocation, rights_data as erd, signature,
+    slc, spc, template, ul, unknown,
+};
+
+/// A carrier of documents: whatever comes out is a document with one BODY that reads alone as well, and can be checked.
+pub fn documents(data: &[u8]) {
+    let Ok(documents) = carrier::read(data) else { return };
+    for document in &documents {
+        let body = document.body();
+        assert_eq!(document.as_str().matches("<BODY").count(), 1);
+        assert!(document.as_str().contains(body.as_str()));
+        let alone = Body::read(body.as_str()).expect("a BODY that was accepted is accepted alone");
+        assert_eq!(signature::digest(&alone, Hash::Sha256), signature::digest(body, Hash::Sha256));
+    }
+    let findings = chain::check(&documents, &[]);
+    assert_eq!(findings.len(), documents.len());
+    assert!(findings.iter().all(|finding| !finding.is_pinned), "nothing is pinned without a pin");
+}
+
+/// One BODY: every element lies within its parent, and every accessor answers.
+pub fn markup(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(body) = Body::read(text) else { return };
+    assert_eq!(body.as_str(), text);
+    walk(body.element());
+    assert!(unknown::paths(&body).len() <= unknown::UNKNOWN_MAX);
+}
+
+fn walk(element: Element<'_>) {
+    assert!(element.outer().starts_with('<') && element.outer().ends_with('>'));
+    assert!(!element.name().is_empty() && element.outer().contains(element.inner()));
+    let _ = (element.attribute("type"), element.content());
+    element.children().for_each(walk);
+}
+
+/// Every kind: what is read and written again reads the same.
+pub fn kinds(data: &[u8]) {
+    let Ok(documents) = carrier::read(data) else { return };
+    for document in &documents {
+        let body = document.body();
+        let _ = Content::read(body);
+        let readers: [fn(&Body) -> Result<Certificate>; 4] =
+            [ca::read, enrollment_ca::read, enrollment_service::read, slc::read];
+        for read in readers {
+            again(body, read, Certificate::write);
+        }
+        again(body, spc::MachineCertificate::read, spc::MachineCertificate::write);
+        again(body, rac::AccountCertificate::read, rac::AccountCertificate::write);
+        again(body, clc::ClientCertificate::read, clc::ClientCertificate::write);
+        again(body, ul::UseLicense::read, ul::UseLicense::write);
+        again(body, erd::RightsData::read, erd::RightsData::write);
+        again(body, template::read, template::write);
+        again(body, revocation::RevocationList::read, revocation::RevocationList::write);
+        let _ = (pl::bound_text(body), pl::PublishingLicense::read(body).map(|license| license.write()));
+    }
+}
+
+fn again<T: PartialEq + std::fmt::Debug>(
+    body: &Body,
+    read: impl Fn(&Body) -> Result<T>,
+    write: impl Fn(&T) -> Result<Body>,
+) {
+    let Ok(first) = read(body) else { return };
+    // Escaping may take a value over a bound; what is written at all must say the same.
+    let Ok(written) = write(&first) else { return };
+    assert_eq!(read(&written).expect("what we write we read"), first);
+}
+
+/// A sealed key, and what a token may answer: nothing opens that was not sealed.
+pub fn sealed(data: &[u8]) {
+    let Some((first, data)) = data.split_first() else { return };
+    let form = if first & 1 == 0 { SealForm::V1 } else { SealForm::V2 };
+    let (plain, raw) = data.split_at(data.len().min(usize::from(first >> 1)));
+    let mut modulus = [0xFF; 128];
+    modulus[0] = 0x80 | first;
+    let key = RsaPublicKey::new(&modulus, 65537).expect("a modulus of the right size");
+    let bits = EnablingBits { form, raw: raw.to_vec() };
+    let profile = SealProfile::of(form, Hash::Sha1);
+    let answer = || (first & 2 == 0).then(|| Secret::new(plain.to_vec()));
+    let opened = open(&bits, &key, "<ISSUER>fuzz</ISSUER>", &profile, [3; 32], |_| Ok(answer()));
+    assert!(opened.is_err() || answer().is_some());
+}
+
+/// Encrypted rights, and rights in clear: evaluation answers for anybody.
+pub fn rights_data(data: &[u8]) {
+    let key = ContentKey::new(vec![7; 16]).expect("sixteen bytes");
+    let base64 = base64::engine::general_purpose::STANDARD.encode(data);
+    let _ = erd::decrypt(&base64, &key);
+    let Ok(documents) = carrier::read(data) else { return };
+    for document in &documents {
+        let sealed = erd::encrypt(document.as_str(), &key).expect("any text can be encrypted");
+        let text = document.as_str().trim_end_matches('\0');
+        assert_eq!(erd::decrypt(&sealed, &key).expect("what we encrypt we decrypt").as_str(), text);
+        let Ok(rights) = erd::RightsData::read(document.body()) else { continue };
+        let _ = evaluate(&rights, None, &Asker::default(), time::OffsetDateTime::UNIX_EPOCH);
+    }
+}

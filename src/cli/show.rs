@@ -1,0 +1,251 @@
+//! `keyward show`: a license or certificate in words, without a service or a token.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use crate::cli::verify::read_documents;
+use crate::cli::{Global, output};
+use crate::error::Result;
+use crate::key::RsaPublicKey;
+use crate::xrml::certificate::ISSUE;
+use crate::xrml::content::Content;
+use crate::xrml::element::{DistributionPoint, Object, Principal};
+use crate::xrml::kind::Kind;
+use crate::xrml::license::{Conditions, PolicyList, Refresh, Right, Work};
+use crate::xrml::pl::RIGHTS_DATA;
+use crate::xrml::revocation::{RevocationList, Revoke};
+use crate::xrml::text::{Body, Document};
+use crate::xrml::time::{Interval, Range};
+use crate::xrml::unknown;
+
+/// Say in words what documents say: who may do what, until when, under which conditions. Nothing is verified
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Files of documents: one or several in a file, UTF-8 or UTF-16, plain or inside SOAP
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+/// Longest value of an application's data that is printed, in characters.
+const VALUE_CHARS_MAX: usize = 80;
+
+/// Prints each document as a list of facts.
+pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
+    let mut shown = Vec::new();
+    for path in &args.files {
+        for document in read_documents(path)? {
+            shown.push(facts(&document));
+        }
+    }
+    match global.output {
+        output::Format::Json => println!("{:#}", Value::Array(shown.iter().map(|facts| as_json(facts)).collect())),
+        output::Format::Table => {
+            println!("{}", shown.iter().map(|facts| as_text(facts)).collect::<Vec<_>>().join("\n"));
+        }
+    }
+    Ok(0)
+}
+
+/// A name and what is said under it; names may come again.
+type Fact = (&'static str, String);
+
+fn as_text(facts: &[Fact]) -> String {
+    facts.iter().map(|(name, words)| format!("{name:<12}{}\n", words.replace(is_unprintable, " "))).collect()
+}
+
+/// Characters by which a document could write over or reorder what a terminal shows.
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Facts that may come again are lists, whether or not they do.
+fn as_json(facts: &[Fact]) -> Value {
+    const LISTS: [&str; 9] =
+        ["address", "right", "condition", "revocation", "application", "data", "revokes", "unknown", "fault"];
+    let mut object = Map::new();
+    for (name, words) in facts {
+        if LISTS.contains(name) {
+            let list = object.entry(*name).or_insert_with(|| json!([]));
+            if let Some(list) = list.as_array_mut() {
+                list.push(json!(words));
+            }
+        } else {
+            object.insert((*name).to_owned(), json!(words));
+        }
+    }
+    Value::Object(object)
+}
+
+fn facts(document: &Document) -> Vec<Fact> {
+    let body = document.body();
+    let mut facts: Vec<Fact> = Vec::new();
+    let kind = Kind::of(body);
+    match &kind {
+        Ok(kind) => facts.push(("document", kind.words().to_owned())),
+        Err(fault) => {
+            facts.extend([("document", "of no known kind".to_owned()), ("fault", fault.message().to_owned())])
+        }
+    }
+    if document.signature().is_err() {
+        facts.push(("signed", "no".to_owned()));
+    }
+    match Content::read(body) {
+        Ok(content) => tell(&content, kind.ok(), &mut facts),
+        Err(fault) => facts.push(("fault", fault.message().to_owned())),
+    }
+    tell_revocations(body, &mut facts);
+    facts.extend(unknown::paths(body).into_iter().map(|path| ("unknown", path)));
+    facts
+}
+
+fn tell(content: &Content, kind: Option<Kind>, facts: &mut Vec<Fact>) {
+    if let Some(descriptor) = &content.descriptor {
+        facts.push(("id", descriptor.id.value.clone()));
+        facts.extend(descriptor.name.clone().map(|name| ("name", name)));
+    }
+    facts.extend(content.issued.map(|time| ("issued", format!("{time} UTC"))));
+    facts.extend(content.validity.map(|range| ("valid", span(&range))));
+    facts.extend(content.issuer.as_ref().map(|issuer| ("issuer", principal(issuer))));
+    let to = if kind == Some(Kind::Pl) { "server" } else { "for" };
+    facts.extend(content.principal.as_ref().map(|who| (to, principal(who))));
+    facts.extend(content.federation.as_ref().map(|machine| ("machine", principal(machine))));
+    facts.extend(content.points.iter().map(|at| ("address", point(at))));
+    if let Some(work) = &content.work {
+        tell_work(work, facts);
+    }
+    if let Some(conditions) = &content.conditions {
+        facts.extend(restrictions(conditions).into_iter().map(|words| ("condition", words)));
+        facts.extend(conditions.refresh.iter().flat_map(refresh).map(|words| ("revocation", words)));
+    }
+    facts.extend(content.policies.iter().flat_map(policy).map(|words| ("application", words)));
+    for data in &content.data {
+        if data.id == RIGHTS_DATA {
+            facts.push(("rights", "encrypted; only the server can read them".to_owned()));
+        } else {
+            let value: String = data.value.chars().take(VALUE_CHARS_MAX).collect();
+            let cut = if data.value.chars().nth(VALUE_CHARS_MAX).is_some() { "…" } else { "" };
+            facts.push(("data", format!("{} = {value}{cut}", data.name.as_deref().unwrap_or(&data.id))));
+        }
+    }
+}
+
+fn tell_work(work: &Work, facts: &mut Vec<Fact>) {
+    let is_certificate = work.rights.iter().any(|right| right.name == ISSUE);
+    if let Some(object) = work.object.as_ref().filter(|_| !is_certificate) {
+        facts.push(("content", object.id.value.clone()));
+    }
+    facts.extend(work.owner.as_ref().map(|owner| ("owner", object(owner))));
+    if let Some(conditions) = &work.preconditions {
+        facts.extend(restrictions(conditions).into_iter().map(|words| ("condition", words)));
+    }
+    if let Some(conditions) = &work.conditions {
+        facts.extend(conditions.refresh.iter().flat_map(refresh).map(|words| ("revocation", words)));
+    }
+    facts.extend(work.rights.iter().map(|given| ("right", right(given))));
+}
+
+/// One right in words: its name, to whom, and every restriction.
+fn right(right: &Right) -> String {
+    let whom = right.conditions.access.iter().filter_map(|who| who.object.as_ref()).map(object).collect::<Vec<_>>();
+    let whom = if whom.is_empty() { String::new() } else { format!(" for {}", whom.join(", ")) };
+    let mut words = restrictions(&right.conditions);
+    if words.is_empty() {
+        words.push("without limit in time".to_owned());
+    }
+    if right.has_enabling_bits() {
+        words.push("with a sealed key".to_owned());
+    }
+    format!("{}{whom}: {}", right.name, words.join(", "))
+}
+
+fn restrictions(conditions: &Conditions) -> Vec<String> {
+    let ranges = conditions.ranges.iter().map(span);
+    let interval = conditions.interval.iter().filter_map(|interval| Some(format!("for {}", length(interval)?)));
+    let named = conditions.named.iter().map(|c| format!("{} ({}) {}", c.name, c.kind, c.value));
+    let unknown = conditions.unknown.iter().map(|_| "a condition of unknown meaning".to_owned());
+    ranges.chain(interval).chain(named).chain(unknown).collect()
+}
+
+fn span(range: &Range) -> String {
+    format!("from {} until {} UTC", range.from, range.until)
+}
+
+/// The parts of an interval that are not zero, none if it bounds nothing.
+fn length(interval: &Interval) -> Option<String> {
+    interval.length()?;
+    let parts =
+        [(interval.days, "day"), (interval.hours, "hour"), (interval.minutes, "minute"), (interval.seconds, "second")];
+    let parts = parts.iter().filter(|(n, _)| *n != 0);
+    Some(parts.map(|(n, unit)| format!("{n} {unit}{}", if *n == 1 { "" } else { "s" })).collect::<Vec<_>>().join(" "))
+}
+
+fn principal(principal: &Principal) -> String {
+    let mut words = vec![principal.object.as_ref().map_or_else(|| "nobody named".to_owned(), object)];
+    words.extend(principal.key.as_ref().map(|key| format!("RSA-{}", key.bits())));
+    words.extend(principal.levels.iter().map(|level| format!("{} {}", level.name, level.value)));
+    if principal.enabling.is_some() {
+        words.push("with a sealed key".to_owned());
+    }
+    words.join(", ")
+}
+
+/// The name first, where there is one, then the ID and the addresses.
+fn object(object: &Object) -> String {
+    let id = match (object.id.kind.as_str(), object.id.value.as_str()) {
+        (_, "") => None,
+        ("MS-GUID" | "ascii-tag" | "Internal" | "filename", value) => Some(value.to_owned()),
+        (kind, value) => Some(format!("{kind} {value}")),
+    };
+    let id = id.filter(|id| object.name.as_ref() != Some(id));
+    let mut words: Vec<String> = object.name.clone().into_iter().chain(id).collect();
+    words.extend(object.addresses.iter().map(|address| address.value.clone()));
+    if words.is_empty() { "nobody named".to_owned() } else { words.join(" ") }
+}
+
+fn point(point: &DistributionPoint) -> String {
+    let url = point.object.url().unwrap_or("without an address");
+    format!("{}: {url}", point.object.kind())
+}
+
+fn key(key: &RsaPublicKey) -> String {
+    format!("RSA-{} key {}…", key.bits(), hex::encode(&key.modulus_be()[..8]))
+}
+
+/// The lists that must be at hand, one for each address or key, and how old they may be.
+fn refresh(refresh: &Refresh) -> Vec<String> {
+    let age = length(&refresh.interval).map_or_else(String::new, |length| format!(", not older than {length}"));
+    let signer =
+        |point: &DistributionPoint| point.key.as_ref().map_or(String::new(), |by| format!(", signed by {}", key(by)));
+    refresh.points.iter().map(|at| format!("{}{}{age}", object(&at.object), signer(at))).collect()
+}
+
+fn policy(list: &PolicyList) -> Vec<String> {
+    let verb = match list.kind.as_str() {
+        "exclusion" => "shut out",
+        "inclusion" => "let in",
+        other => other,
+    };
+    let versions = |versions: &Option<(String, String)>| match versions {
+        Some((least, most)) => format!(" {least} to {most}"),
+        None => String::new(),
+    };
+    list.policies.iter().map(|policy| format!("{verb}: {}{}", policy.id.value, versions(&policy.versions))).collect()
+}
+
+fn tell_revocations(body: &Body, facts: &mut Vec<Fact>) {
+    let Ok(list) = RevocationList::read(body) else { return };
+    facts.extend(list.entries.iter().map(|entry| {
+        let words = match entry {
+            Revoke::LicenseId(named) => format!("the document {}", named.id.value),
+            Revoke::LicenseHash(digest) => format!("the document with digest {}", hex::encode(digest.bytes())),
+            Revoke::IssuerKey(named) => format!("documents issued under {}", key(named)),
+            Revoke::IssuerId(named) => format!("documents issued by {}", object(named)),
+            Revoke::PrincipalKey(named) => format!("documents issued to {}", key(named)),
+            Revoke::PrincipalId(named) => format!("documents issued to {}", object(named)),
+            Revoke::ContentId(named) => format!("licenses for the content {}", named.id.value),
+            Revoke::Unknown(_) => "something of unknown meaning".to_owned(),
+        };
+        ("revokes", words)
+    }));
+}

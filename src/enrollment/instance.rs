@@ -1,0 +1,60 @@
+//! An instance coming into being, and its TLS certificates.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::caller::Caller;
+use crate::custody::{AUDIT_KEY, Custody, Making};
+use crate::error::Result;
+use crate::key::{KeyRole, Mode};
+use crate::policy::{self, Asked, DocumentKind, Operation};
+use crate::tls::{Authority, Issued, Unsigned};
+
+/// Resource name of the TLS authority's key.
+pub const TLS_KEY: &str = "keys/tls-ca";
+/// Time for one act with a key of the instance.
+const ACT: Duration = Duration::from_secs(60);
+
+/// What a new instance has that others must know.
+pub struct Founded {
+    /// The TLS authority's certificate, PEM.
+    pub tls_authority_pem: String,
+    /// The first entry of the log's history of audit keys: a signed note.
+    pub audit_trust: String,
+}
+
+/// Founds an instance: makes its audit key and its TLS authority in the token.
+///
+/// # Errors
+/// `ALREADY_EXISTS` if it was founded before; those of custody.
+pub async fn found(custody: &Arc<Custody>, caller: &Caller) -> Result<Founded> {
+    let asked = Asked { operation: Operation::FoundInstance, cluster: None, signs: None };
+    for (name, role) in [(AUDIT_KEY, KeyRole::Audit), (TLS_KEY, KeyRole::TlsCa)] {
+        let (token, _) = custody.default_token()?;
+        // Both keys are P-256; the mode says no more than that their hash is SHA-256.
+        let making = Making { name: name.into(), role, mode: Mode::Two, token: token.to_owned(), beside: Vec::new() };
+        custody.generate(policy::permit(caller, &asked)?, making, Instant::now() + ACT).await?.answer();
+    }
+    let key = custody.key(TLS_KEY).await?;
+    let unsigned = Authority::found("Keyward TLS authority", &key.record.public)?;
+    let issued = sign(custody, caller, Operation::FoundInstance, "Keyward TLS authority", unsigned).await?;
+    let audit_trust = custody.trust(Instant::now() + ACT).await?.to_string();
+    Ok(Founded { tls_authority_pem: issued.certificate_pem, audit_trust })
+}
+
+/// Has a certificate signed by the TLS authority's key.
+///
+/// # Errors
+/// `PERMISSION_DENIED`; those of custody.
+pub async fn sign(
+    custody: &Arc<Custody>,
+    caller: &Caller,
+    operation: Operation,
+    subject: &str,
+    unsigned: Unsigned,
+) -> Result<Issued> {
+    let signs = Some((KeyRole::TlsCa, DocumentKind::TlsCertificate));
+    let permit = policy::permit(caller, &Asked { operation, cluster: caller.cluster(), signs })?;
+    let key = custody.key(TLS_KEY).await?;
+    custody.sign_tls(permit, key, subject, unsigned, Instant::now() + ACT).await
+}

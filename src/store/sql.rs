@@ -1,0 +1,180 @@
+//! What SQLite and PostgreSQL are asked in the same words.
+
+use std::collections::BTreeSet;
+
+use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Pool, Type};
+
+use crate::audit::chain::{ChainHash, Head};
+use crate::audit::record::{Event, Record};
+use crate::error::{Error, Reason, Result};
+use crate::store::writer::State;
+use crate::store::{Kind, Object, Write};
+
+/// Records that one read takes while the log is looked through.
+const PAGE_RECORDS: u32 = 1000;
+
+/// Readers of one database, and the statement that pages through a log's records: its id, a place, a count.
+pub(super) struct Sql<DB: Database> {
+    pub(super) readers: Pool<DB>,
+    pub(super) entries: &'static str,
+}
+
+impl<DB> Sql<DB>
+where
+    DB: Database,
+    DB::Arguments: IntoArguments<DB>,
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    for<'v> String: Encode<'v, DB> + Decode<'v, DB>,
+    for<'v> &'v str: Encode<'v, DB>,
+    for<'v> i64: Encode<'v, DB> + Decode<'v, DB>,
+    for<'v> Vec<u8>: Encode<'v, DB> + Decode<'v, DB>,
+    String: Type<DB>,
+    for<'v> &'v str: Type<DB>,
+    i64: Type<DB>,
+    Vec<u8>: Type<DB>,
+    usize: ColumnIndex<DB::Row>,
+{
+    pub(super) async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
+        let row = sqlx::query_as("SELECT name, version, body FROM object WHERE kind = $1 AND name = $2")
+            .bind(kind.name())
+            .bind(name.to_owned())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        Ok(row.map(object))
+    }
+
+    pub(super) async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>> {
+        let rows = sqlx::query_as(
+            "SELECT name, version, body FROM object \
+             WHERE kind = $1 AND substr(name, 1, length($2)) = $2 AND name > $3 ORDER BY name LIMIT $4",
+        )
+        .bind(kind.name())
+        .bind(prefix.to_owned())
+        .bind(after.to_owned())
+        .bind(i64::from(count_max))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(rows.into_iter().map(object).collect())
+    }
+
+    pub(super) async fn entries(&self, log: &str, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
+        sqlx::query_scalar(self.entries)
+            .bind(log.to_owned())
+            .bind(number(seq))
+            .bind(i64::from(count_max))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)
+    }
+
+    /// Where a log ends and which of its intents are open, as the database has it.
+    pub(super) async fn state(&self, log: &str) -> Result<State> {
+        let (size, chain, time_us, open_from): (i64, Vec<u8>, i64, i64) =
+            sqlx::query_as("SELECT size, chain, time_us, open_from FROM log WHERE log_id = $1")
+                .bind(log.to_owned())
+                .fetch_one(&self.readers)
+                .await
+                .map_err(unavailable)?;
+        let chain = <[u8; 32]>::try_from(chain)
+            .map_err(|_| Error::new(Reason::RecordBroken, "the store's head of the log is not a hash"))?;
+        let head = Head { log: log.to_owned(), size: size.unsigned_abs(), chain: ChainHash(chain), time_us };
+        let mut open = BTreeSet::new();
+        let mut at = open_from.unsigned_abs();
+        while at < head.size {
+            let page = self.entries(log, at, PAGE_RECORDS).await?;
+            if page.is_empty() {
+                return Err(Error::new(Reason::RecordBroken, format!("record {at} is missing from the store")));
+            }
+            for bytes in page {
+                let record = Record::read(&bytes).map_err(|fault| fault.while_doing(format!("record {at}")))?;
+                note(&mut open, at, &record.event);
+                at += 1;
+            }
+        }
+        Ok(State { head, open })
+    }
+
+    /// Writes a batch's objects over the versions it expects, or none of them: an error of the second kind names the
+    /// loser. Runs in a transaction.
+    pub(super) async fn swap(connection: &mut DB::Connection, writes: &[Write]) -> Result<Result<()>> {
+        let several = writes.len() > 1;
+        if several {
+            run::<DB>(connection, "SAVEPOINT batch").await?;
+        }
+        for write in writes {
+            let swapped: Option<i64> = if write.over == 0 {
+                sqlx::query_scalar(
+                    "INSERT INTO object (kind, name, version, body) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING \
+                     RETURNING version",
+                )
+            } else {
+                sqlx::query_scalar(
+                    "UPDATE object SET version = $3, body = $4 WHERE kind = $1 AND name = $2 AND version = $3 - 1 \
+                     RETURNING version",
+                )
+            }
+            .bind(write.kind.name())
+            .bind(write.name.clone())
+            .bind(number(write.over + 1))
+            .bind(write.body.to_vec())
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(unavailable)?;
+            if swapped.is_none() {
+                if several {
+                    run::<DB>(connection, "ROLLBACK TO SAVEPOINT batch").await?;
+                }
+                let (reason, words) = match write.over {
+                    0 => (Reason::AlreadyExists, "exists already"),
+                    _ => (Reason::StoreConflict, "was changed by somebody else meanwhile"),
+                };
+                return Ok(Err(Error::new(reason, format!("{} {words}", write.name))));
+            }
+        }
+        if several {
+            run::<DB>(connection, "RELEASE SAVEPOINT batch").await?;
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Runs a statement without values.
+pub(super) async fn run<DB>(connection: &mut DB::Connection, statement: &'static str) -> Result<()>
+where
+    DB: Database,
+    DB::Arguments: IntoArguments<DB>,
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+{
+    sqlx::query(statement).execute(connection).await.map(|_| ()).map_err(unavailable)
+}
+
+/// Keeps count of the intents without an outcome.
+pub(super) fn note(open: &mut BTreeSet<u64>, seq: u64, event: &Event) {
+    match event {
+        Event::Intent { .. } => {
+            open.insert(seq);
+        }
+        Event::Outcome { intent, .. } => {
+            open.remove(intent);
+        }
+        _ => {}
+    }
+}
+
+fn object((name, version, body): (String, i64, Vec<u8>)) -> Object {
+    Object { name, version: version.unsigned_abs(), body: body.into() }
+}
+
+/// Places and versions as the databases count: they stay far below 2^63.
+pub(super) fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn unavailable(fault: sqlx::Error) -> Error {
+    Error::new(Reason::StoreUnavailable, "the store cannot be read or written now")
+        .detail(fault)
+        .hint("look at the disk of the data directory: space, permissions, errors")
+}

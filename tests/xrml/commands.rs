@@ -1,0 +1,156 @@
+//! `keyward verify` and `keyward show` as people and programs call them.
+
+use std::process::{Command, Output};
+
+use keyward::xrml::chain::Pin;
+
+use super::vectors;
+
+const CHAIN: [&str; 4] = ["slc.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
+
+fn keyward(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_keyward")).args(arguments).output().unwrap()
+}
+
+fn paths(mode: &str, names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| vectors::path(&format!("{mode}/{name}")).display().to_string()).collect()
+}
+
+fn verify(files: &[String], more: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let mut arguments = vec!["verify", "--output", "json"];
+    arguments.extend(files.iter().map(String::as_str));
+    arguments.extend(more);
+    let output = keyward(&arguments);
+    let json = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output.status.code(), json)
+}
+
+fn pin(mode: &str) -> String {
+    Pin::of(&vectors::issuer_key(&vectors::document(&format!("{mode}/ca.xml")))).to_string()
+}
+
+#[test]
+fn a_good_chain_is_0_with_its_pin_and_2_without() {
+    for mode in ["mode1", "mode2"] {
+        let files = paths(mode, &[&["ul.xml"][..], &CHAIN].concat());
+        let (code, rows) = verify(&files, &["--pin", &pin(mode)]);
+        assert_eq!(code, Some(0));
+        let column =
+            |name: &str| rows.as_array().unwrap().iter().map(|r| r[name].as_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!(column("kind"), ["ul", "slc", "enrollment-service", "enrollment-ca", "ca"]);
+        assert_eq!(column("signature"), ["ok"; 5]);
+        assert_eq!(column("link"), ["ok"; 5]);
+        assert_eq!(column("trust"), ["pinned"; 5]);
+        let (code, rows) = verify(&files, &[]);
+        assert_eq!((code, &rows[4]["link"], &rows[0]["trust"]), (Some(2), &"none".into(), &"unpinned".into()));
+    }
+}
+
+#[test]
+fn something_wrong_is_1_and_the_row_says_what() {
+    let names = ["ul.xml", "slc-NEG-pretty.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
+    let (code, rows) = verify(&paths("mode2", &names), &["--pin", &pin("mode2")]);
+    assert_eq!(code, Some(1));
+    assert!(rows[1]["signature"].as_str().unwrap().contains("digest"));
+    assert_eq!(rows[0]["trust"], "unpinned");
+    let (code, rows) = verify(&paths("mode2", &["ul.xml", "ca.xml"]), &["--pin", &pin("mode2")]);
+    assert_eq!(code, Some(1));
+    assert!(rows[0]["link"].as_str().unwrap().contains("issuer"));
+    let table = keyward(&["verify", &paths("mode2", &["slc-NEG-pretty.xml"])[0]]);
+    assert!(String::from_utf8(table.stdout).unwrap().contains("white space between its tags"));
+}
+
+#[test]
+fn what_cannot_be_read_is_3() {
+    for file in ["missing.xml", "mode2/profile.json", "mode2/keys/slc.pem"] {
+        let output = keyward(&["verify", &vectors::path(file).display().to_string()]);
+        assert_eq!(output.status.code(), Some(3), "{file}");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn dates_are_judged_at_the_time_that_is_asked_for() {
+    let files = paths("mode2", &[&["rac.xml"][..], &CHAIN].concat());
+    let pin = pin("mode2");
+    for (time, expected) in [("2026-06-01T00:00", 0), ("2027-06-01T00:00", 1), ("2025-06-01T00:00", 1)] {
+        let (code, rows) = verify(&files, &["--pin", &pin, "--at", time]);
+        assert_eq!(code, Some(expected), "{time}: {rows}");
+    }
+}
+
+#[test]
+fn a_pin_may_be_digits_a_certificate_a_public_key_or_a_file_of_digits() {
+    use base64::Engine;
+    let directory = tempfile::tempdir().unwrap();
+    let key = vectors::issuer_key(&vectors::document("mode2/ca.xml"));
+    let digits = directory.path().join("pin");
+    std::fs::write(&digits, pin("mode2") + "\n").unwrap();
+    let pem = directory.path().join("root.pem");
+    let base64 = base64::engine::general_purpose::STANDARD.encode(key.spki_der());
+    std::fs::write(&pem, format!("-----BEGIN PUBLIC KEY-----\n{base64}\n-----END PUBLIC KEY-----\n")).unwrap();
+    let files = paths("mode2", &CHAIN);
+    for pin in [pin("mode2"), digits.display().to_string(), pem.display().to_string(), files[3].clone()] {
+        assert_eq!(verify(&files, &["--pin", &pin]).0, Some(0), "{pin}");
+    }
+    assert_eq!(verify(&files, &["--pin", "nothing"]).0, Some(3));
+}
+
+#[test]
+fn a_soap_message_and_a_revocation_list_are_taken_as_they_are() {
+    let message = paths("mode2", &["messages/enroll-response.soap.xml"]);
+    let (code, rows) = verify(&message, &["--pin", &pin("mode2")]);
+    assert_eq!((code, rows.as_array().unwrap().len()), (Some(0), 4));
+    let list = &paths("mode2", &["revocation-list.xml"])[0];
+    let names = ["ul.xml", "slc-custom-revocation.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
+    let (code, rows) = verify(&paths("mode2", &names), &["--pin", &pin("mode2"), "--revocation-list", list]);
+    assert_eq!(code, Some(1));
+    assert!(rows[0]["revoked"].as_str().unwrap().contains("revoked by the list of 2026-01-03T00:00"));
+    assert_eq!(rows[1]["revoked"], "no");
+}
+
+#[test]
+fn a_license_is_told_in_words() {
+    let license = vectors::text("mode2/ul.xml").replace(
+        "</ACCESS>",
+        "</ACCESS><TIME><RANGETIME><FROM>2026-01-02T00:00</FROM><UNTIL>2027-01-02T00:00</UNTIL></RANGETIME><INTERVALTIME days=\"1\" hours=\"12\" /></TIME>",
+    );
+    let license = license.replace(
+        "</WORK>",
+        "</WORK><CONDITIONLIST><CONDITION NAME=\"OS-Exclusion\" TYPE=\"versionspan\">0-2.1</CONDITION></CONDITIONLIST><POLICYLIST type=\"exclusion\"><POLICY><OBJECT><ID type=\"filename\">bad.exe</ID><VERSIONSPAN min=\"1.0\" max=\"2.0\" /></OBJECT></POLICY></POLICYLIST><NEW />",
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ul.xml");
+    std::fs::write(&file, license).unwrap();
+    let output = keyward(&["show", &file.display().to_string()]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "document    a use license",
+        "issued      2026-01-02T03:07 UTC",
+        "issuer      EXAMPLE-RMS {a2796874-84e4-412f-8051-1e2709d480ef} https://rms.example.test/_wmcs, RSA-2048, Server-Version 6.3.0.0",
+        "for         alice@example.test Windows S-1-5-21-1-2-3-1118, RSA-2048",
+        "owner       alice@example.test",
+        "right       VIEW: from 2026-01-02T00:00 until 2027-01-02T00:00 UTC, for 1 day 12 hours, with a sealed key",
+        "condition   OS-Exclusion (versionspan) 0-2.1",
+        "application shut out: bad.exe 1.0 to 2.0",
+        "unknown     BODY/NEW",
+    ] {
+        assert!(text.contains(line), "{line}\n--\n{text}");
+    }
+}
+
+#[test]
+fn every_vector_can_be_shown_in_both_forms() {
+    for (name, _) in vectors::manifest() {
+        let file = vectors::path(&name).display().to_string();
+        for form in ["table", "json"] {
+            let output = keyward(&["show", "--output", form, &file]);
+            assert_eq!(output.status.code(), Some(0), "{name}");
+            assert!(output.stdout.len() > 100, "{name}");
+        }
+    }
+    let list =
+        keyward(&["show", "--output", "json", &vectors::path("mode2/revocation-list.xml").display().to_string()]);
+    let shown: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(shown[0]["revokes"].as_array().unwrap().len(), 4);
+}

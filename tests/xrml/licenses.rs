@@ -1,0 +1,256 @@
+//! Users' and contents' documents: written as read, rebuilt, and tolerant of the forms that other software writes.
+
+use keyward::error::Reason;
+use keyward::key::Hash;
+use keyward::xrml::clc::ClientCertificate;
+use keyward::xrml::element::{Id, Object};
+use keyward::xrml::kind::Kind;
+use keyward::xrml::license::{Conditions, Right};
+use keyward::xrml::pl::{self, PublishingLicense};
+use keyward::xrml::rac::AccountCertificate;
+use keyward::xrml::revocation::RevocationList;
+use keyward::xrml::rights_data::RightsData;
+use keyward::xrml::signature::{self, Root};
+use keyward::xrml::spc::MachineCertificate;
+use keyward::xrml::template;
+use keyward::xrml::text::{Body, Document};
+use keyward::xrml::ul::UseLicense;
+
+use super::kit::Key;
+use super::vectors;
+
+#[test]
+fn every_kind_is_written_as_it_was_read() {
+    type Rewrite = fn(&Body) -> Body;
+    let files: [(&str, Rewrite); 7] = [
+        ("spc.xml", |body| MachineCertificate::read(body).unwrap().write().unwrap()),
+        ("rac.xml", |body| AccountCertificate::read(body).unwrap().write().unwrap()),
+        ("clc.xml", |body| ClientCertificate::read(body).unwrap().write().unwrap()),
+        ("pl-offline.xml", |body| PublishingLicense::read(body).unwrap().write().unwrap()),
+        ("pl-online.xml", |body| PublishingLicense::read(body).unwrap().write().unwrap()),
+        ("ul.xml", |body| UseLicense::read(body).unwrap().write().unwrap()),
+        ("revocation-list.xml", |body| RevocationList::read(body).unwrap().write().unwrap()),
+    ];
+    for mode in ["mode1", "mode2"] {
+        for (name, rewrite) in files {
+            let document = vectors::document(&format!("{mode}/{name}"));
+            assert_eq!(rewrite(document.body()).as_str(), document.body().as_str(), "{mode}/{name}");
+        }
+    }
+}
+
+#[test]
+fn the_text_a_seal_is_bound_to_is_the_same_before_and_after_the_license_is_written() {
+    let document = vectors::document("mode2/pl-online.xml");
+    let license = PublishingLicense::read(document.body()).unwrap();
+    let bound = pl::bound_text(document.body()).unwrap();
+    assert_eq!(pl::bound_text_of(&license.server), bound);
+    assert!(!bound.contains("ENABLINGBITS") && bound.starts_with("<ISSUEDPRINCIPALS>"));
+}
+
+/// The shapes of client-made documents: parts in other orders, spaces around '=', long forms of empty elements.
+fn client_made(text: &str) -> String {
+    let digest_at = text.find("<DIGEST>").unwrap();
+    let digest_end = text.find("</DIGEST>").unwrap() + "</DIGEST>".len();
+    let digest = &text[digest_at..digest_end];
+    let algorithm = "<ALGORITHM>RSA PKCS#1-V1.5</ALGORITHM>";
+    text.replace(digest, "").replace(algorithm, &format!("{algorithm}{digest}"))
+}
+
+#[test]
+fn the_clients_order_within_signature_verifies() {
+    for mode in ["mode1", "mode2"] {
+        let text = client_made(&vectors::text(&format!("{mode}/pl-offline.xml")));
+        assert!(text.contains("<SIGNATURE><ALGORITHM>"));
+        let document = Document::read(&text).unwrap();
+        assert!(signature::verify(&document, &vectors::issuer_key(&document)).is_ok());
+    }
+}
+
+#[test]
+fn a_clients_spelling_of_elements_reads_the_same_and_is_signed_as_it_stands() {
+    let key = Key::load("mode2", "slc");
+    let plain = vectors::document("mode2/ul.xml").body().as_str().to_owned();
+    let work = &plain[plain.find("<VIEW>").unwrap()..plain.find("</RIGHTSLIST>").unwrap()];
+    let owner = work
+        .replace("<VIEW>", "<RIGHT name = \"OWNER\">")
+        .replace("</VIEW>", "</RIGHT>")
+        .replace("<CONDITIONLIST>", "")
+        .replace("</CONDITIONLIST>", "");
+    let levels = "<SECURITYLEVEL name='Server-SKU'  value='RMS &quot;2&quot;' ></SECURITYLEVEL>";
+    let text = plain
+        .replace(work, &owner)
+        .replace("<SECURITYLEVEL name=\"Server-SKU\" value=\"RMS 2.0\" />", levels)
+        .replace("https://rms.example.test", "HTTPS://RMS.Example.test:443")
+        .replace("<NAME>EXAMPLE-RMS</NAME>", "<NAME>LCID 1033:NAME a;\nLCID 1041:NAME 名前 \u{1F511};\n</NAME>");
+    let body = Body::read(&text).unwrap();
+    let license = UseLicense::read(&body).unwrap();
+    assert_eq!(license.rights()[0].name, "OWNER");
+    assert!(license.rights()[0].has_enabling_bits());
+    assert_eq!(license.issuer.level("Server-SKU"), Some("RMS \"2\""));
+    let server = license.issuer.object.as_ref().unwrap();
+    assert_eq!(server.url(), Some("HTTPS://RMS.Example.test:443/_wmcs"));
+    assert!(server.name.as_ref().unwrap().ends_with("\u{1F511};\n"));
+    let document = key.document(Root::UseLicense, &body, Hash::Sha256);
+    assert!(signature::verify(&document, &key.public()).is_ok());
+    assert!(document.as_str().contains(levels), "the text is signed as it stands");
+}
+
+#[test]
+fn guids_are_compared_without_letter_case_and_kept_with_it() {
+    let (a, b) =
+        (Id::guid("{e40a03db-9fe6-4233-8e6f-deea1bcdd4a2}"), Id::guid("{E40A03DB-9FE6-4233-8E6F-DEEA1BCDD4A2}"));
+    assert!(a.is_same(&b) && a != b && a.is_guid() && b.is_guid());
+    assert!(!Id::tag("Root").is_same(&Id::tag("root")));
+    for text in [
+        "e40a03db-9fe6-4233-8e6f-deea1bcdd4a2",
+        "{e40a03db9fe642338e6fdeea1bcdd4a2}",
+        "{}",
+        "{g40a03db-9fe6-4233-8e6f-deea1bcdd4a2}",
+    ] {
+        assert!(!Id::guid(text).is_guid(), "{text}");
+    }
+}
+
+#[test]
+fn a_referral_after_the_principals_reads_and_writes_at_its_place() {
+    let point = "<DISTRIBUTIONPOINT><OBJECT type=\"Referral-Info\"><ID type=\"MS-GUID\">{81C42010-208A-458A-BAB6-C3C60F06DD5F}</ID><ADDRESS type=\"URL\">mailto:a@example.test</ADDRESS></OBJECT></DISTRIBUTIONPOINT>";
+    let plain = vectors::document("mode2/pl-online.xml").body().as_str().to_owned();
+    let text = plain.replace("</ISSUEDPRINCIPALS>", &format!("</ISSUEDPRINCIPALS>{point}"));
+    let license = PublishingLicense::read(&Body::read(&text).unwrap()).unwrap();
+    assert_eq!(license.points.len(), 2);
+    assert_eq!(license.write().unwrap().as_str(), text);
+}
+
+#[test]
+fn a_use_license_without_a_descriptor_type_is_one_all_the_same() {
+    let text = vectors::document("mode2/ul.xml").body().as_str().replace(" type=\"Content-License\"", "");
+    let body = Body::read(&text).unwrap();
+    assert_eq!(Kind::of(&body).unwrap(), Kind::Ul);
+    assert!(UseLicense::read(&body).is_ok());
+}
+
+#[test]
+fn a_full_use_license_goes_through_writing_and_reading_unchanged() {
+    let mut license = UseLicense::read(vectors::document("mode2/ul.xml").body()).unwrap();
+    let mut second = license.work.rights[0].clone();
+    second.name = "OBJMODEL".into();
+    second.is_named = true;
+    second.conditions.interval = Some(keyward::xrml::time::Interval { days: 10, ..Default::default() });
+    license.work.rights.push(second);
+    let condition = keyward::xrml::license::Condition::os_exclusion("0", "2.1.5.2600");
+    assert_eq!(condition.version_span(), Some(("0", "2.1.5.2600")));
+    license.conditions = Some(Conditions { named: vec![condition], ..Conditions::default() });
+    license.policies.push(keyward::xrml::license::PolicyList {
+        kind: "exclusion".into(),
+        policies: vec![keyward::xrml::license::Policy {
+            id: Id { kind: "filename".into(), value: "bad.exe".into() },
+            versions: Some(("0.0.0.0".into(), "1.2.3.4".into())),
+        }],
+    });
+    license.data.push(keyward::xrml::license::AuthenticatedData {
+        id: "APPSPECIFIC".into(),
+        name: Some("VIEWER".into()),
+        value: "1".into(),
+    });
+    let body = license.write().unwrap();
+    assert_eq!(UseLicense::read(&body).unwrap(), license);
+    assert!(body.as_str().contains("<INTERVALTIME days=\"10\" />"));
+    assert!(body.as_str().contains("<CONDITION NAME=\"OS-Exclusion\" TYPE=\"versionspan\">0-2.1.5.2600</CONDITION>"));
+    assert!(body.as_str().contains("<VERSIONSPAN min=\"0.0.0.0\" max=\"1.2.3.4\" />"));
+}
+
+#[test]
+fn impossible_values_are_refused_by_their_element() {
+    let plain = vectors::document("mode2/ul.xml").body().as_str().to_owned();
+    let cases = [
+        ("2026-01-02T03:07", "2026-01-02T03:07:00", Reason::DocumentDates),
+        ("2026-01-02T03:07", "2026-02-30T03:07", Reason::DocumentDates),
+        ("2026-01-02T03:07", "2026-13-02T03:07", Reason::DocumentDates),
+        ("2026-01-02T03:07", "2026-01-02T24:00", Reason::DocumentDates),
+        ("2026-01-02T03:07", "0000-01-02T03:07", Reason::DocumentDates),
+        ("2026-01-02T03:07", "2026-01-02 03:07", Reason::DocumentDates),
+        ("2026-01-02T03:07", "+026-01-02T03:07", Reason::DocumentDates),
+        ("2026-01-02T03:07", "99999-01-02T03:7", Reason::DocumentDates),
+        ("size=\"2048\">", "size=\"2040\">", Reason::DocumentIncomplete),
+        ("size=\"2688\">", "size=\"2689\">", Reason::DocumentIncomplete),
+        (">65537<", ">3<", Reason::DocumentIncomplete),
+        (">65537<", ">065537<", Reason::DocumentIncomplete),
+        ("<ALGORITHM>RSA<", "<ALGORITHM>rsa<", Reason::DocumentIncomplete),
+        ("encoding=\"base64\"", "encoding=\"hex\"", Reason::DocumentIncomplete),
+        ("sealed-key-v2", "sealed-key-v3", Reason::DocumentIncomplete),
+        ("qV6metg6", "qV6me g6", Reason::DocumentIncomplete),
+        ("qV6metg6", "qV6me-g6", Reason::DocumentIncomplete),
+        ("8gr0w==", "8grAA==", Reason::DocumentIncomplete),
+        ("<ACCESS><PRINCIPAL internal-id=\"1\">", "<ACCESS><PRINCIPAL internal-id=\"2\">", Reason::DocumentIncomplete),
+    ];
+    for (from, to, reason) in cases {
+        assert!(plain.contains(from), "{from}");
+        let text = plain.replace(from, to);
+        let read = Body::read(&text).and_then(|body| UseLicense::read(&body));
+        assert_eq!(read.expect_err(to).reason(), reason, "{to}");
+    }
+}
+
+#[test]
+fn signatures_with_other_spellings_or_lying_sizes_are_refused() {
+    let plain = vectors::text("mode2/ul.xml");
+    for (from, to) in [
+        ("<ALGORITHM>SHA256<", "<ALGORITHM>SHA-256<"),
+        ("<ALGORITHM>SHA256<", "<ALGORITHM>sha256<"),
+        ("<ALGORITHM>SHA256<", "<ALGORITHM>SHA1<"),
+        ("<ALGORITHM>SHA256<", "<ALGORITHM>MD5<"),
+        ("RSA PKCS#1-V1.5", "RSA PKCS#1V1.5"),
+        ("surface-coding", "surfacecoding"),
+        ("size=\"256\"", "size=\"160\""),
+    ] {
+        let document = Document::read(&plain.replace(from, to)).unwrap();
+        let error = signature::verify(&document, &vectors::issuer_key(&document)).expect_err(to);
+        assert_eq!(error.reason(), Reason::DocumentIncomplete, "{to}");
+    }
+    let document = Document::read(&plain).unwrap();
+    let short = Key::load("mode1", "slc").public();
+    assert_eq!(signature::verify(&document, &short).unwrap_err().reason(), Reason::SignatureInvalid);
+}
+
+#[test]
+fn a_template_is_written_signed_and_copied_into_rights_data_verbatim() {
+    let key = Key::load("mode2", "slc");
+    let license = UseLicense::read(vectors::document("mode2/ul.xml").body()).unwrap();
+    let anyone = keyward::xrml::element::Principal {
+        object: Some(Object { id: Id { kind: "Internal".into(), value: "Anyone".into() }, ..Object::default() }),
+        ..Default::default()
+    };
+    let rights = vec![Right::new("VIEW", Conditions { access: vec![anyone], ..Conditions::default() })];
+    let nameless = Object { id: Id::default(), ..Object::default() };
+    let draft = RightsData {
+        is_official: true,
+        issued_time: license.issued_time,
+        descriptor: Some(
+            Object { id: Id::guid("{8d161ff4-11ee-4d93-b1f8-fc490150dcaf}"), ..Object::default() }
+                .named("LCID 1033:NAME Read only:DESCRIPTION For all;\n"),
+        ),
+        issuer: Some(license.issuer.clone()),
+        points: vec![],
+        work: keyward::xrml::license::Work {
+            object: Some(nameless),
+            group: Some("Main-Rights".into()),
+            rights,
+            ..Default::default()
+        },
+        data: vec![],
+        policies: vec![],
+    };
+    let body = template::write(&draft).unwrap();
+    assert!(body.as_str().starts_with("<BODY type=\"Microsoft Official Rights Template\"><ISSUEDTIME>"));
+    assert!(body.as_str().contains("<WORK><OBJECT><ID type=\"\" /></OBJECT>"));
+    let document = key.document(Root::Server, &body, Hash::Sha256);
+    assert_eq!(template::verified(&document, &key.public()).unwrap(), draft);
+    assert_eq!(template::hash(&document).unwrap(), signature::digest(&body, Hash::Sha256));
+    let content = keyward::xrml::sealed::ContentKey::new(vec![5; 32]).unwrap();
+    let sealed = keyward::xrml::rights_data::encrypt(document.as_str(), &content).unwrap();
+    let copy = keyward::xrml::rights_data::decrypt(&sealed, &content).unwrap();
+    assert_eq!(copy.as_str(), document.as_str());
+    assert!(template::verified(&copy, &key.public()).is_ok());
+    assert!(template::read(vectors::document("mode2/ul.xml").body()).is_err());
+}

@@ -1,0 +1,110 @@
+//! Revocation lists: who may revoke what, and what falls with it.
+
+use keyward::error::Reason;
+use keyward::key::Hash;
+use keyward::xrml::chain;
+use keyward::xrml::element::{Id, Object};
+use keyward::xrml::license::Refresh;
+use keyward::xrml::revocation::{RevocationList, Revoke, apply, require_fresh};
+use keyward::xrml::signature::{self, Root};
+use keyward::xrml::slc;
+use keyward::xrml::text::Document;
+use keyward::xrml::time::{Interval, XrmlTime};
+
+use super::kit::Key;
+use super::vectors;
+
+fn revoked(lists: &[RevocationList], documents: &[Document]) -> Vec<bool> {
+    let findings = chain::check(documents, &[]);
+    let revoked = apply(lists, documents, &findings);
+    assert!(revoked.iter().flatten().all(|error| error.reason() == Reason::Revoked));
+    revoked.iter().map(Option::is_some).collect()
+}
+
+fn load(names: &[&str]) -> Vec<Document> {
+    names.iter().map(|name| vectors::document(&format!("mode2/{name}"))).collect()
+}
+
+/// The vector's list with other entries, signed by another key of the hierarchy.
+fn list(signer: &str, entries: Vec<Revoke>) -> RevocationList {
+    let key = Key::load("mode2", signer);
+    let mut list = RevocationList::read(vectors::document("mode2/revocation-list.xml").body()).unwrap();
+    list.issuer.key = Some(key.public());
+    list.entries = entries;
+    let document = key.document(Root::RevocationList, &list.write().unwrap(), Hash::Sha256);
+    RevocationList::verified(&document).unwrap()
+}
+
+#[test]
+fn the_named_authority_of_a_server_revokes_it_and_everything_below() {
+    let given = RevocationList::verified(&vectors::document("mode2/revocation-list.xml")).unwrap();
+    assert_eq!(given.entries.len(), 4);
+    let custom = load(&["ul.xml", "slc-custom-revocation.xml", "enrollment-service.xml"]);
+    // The list names the standard certificate by GUID and hash, the account key, and the sub key as an issuer.
+    assert_eq!(revoked(std::slice::from_ref(&given), &custom), [true, false, false]);
+    let standard = load(&["ul.xml", "slc.xml", "enrollment-service.xml"]);
+    assert_eq!(revoked(std::slice::from_ref(&given), &standard), [false, false, false], "not an authority there");
+    let by_issuer = list("es", given.entries.clone());
+    assert_eq!(revoked(&[by_issuer], &standard), [true, true, false]);
+}
+
+#[test]
+fn every_category_revokes_what_it_names() {
+    let documents = load(&["ul.xml", "slc.xml"]);
+    let content = |at: usize| keyward::xrml::content::Content::read(documents[at].body()).unwrap();
+    let user = content(0).principal.unwrap();
+    let work = content(0).work.unwrap().object.unwrap();
+    let upper = |object: Object| Object { id: Id { value: object.id.value.to_uppercase(), ..object.id }, ..object };
+    let server = content(0).issuer.unwrap();
+    let cases = [
+        ("license-id", Revoke::LicenseId(upper(content(0).descriptor.unwrap())), [true, false]),
+        ("license-hash", Revoke::LicenseHash(signature::digest(documents[0].body(), Hash::Sha1)), [true, false]),
+        ("license-hash 256", Revoke::LicenseHash(signature::digest(documents[0].body(), Hash::Sha256)), [true, false]),
+        ("issuer-key", Revoke::IssuerKey(server.key.clone().unwrap()), [true, false]),
+        ("issuer-id", Revoke::IssuerId(server.object.clone().unwrap()), [true, false]),
+        ("principal-key", Revoke::PrincipalKey(user.key.clone().unwrap()), [true, false]),
+        ("principal-id", Revoke::PrincipalId(user.object.clone().unwrap()), [true, false]),
+        ("content-id", Revoke::ContentId(work), [true, false]),
+        ("unknown", Revoke::Unknown("<REVOKE category=\"x\" type=\"y\"><Z /></REVOKE>".into()), [false, false]),
+    ];
+    for (name, entry, expected) in cases {
+        let written = list("slc", vec![entry.clone()]);
+        assert_eq!(written.entries, [entry], "{name}");
+        assert_eq!(revoked(&[written], &documents), expected, "{name}");
+    }
+}
+
+#[test]
+fn who_is_neither_issuer_nor_named_revokes_nothing() {
+    let documents = load(&["ul.xml", "slc.xml"]);
+    let content = keyward::xrml::content::Content::read(documents[0].body()).unwrap();
+    let entry = Revoke::LicenseId(content.descriptor.unwrap());
+    assert_eq!(revoked(&[list("rac", vec![entry.clone()])], &documents), [false, false]);
+    assert_eq!(
+        revoked(&[list("es", vec![entry])], &documents),
+        [true, false],
+        "who may revoke the server may revoke less"
+    );
+}
+
+#[test]
+fn a_list_that_was_changed_is_not_applied() {
+    let text = vectors::text("mode2/revocation-list.xml").replace("Example revocation list", "Example revocation lisT");
+    let error = RevocationList::verified(&Document::read(&text).unwrap()).unwrap_err();
+    assert_eq!(error.reason(), Reason::SignatureInvalid);
+}
+
+#[test]
+fn a_demanded_list_must_be_there_and_young_enough() {
+    let custom = slc::read(vectors::document("mode2/slc-custom-revocation.xml").body()).unwrap();
+    let point = custom.revocation.unwrap().points.pop().unwrap();
+    let interval = Interval { days: 10, ..Interval::default() };
+    let refresh = Refresh { points: vec![point], interval };
+    let given = [RevocationList::verified(&vectors::document("mode2/revocation-list.xml")).unwrap()];
+    let at = |text: &str| text.parse::<XrmlTime>().unwrap().moment();
+    assert!(require_fresh(&refresh, &given, at("2026-01-12T23:59")).is_ok());
+    assert!(require_fresh(&refresh, &given, at("2026-01-13T00:00")).is_err());
+    assert!(require_fresh(&refresh, &[], at("2026-01-04T00:00")).is_err());
+    let ageless = Refresh { interval: Interval::default(), ..refresh };
+    assert!(require_fresh(&ageless, &given, at("2036-01-13T00:00")).is_ok());
+}

@@ -1,0 +1,180 @@
+//! Who gets which rights: one table, one check.
+
+use keyward::xrml::element::{Id, Object};
+use keyward::xrml::license::{Policy, PolicyList};
+use keyward::xrml::rights::{Asker, Identity, admits, evaluate};
+use keyward::xrml::rights_data::RightsData;
+use keyward::xrml::text::Document;
+use keyward::xrml::time::XrmlTime;
+
+const NOW: &str = "2026-06-01T00:00";
+
+fn mail(address: &str) -> Identity {
+    Identity { mails: vec![address.into()], ..Identity::default() }
+}
+
+fn user(address: &str) -> Asker {
+    Asker { user: mail(address), ..Asker::default() }
+}
+
+fn person(kind: &str, id: &str, name: &str) -> String {
+    let id = if id.is_empty() { format!("<ID type=\"{kind}\" />") } else { format!("<ID type=\"{kind}\">{id}</ID>") };
+    let name = if name.is_empty() { String::new() } else { format!("<NAME>{name}</NAME>") };
+    format!("<PRINCIPAL><OBJECT>{id}{name}</OBJECT></PRINCIPAL>")
+}
+
+fn right(name: &str, access: &str, conditions: &str) -> String {
+    format!("<RIGHT name=\"{name}\"><CONDITIONLIST><ACCESS>{access}</ACCESS>{conditions}</CONDITIONLIST></RIGHT>")
+}
+
+fn range(from: &str, until: &str) -> String {
+    format!("<TIME><RANGETIME><FROM>{from}T00:00</FROM><UNTIL>{until}T00:00</UNTIL></RANGETIME></TIME>")
+}
+
+fn data(preconditions: &str, rights: &[String]) -> RightsData {
+    let text = format!(
+        "<XrML version=\"1.2\" xmlns=\"\"><BODY type=\"Microsoft Rights Template\" version=\"3.0\"><ISSUEDTIME>2026-01-01T00:00</ISSUEDTIME><WORK><OBJECT><ID type=\"MS-GUID\">{{8d161ff4-11ee-4d93-b1f8-fc490150dcaf}}</ID></OBJECT><METADATA><OWNER><OBJECT><ID type=\"Windows\" /><NAME>owner@x.test</NAME></OBJECT></OWNER></METADATA>{preconditions}<RIGHTSGROUP name=\"Main-Rights\"><RIGHTSLIST>{}</RIGHTSLIST></RIGHTSGROUP></WORK></BODY></XrML>",
+        rights.concat()
+    );
+    RightsData::read(Document::read_unsigned(&text).unwrap().body()).unwrap()
+}
+
+/// What it shows, preconditions, rights, who asks, what that one gets.
+type Row<'a> = (&'a str, String, Vec<String>, &'a Asker, &'a [&'a str]);
+
+#[test]
+fn rights_go_to_whom_they_are_given_and_to_nobody_else() {
+    let bob = person("Unspecified", "", "bob@x.test");
+    let group = person("Unspecified", "", "staff@x.test");
+    let sid = person("Windows", "S-1-5-21-7", "someone@x.test");
+    let anyone = person("Internal", "Anyone", "");
+    let owner = person("Internal", "Owner", "");
+    let in_group = Asker { groups: vec![mail("staff@x.test")], ..user("eve@x.test") };
+    let by_sid = Asker { user: Identity { sid: Some("s-1-5-21-7".into()), ..mail("bob@x.test") }, ..Asker::default() };
+    let super_user = Asker { is_super_user: true, ..user("eve@x.test") };
+    let passport = Asker {
+        user: Identity { account: Some(("Passport".into(), "00AB".into())), ..Identity::default() },
+        ..Asker::default()
+    };
+    let over = range("2025-01-01", "2026-06-01");
+    let running = range("2025-01-01", "2026-06-02");
+    let later = range("2027-01-01", "2028-01-01");
+    let pre = |time: &str| format!("<PRECONDITIONLIST>{time}</PRECONDITIONLIST>");
+    let view = |access: &str, conditions: &str| vec![right("VIEW", access, conditions)];
+    let (bob_himself, someone) = (user("BOB@x.test"), user("someone@x.test"));
+    let (the_owner, nobody) = (user("Owner@X.test"), Asker::default());
+    let table: Vec<Row> = vec![
+        ("a user by mail", String::new(), view(&bob, ""), &bob_himself, &["VIEW"]),
+        ("another user", String::new(), view(&bob, ""), &in_group, &[]),
+        ("a group", String::new(), view(&group, ""), &in_group, &["VIEW"]),
+        ("an id counts, the name beside it does not", String::new(), view(&sid, ""), &by_sid, &["VIEW"]),
+        ("a name beside an id gives nothing", String::new(), view(&sid, ""), &someone, &[]),
+        ("one of several", String::new(), view(&format!("{bob}{group}"), ""), &in_group, &["VIEW"]),
+        ("anyone", String::new(), view(&anyone, ""), &in_group, &["VIEW"]),
+        ("the word Owner is nobody else", String::new(), view(&owner, ""), &in_group, &[]),
+        ("a passport by id", String::new(), view(&person("Passport", "00ab", ""), ""), &passport, &["VIEW"]),
+        ("a passport of another type", String::new(), view(&person("Federation", "00AB", ""), ""), &passport, &[]),
+        ("no access at all", String::new(), view("", ""), &in_group, &[]),
+        ("an empty name is nobody", String::new(), view(&person("Unspecified", "", ""), ""), &nobody, &[]),
+        ("the owner has everything", String::new(), view(&bob, ""), &the_owner, &["OWNER"]),
+        ("the owner whatever the time", pre(&over), view(&bob, &over), &the_owner, &["OWNER"]),
+        ("a super user has everything", pre(&over), vec![], &super_user, &["OWNER"]),
+        (
+            "several rights",
+            String::new(),
+            vec![right("VIEW", &anyone, ""), right("EDIT", &bob, ""), right("PRINT", &group, "")],
+            &in_group,
+            &["VIEW", "PRINT"],
+        ),
+        (
+            "owner among the rights swallows the rest",
+            String::new(),
+            vec![right("VIEW", &anyone, ""), right("OWNER", &group, "")],
+            &in_group,
+            &["OWNER"],
+        ),
+        ("a right that is over", String::new(), view(&anyone, &over), &in_group, &[]),
+        ("a right that runs", String::new(), view(&anyone, &running), &in_group, &["VIEW"]),
+        (
+            "a right that begins later is given with its time",
+            String::new(),
+            view(&anyone, &later),
+            &in_group,
+            &["VIEW"],
+        ),
+        ("a content that is over", pre(&over), view(&anyone, ""), &in_group, &[]),
+        ("a content that has not begun", pre(&later), view(&anyone, ""), &in_group, &[]),
+        ("a content that runs", pre(&running), view(&anyone, ""), &in_group, &["VIEW"]),
+        ("an unknown condition withholds", String::new(), view(&anyone, "<NEW />"), &in_group, &[]),
+        (
+            "a named condition withholds",
+            String::new(),
+            view(&anyone, "<CONDITION NAME=\"X\">1</CONDITION>"),
+            &in_group,
+            &[],
+        ),
+        ("an unknown precondition withholds all", pre("<NEW />"), view(&anyone, ""), &in_group, &[]),
+    ];
+    for (name, preconditions, rights, asker, expected) in table {
+        let grants = evaluate(&data(&preconditions, &rights), None, asker, NOW.parse::<XrmlTime>().unwrap().moment());
+        assert_eq!(grants.iter().map(|g| g.name.as_str()).collect::<Vec<_>>(), expected, "{name}");
+    }
+}
+
+#[test]
+fn the_owner_of_the_publishing_license_counts_as_well() {
+    let owner =
+        Object { id: Id { kind: "Windows".into(), value: String::new() }, ..Object::default() }.named("pub@x.test");
+    let at = NOW.parse::<XrmlTime>().unwrap().moment();
+    let nothing = data("", &[]);
+    assert_eq!(evaluate(&nothing, Some(&owner), &user("pub@x.test"), at)[0].name, "OWNER");
+    assert!(evaluate(&nothing, Some(&owner), &user("eve@x.test"), at).is_empty());
+}
+
+#[test]
+fn times_add_up_and_the_same_right_twice_lasts_as_long_as_the_longer() {
+    let anyone = person("Internal", "Anyone", "");
+    let pre = format!(
+        "<PRECONDITIONLIST>{}</PRECONDITIONLIST>",
+        range("2025-01-01", "2027-01-01").replace("</TIME>", "<INTERVALTIME days=\"30\" /></TIME>")
+    );
+    let rights = [
+        right("VIEW", &anyone, &range("2025-01-01", "2026-06-05")),
+        right("VIEW", &anyone, "<TIME><INTERVALTIME days=\"10\" /></TIME>"),
+    ];
+    let at = NOW.parse::<XrmlTime>().unwrap().moment();
+    let grants = evaluate(&data(&pre, &rights), None, &user("eve@x.test"), at);
+    assert_eq!(grants.len(), 1);
+    assert_eq!(grants[0].interval.unwrap().days, 10, "the shorter of license and right");
+    assert_eq!(grants[0].ranges.len(), 1, "the content's own time goes along");
+}
+
+#[test]
+fn applications_are_shut_out_and_let_in_by_name_and_version() {
+    let list = |kind: &str, name: &str, versions: Option<(&str, &str)>| PolicyList {
+        kind: kind.into(),
+        policies: vec![Policy {
+            id: Id { kind: "filename".into(), value: name.into() },
+            versions: versions.map(|(a, b)| (a.into(), b.into())),
+        }],
+    };
+    let out = list("exclusion", "Bad.exe", Some(("1.0.0.0", "2.9")));
+    let only = list("inclusion", "good.exe", Some(("3.0", "4.0")));
+    let table: [(&[PolicyList], &str, &str, bool); 12] = [
+        (&[], "any.exe", "1.0", true),
+        (std::slice::from_ref(&out), "bad.EXE", "1.5", false),
+        (std::slice::from_ref(&out), "bad.exe", "1.10.0.0", false),
+        (std::slice::from_ref(&out), "bad.exe", "3.0", true),
+        (std::slice::from_ref(&out), "other.exe", "1.5", true),
+        (std::slice::from_ref(&out), "bad.exe", "unknown", false),
+        (std::slice::from_ref(&only), "good.exe", "3.5", true),
+        (std::slice::from_ref(&only), "good.exe", "2.0", false),
+        (std::slice::from_ref(&only), "other.exe", "3.5", false),
+        (std::slice::from_ref(&only), "good.exe", "unknown", false),
+        (&[list("exclusion", "bad.exe", None)], "bad.exe", "9.0", false),
+        (&[list("riddle", "x.exe", None)], "any.exe", "1.0", false),
+    ];
+    for (at, (policies, name, version, admitted)) in table.into_iter().enumerate() {
+        assert_eq!(admits(policies, name, version), admitted, "row {at}");
+    }
+}
