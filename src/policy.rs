@@ -163,13 +163,51 @@ pub struct Permit {
     operation: Operation,
     rule: &'static str,
     signs: Option<Signs>,
+    cluster: Option<String>,
+}
+
+/// Whether a key is one of a cluster's, by their resource names.
+fn is_of(key: &str, cluster: &str) -> bool {
+    key.strip_prefix(cluster).is_some_and(|rest| rest.starts_with("/keys/"))
+}
+
+fn mixed_up(operation: Operation, key: &str) -> Error {
+    Error::new(Reason::Internal, format!("a permit to {} was shown for {key}", operation.name()))
 }
 
 impl Permit {
-    /// Whether it allows a signature of this kind with a key of this role.
-    #[must_use]
-    pub fn allows(&self, signs: Signs) -> bool {
-        self.signs == Some(signs)
+    /// Requires that it allows a signature over this kind of document with this key: one of its role and, for a cluster's
+    /// key, of its cluster.
+    ///
+    /// # Errors
+    /// `INTERNAL`: a door or an operation has mixed up permits.
+    pub fn require(&self, key: &str, role: KeyRole, kind: DocumentKind) -> Result<()> {
+        let is_its_own = match role {
+            KeyRole::Slc => self.cluster.as_deref().is_some_and(|cluster| is_of(key, cluster)),
+            _ => key.starts_with("keys/"),
+        };
+        if self.signs == Some((role, kind)) && is_its_own { Ok(()) } else { Err(mixed_up(self.operation, key)) }
+    }
+
+    /// Requires that it allows to make this key.
+    ///
+    /// # Errors
+    /// As [`Permit::require`].
+    pub fn require_making(&self, key: &str, role: KeyRole) -> Result<()> {
+        let operation = match role {
+            KeyRole::Slc => Operation::CreateCluster,
+            KeyRole::Root | KeyRole::Ca | KeyRole::EnrollmentCa | KeyRole::EnrollmentService => {
+                Operation::FoundAuthority
+            }
+            KeyRole::Audit | KeyRole::TlsCa => Operation::FoundInstance,
+            KeyRole::Probe => return Err(mixed_up(self.operation, key)),
+        };
+        let is_its_own = match &self.cluster {
+            Some(cluster) => is_of(key, cluster),
+            None => key.starts_with("keys/"),
+        };
+        let allowed = self.operation == operation && self.signs.is_none() && is_its_own;
+        if allowed { Ok(()) } else { Err(mixed_up(self.operation, key)) }
     }
 
     /// Who may.
@@ -211,9 +249,13 @@ pub fn permit(caller: &Caller, asked: &Asked<'_>) -> Result<Permit> {
             }
     });
     match found {
-        Some(rule) => {
-            Ok(Permit { caller: caller.clone(), operation: asked.operation, rule: rule.name, signs: rule.signs })
-        }
+        Some(rule) => Ok(Permit {
+            caller: caller.clone(),
+            operation: asked.operation,
+            rule: rule.name,
+            signs: rule.signs,
+            cluster: asked.cluster.map(str::to_owned),
+        }),
         None => Err(Error::new(
             Reason::PermissionDenied,
             format!(
@@ -287,6 +329,23 @@ mod tests {
         for (caller, operation, cluster, expected) in cases {
             assert_eq!(&verdict(caller, *operation, *cluster), expected, "{caller:?} {operation:?} {cluster:?}");
         }
+    }
+
+    #[test]
+    fn a_permit_is_good_for_its_own_cluster_key_and_kind_only() {
+        let cluster = Some("clusters/a");
+        let asked = Asked { operation: Operation::SignDocument, cluster, signs: Some(UL) };
+        let permit = permit(&node("clusters/a"), &asked).unwrap();
+        assert!(permit.require("clusters/a/keys/slc-1", KeyRole::Slc, DocumentKind::UseLicense).is_ok());
+        for (key, role, kind) in [
+            ("clusters/b/keys/slc-1", KeyRole::Slc, DocumentKind::UseLicense),
+            ("clusters/ab/keys/slc-1", KeyRole::Slc, DocumentKind::UseLicense),
+            ("clusters/a/keys/slc-1", KeyRole::Slc, DocumentKind::ServerLicensorCertificate),
+            ("keys/root", KeyRole::Root, DocumentKind::UseLicense),
+        ] {
+            assert!(permit.require(key, role, kind).is_err(), "{key} {role:?} {kind:?}");
+        }
+        assert!(permit.require_making("clusters/a/keys/slc-2", KeyRole::Slc).is_err());
     }
 
     #[test]

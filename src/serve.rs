@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
-use crate::caller::{Caller, CallerNote};
+use crate::caller::Caller;
 use crate::config::{self, Config};
-use crate::custody::{Custody, Slot, Standing};
+use crate::custody::{self, Custody, Slot, Standing};
 use crate::enrollment::cluster::Product;
 use crate::enrollment::instance;
 use crate::error::{Error, Reason, Result};
@@ -273,44 +273,32 @@ pub async fn open_custody(config: &Config, create: bool) -> Result<Arc<Custody>>
     Ok(custody)
 }
 
-/// Opens every configured token. The first refused PIN latches its token and ends the start.
+/// Opens every configured token. The first that cannot be opened ends the start.
 async fn open_tokens(config: &Config, store: &Arc<dyn Store>) -> Result<BTreeMap<String, Slot>> {
     let mut slots = BTreeMap::new();
     for token in &config.file.tokens {
-        let named = |fault: Error| fault.while_doing(format!("token {}", token.name));
-        let (standing, _) = Standing::of(store.as_ref(), &token.name).await?;
-        if let Some(latched) = standing.latched {
-            return Err(named(Error::new(Reason::PinLatched, format!("its PIN is latched: {latched}"))).hint(format!(
-                "put the right PIN into {}, then: keyward token unlatch {} --data {}",
-                config.path(&token.pin.file).display(),
-                token.name,
-                config.directory.display()
-            )));
-        }
-        match open_token(config, token) {
-            Ok(slot) => {
-                slots.insert(token.name.clone(), slot);
-            }
-            Err(fault) if fault.reason() == Reason::PinRefused => {
-                let latch = |standing: &mut Standing| standing.latched = Some(fault.message().to_owned());
-                Standing::change(
-                    store.as_ref(),
-                    &token.name,
-                    "latched",
-                    &CallerNote::service(),
-                    fault.message(),
-                    latch,
-                )
-                .await?;
-                return Err(fault.hint(format!(
-                    "it was tried once and will not be tried again; put the right PIN into {}, then: keyward token unlatch {} --data {}",
+        let device = custody::device(&token.serial, &token.label);
+        let opened = Standing::log_in(store.as_ref(), &device, || open_pkcs11(config, token)).await;
+        let opened = opened.map_err(|fault| match fault.reason() {
+            Reason::PinRefused | Reason::PinLatched => {
+                let fault = if fault.reason() == Reason::PinLatched { fault.while_doing(&token.name) } else { fault };
+                let hint = format!(
+                    "no PIN is tried twice; put the right one into {}, then: keyward token unlatch {} --data {}",
                     config.path(&token.pin.file).display(),
                     token.name,
                     config.directory.display()
-                )));
+                );
+                fault.hint(hint)
             }
-            Err(fault) => return Err(fault),
-        }
+            _ => fault,
+        })?;
+        let opened: Arc<dyn Token> = Arc::new(opened);
+        let description = opened.describe()?;
+        let oaep = *Profile::load(&token.profile)?.keys.oaep.first().ok_or_else(|| {
+            Error::new(Reason::TokenUnsupported, "the token does no OAEP, which content keys are sealed with")
+        })?;
+        let lane = Lane::start(opened, token.sessions, token.sessions * QUEUE_PER_SESSION)?;
+        slots.insert(token.name.clone(), Slot::new(store.as_ref(), lane, description, oaep).await?);
     }
     Ok(slots)
 }
@@ -330,14 +318,4 @@ pub fn open_pkcs11(config: &Config, token: &config::Token) -> Result<Pkcs11Token
         sessions: token.sessions,
     };
     pkcs11::open(&binding, &profile, token.read_pin(config)?)
-}
-
-fn open_token(config: &Config, token: &config::Token) -> Result<Slot> {
-    let opened: Arc<dyn Token> = Arc::new(open_pkcs11(config, token)?);
-    let description = opened.describe()?;
-    let oaep = *Profile::load(&token.profile)?.keys.oaep.first().ok_or_else(|| {
-        Error::new(Reason::TokenUnsupported, "the token does no OAEP, which content keys are sealed with")
-    })?;
-    let lane = Lane::start(opened, token.sessions, token.sessions * QUEUE_PER_SESSION)?;
-    Ok(Slot { lane, description, oaep })
 }

@@ -108,9 +108,9 @@ pub enum Event {
     },
     /// A token's PIN was refused and is latched, or a token is quarantined, or a person cleared that.
     TokenState {
-        /// The token's name in the configuration.
+        /// The device: label and serial.
         token: String,
-        /// `latched`, `unlatched`, `quarantined`, `released`.
+        /// `login-begun`, `logged-in`, `login-not-made`, `latched`, `unlatched`, `quarantined`, `released`.
         state: String,
         /// Who did it.
         caller: CallerNote,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::caller::Caller;
 use crate::cli::{Global, runtime};
 use crate::config::Config;
-use crate::custody::Standing;
+use crate::custody::{self, Standing};
 use crate::error::{Error, Reason, Result};
 use crate::serve::Lock;
 use crate::store::{Sqlite, Store};
@@ -38,10 +38,10 @@ pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
 
 async fn clear(command: &Command, config: &Config, store: &dyn Store) -> Result<()> {
     let (Command::Unlatch { token } | Command::Release { token }) = command;
-    if !config.file.tokens.iter().any(|known| known.name == *token) {
-        return Err(Error::new(Reason::NotFound, format!("the configuration has no token {token}")));
-    }
-    let (standing, _) = Standing::of(store, token).await?;
+    let known = config.file.tokens.iter().find(|known| known.name == *token);
+    let known = known.ok_or_else(|| Error::new(Reason::NotFound, format!("the configuration has no token {token}")))?;
+    let device = custody::device(&known.serial, &known.label);
+    let (standing, _) = Standing::of(store, &device).await?;
     let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() }.note();
     let (was, state): (Option<String>, &str) = match command {
         Command::Unlatch { .. } => (standing.latched, "unlatched"),
@@ -55,7 +55,7 @@ async fn clear(command: &Command, config: &Config, store: &dyn Store) -> Result<
         Command::Unlatch { .. } => standing.latched = None,
         Command::Release { .. } => standing.quarantined = None,
     };
-    Standing::change(store, token, state, &caller, &was, change).await?;
+    Standing::change(store, &device, state, &caller, &was, change).await?;
     println!("token {token} is {state}; it was held because: {was}");
     println!("next: keyward serve {}", config.directory.display());
     Ok(())

@@ -27,7 +27,7 @@ pub(super) struct Args {
     pin: Vec<String>,
     /// Judge the dates of the first documents at this time, UTC (2026-01-02T03:04); without it dates are not judged
     #[arg(long, value_name = "TIME")]
-    at: Option<XrmlTime>,
+    at: Option<String>,
     /// A revocation list to apply; it counts where its own issuer may revoke
     #[arg(long, value_name = "FILE")]
     revocation_list: Vec<PathBuf>,
@@ -35,8 +35,10 @@ pub(super) struct Args {
 
 /// Checks, prints, and gives the exit code.
 pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
+    // Not left to the command line's parser: its exit code for a wrong value means "not pinned" here.
+    let at = args.at.as_deref().map(str::parse::<XrmlTime>).transpose()?;
     match read(args) {
-        Ok(material) => Ok(judge(args, global, &material)),
+        Ok(material) => Ok(judge(at, global, &material)),
         Err(fault) => {
             eprintln!("error: {fault}");
             if let Some(hint) = fault.next_step() {
@@ -117,11 +119,11 @@ pub(super) fn key_from_pem(text: &str) -> Result<RsaPublicKey> {
     key_from_der(&der.map_err(|_| Error::new(Reason::InvalidArgument, "the PEM text is no base64"))?)
 }
 
-fn judge(args: &Args, global: &Global, material: &Material) -> u8 {
+fn judge(at: Option<XrmlTime>, global: &Global, material: &Material) -> u8 {
     let documents: Vec<Document> = material.documents.iter().map(|(_, document)| document.clone()).collect();
     let findings = chain::check(&documents, &material.pins);
     let revoked = revocation::apply(&material.lists, &documents, &findings);
-    let time = |finding: &Finding| args.at.map(|at| finding.check_time(at.moment()));
+    let time = |finding: &Finding| at.map(|at| finding.check_time(at.moment()));
     let mut is_all_good = true;
     let mut rows = Vec::new();
     let mut notes = Vec::new();

@@ -8,7 +8,7 @@ use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPublicEncry
 use crate::audit::chain::ChainHash;
 use crate::audit::record::ActNote;
 use crate::clock;
-use crate::custody::{AsyncAct, Custody, KeyRecord, Recorded, Verified, sign, write};
+use crate::custody::{AsyncAct, Custody, Failed, KeyRecord, Recorded, Verified, sign, write};
 use crate::error::{Error, Reason, Result};
 use crate::key::{Hash, KeyId, KeyRole, KeyState, Mode, PublicKey};
 use crate::policy::Permit;
@@ -48,6 +48,7 @@ impl Custody {
         making: Making,
         deadline: Instant,
     ) -> Result<Recorded<KeyRecord>> {
+        permit.require_making(&making.name, making.role)?;
         let id = KeyId::random()?;
         let note = ActNote::GenerateKey {
             key: making.name.clone(),
@@ -60,7 +61,7 @@ impl Custody {
 }
 
 impl AsyncAct<KeyRecord> for Make {
-    async fn run(self, custody: &Custody) -> Result<Verified<KeyRecord>> {
+    async fn run(self, custody: &Custody) -> Result<Verified<KeyRecord>, Failed> {
         let Make { making, id, deadline } = self;
         let oaep = custody.slot(&making.token)?.oaep;
         let request = Generate {
@@ -82,8 +83,10 @@ impl AsyncAct<KeyRecord> for Make {
             evidence: made.evidence,
             created_us: clock::now_us(),
         };
-        prove(custody, &record, oaep, deadline).await?;
-        let mut writes = vec![write(Kind::Key, &record.name, &record)?];
+        // From here on the pair exists, whatever else goes wrong.
+        prove(custody, &record, oaep, deadline).await.map_err(Failed::afterwards)?;
+        let mut writes =
+            vec![write(Kind::Key, &record.name, &record).map_err(|fault| Failed::from(fault).afterwards())?];
         writes.extend(making.beside);
         let result = format!("sha256:{}", ChainHash::of(&record.public.spki_der()));
         Ok(Verified::new(record, result, writes))
@@ -93,7 +96,7 @@ impl AsyncAct<KeyRecord> for Make {
 /// Proves that the token holds the private half: it decrypts a fresh challenge. A signature would prove the same, but
 /// a licensor key signs nothing that is not a document. Keys that only sign do it over a text of their role that is
 /// no document, note or certificate.
-async fn prove(custody: &Custody, key: &KeyRecord, oaep: Hash, deadline: Instant) -> Result<()> {
+async fn prove(custody: &Custody, key: &KeyRecord, oaep: Hash, deadline: Instant) -> Result<(), Failed> {
     let challenge: [u8; 32] = clock::random()?;
     if !key.role.decrypts() {
         let text = format!("keyward/key-challenge/v1\n{}\n{}\n", key.role.name(), hex::encode(challenge));
@@ -101,17 +104,24 @@ async fn prove(custody: &Custody, key: &KeyRecord, oaep: Hash, deadline: Instant
         let in_token = key.in_token();
         let signature =
             custody.ask(&key.token, deadline, move |token| token.sign(&in_token, Hash::Sha256, &digest)).await?;
-        return sign::check(&sign::verifier(key)?, Hash::Sha256, &digest, &signature);
+        let checked = sign::check(&sign::verifier(key)?, Hash::Sha256, &digest, &signature);
+        return distrust(custody, key, checked).await;
     }
     let ciphertext = encrypt(&key.public, oaep, &challenge)?;
     let in_token = key.in_token();
     let answer = custody
         .ask(&key.token, deadline, move |token| token.decrypt(&in_token, Padding::Oaep(oaep), &ciphertext))
         .await?;
-    if answer.equals(&challenge) {
-        return Ok(());
+    let matches = Error::new(Reason::TokenMismatch, "the token does not decrypt under the public key that it gave");
+    distrust(custody, key, if answer.equals(&challenge) { Ok(()) } else { Err(matches) }).await
+}
+
+/// A token that does not hold the key that it gave is not asked again.
+async fn distrust(custody: &Custody, key: &KeyRecord, proved: Result<()>) -> Result<(), Failed> {
+    if let Err(fault) = &proved {
+        custody.quarantine(&key.token, fault.message()).await;
     }
-    Err(Error::new(Reason::TokenMismatch, "the token does not decrypt under the public key that it gave"))
+    proved.map_err(Failed::from)
 }
 
 fn encrypt(public: &PublicKey, oaep: Hash, plaintext: &[u8]) -> Result<Vec<u8>> {

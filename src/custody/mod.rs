@@ -13,8 +13,8 @@ use crate::error::{Error, Reason, Result};
 use crate::key::Hash;
 use crate::policy::{Operation, Permit};
 use crate::store::{Batch, Kind, Store, Write};
-use crate::token::lane::Lane;
-use crate::token::{Description, Failure, Token};
+use crate::token::lane::{Lane, LaneError};
+use crate::token::{Class, Description, Failure, Token};
 
 mod checkpoint;
 pub mod faultpoint;
@@ -27,9 +27,10 @@ mod start;
 
 pub use checkpoint::AUDIT_KEY;
 pub use generate::Making;
+use proof::Failed;
 pub use proof::{Intent, Recorded, Verified};
 pub use read::{Page, performed};
-pub use record::{KeyRecord, Standing};
+pub use record::{KeyRecord, Standing, device};
 pub use sign::{Signing, check as check_signature};
 
 /// The custody of this instance: its tokens behind their lanes, and its records.
@@ -37,16 +38,32 @@ pub struct Custody {
     store: Arc<dyn Store>,
     tokens: BTreeMap<String, Slot>,
     held: RwLock<HashMap<String, Arc<Held>>>,
+    /// Held for reading by each act under way; true once no more may begin.
+    stopping: Arc<tokio::sync::RwLock<bool>>,
 }
 
 /// One open token.
 pub struct Slot {
-    /// The queue in front of its threads.
-    pub lane: Lane,
-    /// What the device says of itself.
-    pub description: Description,
-    /// The hash it does OAEP with.
-    pub oaep: Hash,
+    lane: Lane,
+    description: Description,
+    oaep: Hash,
+    /// Why it is out of use, if it is. What is recorded follows; this holds at once.
+    quarantined: RwLock<Option<String>>,
+}
+
+impl Slot {
+    /// An open token behind its lane, with the hash that it does OAEP with.
+    ///
+    /// # Errors
+    /// Those of the store, which knows whether the device is quarantined.
+    pub async fn new(store: &dyn Store, lane: Lane, description: Description, oaep: Hash) -> Result<Self> {
+        let (standing, _) = Standing::of(store, &device(&description.serial, &description.label)).await?;
+        Ok(Slot { lane, description, oaep, quarantined: RwLock::new(standing.quarantined) })
+    }
+
+    fn device(&self) -> String {
+        device(&self.description.serial, &self.description.label)
+    }
 }
 
 /// A key ready for use: its record, and its public half parsed once.
@@ -61,7 +78,7 @@ impl Custody {
     /// Takes over the store and the open tokens, by their names in the configuration.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, tokens: BTreeMap<String, Slot>) -> Self {
-        Custody { store, tokens, held: RwLock::default() }
+        Custody { store, tokens, held: RwLock::default(), stopping: Arc::default() }
     }
 
     /// The store, for the rooms that keep records of their own.
@@ -114,11 +131,26 @@ impl Custody {
         F: AsyncAct<T>,
     {
         let custody = Arc::clone(self);
-        let point = note.name();
         let task = tokio::spawn(async move {
-            let intent = Intent::open(custody.store.as_ref(), permit, note).await?;
+            let stopping = Arc::clone(&custody.stopping).read_owned().await;
+            if *stopping {
+                return Err(Error::new(Reason::StoreClosed, "this instance is stopping"));
+            }
+            let (point, caller, operation) = (note.name(), permit.caller().clone(), permit.operation());
+            let intent = match Intent::open(custody.store.as_ref(), permit, note).await {
+                Ok(intent) => intent,
+                Err(fault) if fault.reason() == Reason::ClockBehind => {
+                    return Err(custody.refuse(&caller, operation, "clock", fault).await);
+                }
+                Err(fault) => return Err(fault),
+            };
             faultpoint::reach(&format!("after-intent:{point}")).await;
-            let result = act.run(&custody).await;
+            let acting = Arc::clone(&custody);
+            // Apart, so that an act that panics is closed like any other that failed.
+            let result = tokio::spawn(async move { act.run(&acting).await }).await.unwrap_or_else(|fault| {
+                let error = Error::new(Reason::Internal, "the act broke off").detail(fault);
+                Err(Failed::from(error).afterwards())
+            });
             faultpoint::reach(&format!("before-outcome:{point}")).await;
             proof::close(&custody.store, intent, result).await
         });
@@ -131,13 +163,32 @@ impl Custody {
         token: &str,
         deadline: Instant,
         call: impl FnOnce(&dyn Token) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<T> {
+    ) -> Result<T, Failed> {
         let slot = self.slot(token)?;
-        if let Some(reason) = self.standing(token).await?.quarantined {
+        let quarantined = slot.quarantined.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(reason) = quarantined {
             return Err(Error::new(Reason::TokenMismatch, format!("token {token} is quarantined: {reason}"))
-                .hint(format!("find out what happened to the device, then: keyward token release {token}")));
+                .hint(format!(
+                    "find out what happened to the device; then stop this service and say: keyward token release {token}"
+                ))
+                .into());
         }
-        slot.lane.run(deadline, call).await.map_err(|fault| Error::from(fault).while_doing(format!("token {token}")))
+        let fault = match slot.lane.run(deadline, call).await {
+            Ok(done) => return Ok(done),
+            Err(fault) => fault,
+        };
+        let outcome = fault.outcome();
+        let class = match &fault {
+            LaneError::Failed(failure) => Some(failure.class),
+            _ => None,
+        };
+        let error = Error::from(fault).while_doing(format!("token {token}"));
+        match class {
+            Some(Class::Mismatch) => self.quarantine(token, error.message()).await,
+            Some(Class::Pin) => self.latch(slot, error.message()).await,
+            _ => {}
+        }
+        Err(Failed::asking(error, outcome))
     }
 
     fn slot(&self, token: &str) -> Result<&Slot> {
@@ -146,28 +197,37 @@ impl Custody {
         })
     }
 
-    /// A token's standing: what is latched or quarantined.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn standing(&self, token: &str) -> Result<Standing> {
-        Standing::of(self.store.as_ref(), token).await.map(|(standing, _)| standing)
+    /// Takes a token out of use because what it gave is not what was recorded: at once, then durably.
+    async fn quarantine(&self, token: &str, why: &str) {
+        let Ok(slot) = self.slot(token) else { return };
+        {
+            let mut quarantined = slot.quarantined.write().unwrap_or_else(PoisonError::into_inner);
+            if quarantined.is_some() {
+                return;
+            }
+            *quarantined = Some(why.to_owned());
+        }
+        tracing::error!(token, why, "the token is quarantined");
+        let change = |standing: &mut Standing| standing.quarantined = Some(why.to_owned());
+        self.change(slot, "quarantined", why, change).await;
     }
 
-    /// Takes a token out of use because what it gave is not what was recorded.
-    async fn quarantine(&self, token: &str, why: &str) {
-        let change = |standing: &mut Standing| standing.quarantined = Some(why.to_owned());
-        if let Err(fault) =
-            Standing::change(self.store.as_ref(), token, "quarantined", &CallerNote::service(), why, change).await
-        {
-            tracing::error!(token, ?fault, "a quarantine cannot be recorded");
+    /// Keeps a PIN that was refused after the start from being tried at the next one.
+    async fn latch(&self, slot: &Slot, why: &str) {
+        self.change(slot, "latched", why, |standing| standing.latched = Some(why.to_owned())).await;
+    }
+
+    async fn change(&self, slot: &Slot, state: &str, why: &str, change: impl FnOnce(&mut Standing)) {
+        let (store, device) = (self.store.as_ref(), slot.device());
+        if let Err(fault) = Standing::change(store, &device, state, &CallerNote::service(), why, change).await {
+            tracing::error!(device, state, ?fault, "the standing of a token cannot be recorded");
         }
     }
 }
 
 /// The part of an act between intent and outcome.
 trait AsyncAct<T>: Send + 'static {
-    fn run(self, custody: &Custody) -> impl Future<Output = Result<Verified<T>>> + Send;
+    fn run(self, custody: &Custody) -> impl Future<Output = Result<Verified<T>, Failed>> + Send;
 }
 
 /// A row for the batch that records an outcome.

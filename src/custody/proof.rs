@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::audit::record::{ActNote, Event, OutcomeNote};
 use crate::clock;
-use crate::error::{Error, Fault, Reason, Result};
+use crate::error::{Error, Reason, Result};
 use crate::policy::Permit;
 use crate::store::{Batch, Store, Write};
+use crate::token::Outcome;
 
 /// How far the clock may stand before the last record, in seconds.
 const CLOCK_BEHIND_S_MAX: i64 = 60;
@@ -39,6 +40,37 @@ impl Intent {
     /// An intent that an earlier run left open.
     pub(super) fn left_open(seq: u64) -> Self {
         Intent { seq }
+    }
+}
+
+/// An act that went wrong, and whether the token may have done it all the same.
+#[derive(Debug)]
+pub(super) struct Failed {
+    error: Error,
+    outcome: Outcome,
+}
+
+impl Failed {
+    /// A failure of the token's lane.
+    pub(super) fn asking(error: Error, outcome: Outcome) -> Self {
+        Failed { error, outcome }
+    }
+
+    /// A failure after the token has done something: what it did stays done.
+    pub(super) fn afterwards(self) -> Self {
+        Failed { outcome: Outcome::Unknown, ..self }
+    }
+
+    /// The words.
+    pub(super) fn error(self) -> Error {
+        self.error
+    }
+}
+
+/// What fails without the token failed before it was asked.
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed { error, outcome: Outcome::Refused }
     }
 }
 
@@ -76,52 +108,62 @@ impl<T> Recorded<T> {
 pub(super) async fn close<T>(
     store: &Arc<dyn Store>,
     intent: Intent,
-    result: Result<Verified<T>>,
+    result: Result<Verified<T>, Failed>,
 ) -> Result<Recorded<T>> {
     let (note, writes, answer) = match result {
         Ok(Verified { value, result, writes }) => (OutcomeNote::Done { result }, writes, Ok(Recorded(value))),
-        Err(fault) => (failed(&fault), Vec::new(), Err(fault)),
+        Err(failed) => (failed.note(), Vec::new(), Err(failed.error)),
     };
     let event = Event::Outcome { intent: intent.seq, result: note };
     match store.commit(Batch { writes, events: vec![event] }).await {
         Ok(_) => answer,
         Err(fault) => {
-            close_later(Arc::clone(store), intent, fault.clone());
+            let lost = Failed::from(fault.clone()).afterwards().note();
+            close_as(store, intent, lost, fault.reason() == Reason::StoreUnavailable).await;
             Err(fault)
         }
     }
 }
 
-fn failed(fault: &Error) -> OutcomeNote {
-    let reason = fault.reason().code().to_owned();
-    let mut message = fault.message().to_owned();
-    if let Some(detail) = fault.private_detail() {
-        message = format!("{message} ({detail})");
-    }
-    match fault.reason() {
-        Reason::TokenUnknown | Reason::Internal => OutcomeNote::Unknown { reason, message },
-        _ => OutcomeNote::Refused { reason, message },
+impl Failed {
+    fn note(&self) -> OutcomeNote {
+        let reason = self.error.reason().code().to_owned();
+        let mut message = self.error.message().to_owned();
+        if let Some(detail) = self.error.private_detail() {
+            message = format!("{message} ({detail})");
+        }
+        match self.outcome {
+            Outcome::Unknown => OutcomeNote::Unknown { reason, message: format!("{message}; nothing was released") },
+            Outcome::Refused => OutcomeNote::Refused { reason, message },
+        }
     }
 }
 
-/// Closes an intent whose outcome could not be recorded, as soon as the store is back. What the token gave is gone
-/// by then, so the outcome says that nothing was released.
-fn close_later(store: Arc<dyn Store>, intent: Intent, why: Error) {
+/// Closes an intent whose first outcome could not be recorded: at once if another writer was first, else as soon as the
+/// store is back. What the token gave is gone by then. When the store is closed before that, the next start closes it.
+async fn close_as(store: &Arc<dyn Store>, intent: Intent, result: OutcomeNote, later: bool) {
     const AGAIN_MS: u64 = 500;
-    tokio::spawn(async move {
-        let result = OutcomeNote::Unknown {
-            reason: why.reason().code().to_owned(),
-            message: "the outcome could not be recorded in time; nothing was released".to_owned(),
-        };
+    let store = Arc::clone(store);
+    let closing = async move {
         loop {
-            tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+            if later {
+                tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+            }
+            // A commit that failed may have happened.
+            match store.open_intents().await {
+                Ok(open) if !open.contains(&intent.seq) => return,
+                _ => {}
+            }
             let event = Event::Outcome { intent: intent.seq, result: result.clone() };
             match store.commit(Batch::event(event)).await {
-                Ok(_) => return,
-                // Start-up closes what is still open when the store itself is closed.
-                Err(fault) if fault.fault() != Fault::Store || fault.message().contains("closed") => return,
-                Err(_) => {}
+                Err(fault) if later && fault.reason() == Reason::StoreUnavailable => {}
+                _ => return,
             }
         }
-    });
+    };
+    if later {
+        tokio::spawn(closing);
+    } else {
+        closing.await;
+    }
 }

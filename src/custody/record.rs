@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::record::Event;
 use crate::caller::CallerNote;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::key::{KeyId, KeyRole, KeyState, Mode, PublicKey};
 use crate::store::{Batch, Kind, Store, Write};
 use crate::token::{Evidence, KeyRef};
@@ -49,6 +49,12 @@ pub struct Standing {
     pub quarantined: Option<String>,
 }
 
+/// How standings name a device: by what it is, not by what a configuration calls it.
+#[must_use]
+pub fn device(serial: &str, label: &str) -> String {
+    format!("{label} serial {serial}")
+}
+
 impl Standing {
     /// The standing of a token, and the version of its record (0 if it has none).
     ///
@@ -58,6 +64,44 @@ impl Standing {
         match store.get(Kind::Token, token).await? {
             Some(object) => Ok((object.read()?, object.version)),
             None => Ok((Standing::default(), 0)),
+        }
+    }
+
+    /// Logs in to a device, once. That a try is under way is durable before it is made: whatever becomes of this process
+    /// or of the store meanwhile, a PIN that was refused is not tried again before a person says so.
+    ///
+    /// # Errors
+    /// `PIN_LATCHED` if an earlier try is not cleared; those of the login; those of the store.
+    pub async fn log_in<T>(store: &dyn Store, device: &str, login: impl FnOnce() -> Result<T>) -> Result<T> {
+        let service = CallerNote::service();
+        let (standing, _) = Standing::of(store, device).await?;
+        if let Some(latched) = standing.latched {
+            return Err(Error::new(Reason::PinLatched, format!("its PIN is latched: {latched}")));
+        }
+        let begun = "a login was begun and its end is not recorded";
+        Standing::change(store, device, "login-begun", &service, "", |standing| {
+            standing.latched = Some(begun.to_owned());
+        })
+        .await?;
+        let done = login();
+        let recorded = match &done {
+            Err(fault) if fault.reason() == Reason::PinRefused => {
+                let words = fault.message().to_owned();
+                Standing::change(store, device, "latched", &service, &words, |standing| {
+                    standing.latched = Some(words.clone());
+                })
+                .await
+            }
+            Ok(_) => Standing::change(store, device, "logged-in", &service, "", |s| s.latched = None).await,
+            Err(fault) => {
+                Standing::change(store, device, "login-not-made", &service, fault.message(), |s| s.latched = None).await
+            }
+        };
+        // The login's own failure says more than the store's, and the latch is durable either way.
+        match (done, recorded) {
+            (Err(fault), _) => Err(fault),
+            (Ok(_), Err(fault)) => Err(fault),
+            (Ok(done), Ok(())) => Ok(done),
         }
     }
 

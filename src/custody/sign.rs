@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::audit::checkpoint;
 use crate::audit::note::{Note, VerifierKey};
 use crate::audit::record::ActNote;
-use crate::custody::{AsyncAct, Custody, Held, KeyRecord, Recorded, Verified};
+use crate::custody::{AsyncAct, Custody, Failed, Held, KeyRecord, Recorded, Verified};
 use crate::error::{Error, Reason, Result};
 use crate::key::{Hash, KeyRole, PublicKey};
 use crate::policy::{self, DocumentKind, Permit};
@@ -53,9 +53,7 @@ impl Custody {
         deadline: Instant,
     ) -> Result<Recorded<Vec<u8>>> {
         policy::may_sign(key.record.role, key.record.state)?;
-        if !permit.allows((key.record.role, signing.kind)) {
-            return Err(Error::new(Reason::Internal, "the permit is for another key or another kind of document"));
-        }
+        permit.require(&key.record.name, key.record.role, signing.kind)?;
         let hash = signing.digest.hash();
         if hash != key.record.mode.hash() {
             return Err(Error::new(Reason::Internal, "the digest is not of the key's mode"));
@@ -84,9 +82,7 @@ impl Custody {
         deadline: Instant,
     ) -> Result<Issued> {
         policy::may_sign(key.record.role, key.record.state)?;
-        if !permit.allows((key.record.role, DocumentKind::TlsCertificate)) {
-            return Err(Error::new(Reason::Internal, "the permit is not for a TLS certificate"));
-        }
+        permit.require(&key.record.name, key.record.role, DocumentKind::TlsCertificate)?;
         let digest = unsigned.digest()?.to_vec();
         let note = ActNote::SignTlsCertificate {
             key: key.record.name.clone(),
@@ -106,8 +102,10 @@ impl Custody {
         policy::may_sign(key.record.role, key.record.state)?;
         let verifier = VerifierKey::new(&checkpoint::origin(&self.store.head().log), &key.record.public)?;
         let (in_token, digest) = (key.record.in_token(), note.digest());
-        let asked =
-            self.ask(&key.record.token, deadline, move |token| token.sign(&in_token, Hash::Sha256, &digest)).await?;
+        let asked = self
+            .ask(&key.record.token, deadline, move |token| token.sign(&in_token, Hash::Sha256, &digest))
+            .await
+            .map_err(Failed::error)?;
         if let Err(fault) = note.add(&verifier, &asked) {
             self.quarantine(&key.record.token, fault.message()).await;
             return Err(Error::new(Reason::TokenMismatch, fault.message()));
@@ -117,28 +115,18 @@ impl Custody {
 }
 
 impl AsyncAct<Vec<u8>> for Sign {
-    async fn run(self, custody: &Custody) -> Result<Verified<Vec<u8>>> {
+    async fn run(self, custody: &Custody) -> Result<Verified<Vec<u8>>, Failed> {
         let Sign { key, hash, digest, deadline } = self;
         let in_token = key.record.in_token();
         let for_token = digest.clone();
         let token = key.record.token.as_str();
-        let asked = custody.ask(token, deadline, move |token| token.sign(&in_token, hash, &for_token)).await;
-        let checked = asked.and_then(|signature| {
-            check(&key.verifier, hash, &digest, &signature)?;
-            Ok(signature)
-        });
-        match checked {
-            Ok(signature) => {
-                let text = STANDARD.encode(&signature);
-                Ok(Verified::new(signature, text, Vec::new()))
-            }
-            Err(fault) => {
-                if fault.reason() == Reason::TokenMismatch {
-                    custody.quarantine(token, fault.message()).await;
-                }
-                Err(fault)
-            }
+        let signature = custody.ask(token, deadline, move |token| token.sign(&in_token, hash, &for_token)).await?;
+        if let Err(fault) = check(&key.verifier, hash, &digest, &signature) {
+            custody.quarantine(token, fault.message()).await;
+            return Err(Failed::from(fault).afterwards());
         }
+        let text = STANDARD.encode(&signature);
+        Ok(Verified::new(signature, text, Vec::new()))
     }
 }
 

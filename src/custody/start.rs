@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::audit::record::Event;
-use crate::custody::{Custody, Intent, proof};
+use crate::custody::{Custody, Failed, Intent, proof};
 use crate::error::{Error, Reason, Result};
 use crate::store::Batch;
 
@@ -27,11 +27,9 @@ impl Custody {
         self.store.commit(Batch::event(Event::LogOpened { version: version.to_owned(), tokens })).await?;
         let open = self.store.open_intents().await?;
         for seq in &open {
-            let why = Error::new(
-                Reason::TokenUnknown,
-                "the service ended between this intent and its outcome; nothing was released",
-            );
+            let why = Error::new(Reason::TokenUnknown, "the service ended between this intent and its outcome");
             // The outcome is the answer here: an intent that an earlier run left open always ends as a failure.
+            let why = Failed::from(why).afterwards();
             match proof::close::<()>(&self.store, Intent::left_open(*seq), Err(why)).await {
                 Err(fault) if fault.reason() != Reason::TokenUnknown => return Err(fault),
                 _ => {}
@@ -42,6 +40,8 @@ impl Custody {
 
     /// Ends this run: no more acts, tokens closed, the log closed, the store closed.
     pub async fn stop(self: &Arc<Self>) {
+        // Waits for every act under way, with or without its caller; none begins after this.
+        *self.stopping.write().await = true;
         let custody = Arc::clone(self);
         // Closing a lane waits for its threads.
         let closed = tokio::task::spawn_blocking(move || custody.tokens.values().for_each(|slot| slot.lane.close()));

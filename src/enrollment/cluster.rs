@@ -76,7 +76,9 @@ async fn prepare(
     product: &Product,
     new: NewCluster,
 ) -> Result<(policy::Permit, Cluster, Making)> {
-    let permit = policy::permit(caller, &Asked { operation: Operation::CreateCluster, cluster: None, signs: None })?;
+    let name = format!("clusters/{}", new.id);
+    let asked = Asked { operation: Operation::CreateCluster, cluster: Some(&name), signs: None };
+    let permit = policy::permit(caller, &asked)?;
     cluster::check_id("cluster_id", &new.id)?;
     cluster::check_url(&new.url)?;
     let server_name = if new.server_name.is_empty() { new.id.to_uppercase() } else { new.server_name };
@@ -88,7 +90,6 @@ async fn prepare(
         ));
     }
     let revocation = new.revocation.iter().map(|der| key_from_der(der)).collect::<Result<_>>()?;
-    let name = format!("clusters/{}", new.id);
     // The commit decides; this spares the token a key that nobody will own.
     if custody.store().get(Kind::Cluster, &name).await?.is_some() {
         return Err(Error::new(Reason::AlreadyExists, format!("{name} exists already"))

@@ -138,7 +138,7 @@ pub fn check(documents: &[Document], pins: &[Pin]) -> Vec<Finding> {
         let (link, is_pinned) = match link(&findings, at, pins) {
             Ok(Link::Document(issuer)) => {
                 findings[issuer].is_leaf = false;
-                (Link::Document(issuer), findings[issuer].is_pinned)
+                (Link::Document(issuer), findings[issuer].is_pinned || is_issuer_pinned(&findings[at], pins))
             }
             Ok(Link::Pin) => (Link::Pin, true),
             Ok(other) => (other, false),
@@ -196,6 +196,11 @@ pub fn require(documents: &[Document], pins: &[Pin], moment: OffsetDateTime) -> 
     }
 }
 
+fn is_issuer_pinned(finding: &Finding, pins: &[Pin]) -> bool {
+    let issuer = finding.content.as_ref().ok().and_then(|content| content.issuer.as_ref());
+    issuer.and_then(|issuer| issuer.key.as_ref()).is_some_and(|key| pins.contains(&Pin::of(key)))
+}
+
 /// Everything that a document shows by itself.
 fn examine(document: &Document) -> Finding {
     let kind = Kind::of(document.body());
@@ -220,13 +225,13 @@ fn link(findings: &[Finding], at: usize, pins: &[Pin]) -> Result<Link> {
     let Ok(content) = &findings[at].content else { return Ok(Link::None) };
     let Some(issuer) = &content.issuer else { return Ok(Link::None) };
     let kind = findings[at].kind.as_ref().copied().map_err(Error::clone)?;
-    let key = issuer.required_key("ISSUER")?;
+    issuer.required_key("ISSUER")?;
     let later = || findings.iter().enumerate().skip(at + 1);
     if let Some((found, certificate)) = later().find(|(_, other)| is_issuer(other, issuer, kind)) {
         check_link(content, kind, certificate)?;
         return Ok(Link::Document(found));
     }
-    if pins.contains(&Pin::of(key)) {
+    if is_issuer_pinned(&findings[at], pins) {
         return Ok(Link::Pin);
     }
     // Above an authority may be the root, and a revocation list has any issuer: nothing needs to follow them.

@@ -88,6 +88,7 @@ fn what_stands_around_documents_is_bounded_and_has_no_entities() {
         ("<!DOCTYPE A [<!ENTITY x \"y\">]><A />".to_owned(), Reason::DocumentForbidden),
         ("<A>".repeat(100), Reason::LimitExceeded),
         ("<A><XrML></A>".to_owned(), Reason::DocumentMalformed),
+        (format!("<A><B>{}</B>", vectors::text("mode2/slc.xml")), Reason::DocumentMalformed),
         (
             format!("<A>{}</A>", "<string>&lt;XrML&gt;&lt;BODY&gt;&lt;/BODY&gt;&lt;/XrML&gt;</string>".repeat(65)),
             Reason::LimitExceeded,

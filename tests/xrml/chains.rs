@@ -79,6 +79,9 @@ fn a_pin_may_be_any_issuer_of_the_chain() {
     let documents = load("mode2", &["ul.xml", "slc.xml"]);
     let pin = Pin::of(&vectors::issuer_key(&documents[1]));
     assert!(chain::check(&documents, &[pin]).iter().all(|f| f.is_pinned));
+    let server = Pin::of(&vectors::issuer_key(&documents[0]));
+    let findings = chain::check(&documents, &[server]);
+    assert!(findings[0].is_pinned && !findings[1].is_pinned, "the server's own key vouches for what it signed");
 }
 
 #[test]

@@ -77,6 +77,7 @@ fn dates_are_judged_at_the_time_that_is_asked_for() {
         let (code, rows) = verify(&files, &["--pin", &pin, "--at", time]);
         assert_eq!(code, Some(expected), "{time}: {rows}");
     }
+    assert_eq!(verify(&files, &["--at", "tomorrow"]).0, Some(65), "a wrong time is not a verdict");
 }
 
 #[test]
