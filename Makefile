@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 # Tests may stop the service at named points; release builds have no such points.
 TESTED := --features faultpoints
 
-.PHONY: help setup demo test check
+.PHONY: help setup demo test check kit
 .NOTPARALLEL:
 
 help:
@@ -22,7 +22,12 @@ demo: setup
 	cargo build --release $(LOCKED)
 	KEYWARD="$(TARGET)/release/keyward" examples/demo.sh
 
-test: setup
+# Tokens for the tests: Kryoptic as a PKCS#11 module, and a module that fails by script. Packages of their own.
+kit: setup
+	cargo build --release $(LOCKED) --quiet --manifest-path tests/kit/kryoptic/Cargo.toml --target-dir "$(TARGET)/kit"
+	cargo build --release $(LOCKED) --quiet --manifest-path tests/kit/faulty/Cargo.toml --target-dir "$(TARGET)/kit"
+
+test: kit
 	cargo test --doc $(TESTED) $(LOCKED)
 	cargo nextest run $(TESTED) $(LOCKED)
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::future::Future;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::caller::Caller;
@@ -31,6 +31,8 @@ use crate::token::{self, Binding, Token};
 const QUEUE_PER_SESSION: usize = 64;
 /// How long calls under way may take when the service stops, in seconds.
 pub const DRAIN_S: u64 = 15;
+/// How long whoever listens on the operator's socket may take to accept, in seconds.
+const PROBE_S: u64 = 2;
 
 /// What an instance listens on, known once it does.
 #[derive(Clone, Debug)]
@@ -111,11 +113,10 @@ pub async fn serve(
     bound: impl FnOnce(&Bound),
 ) -> Result<()> {
     let _lock = Lock::take(&config.directory)?;
-    let listeners = Listeners {
-        nodes: listen("api.listen", &config.file.api.listen).await?,
-        joiners: listen("join.listen", &config.file.join.listen).await?,
-        operators: operator_socket(config)?,
-    };
+    let nodes = listen("api.listen", &config.file.api.listen).await?;
+    let joiners = listen("join.listen", &config.file.join.listen).await?;
+    let (operators, _socket) = operator_socket(config).await?;
+    let listeners = Listeners { nodes, joiners, operators };
     let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
     let tokens = match open_tokens(config, &store).await {
         Ok(tokens) => tokens,
@@ -127,7 +128,6 @@ pub async fn serve(
     let custody = Arc::new(Custody::new(store, tokens));
     let closed_intents = custody.start(env!("CARGO_PKG_VERSION")).await?;
     let served = open(config, &custody, listeners, closed_intents, stop, bound).await;
-    let _ = std::fs::remove_file(config.path(&config.file.operator.socket));
     custody.stop().await;
     served
 }
@@ -222,19 +222,49 @@ async fn listen(setting: &str, address: &str) -> Result<TcpListener> {
     })
 }
 
-/// Opens the operator's socket. One that an earlier run left behind is replaced: the directory is ours.
-fn operator_socket(config: &Config) -> Result<UnixListener> {
+/// Opens the operator's socket. One that an earlier run left behind, on which nobody answers, is replaced; anything else
+/// that stands in its place is left alone.
+async fn operator_socket(config: &Config) -> Result<(UnixListener, SocketFile)> {
     let path = config.path(&config.file.operator.socket);
+    let elsewhere = "set operator.socket to a name that is free";
     let fault = |fault: std::io::Error| {
-        Error::new(Reason::ConfigInvalid, format!("cannot listen on {}: {fault}", path.display()))
+        Error::new(Reason::ConfigInvalid, format!("cannot listen on {}: {fault}", path.display())).hint(elsewhere)
     };
-    match std::fs::remove_file(&path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(fault(cause)),
-        _ => {}
+    match std::fs::symlink_metadata(&path) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
+        Err(cause) => return Err(fault(cause)),
+        Ok(found) if found.file_type().is_socket() => {
+            let answer = tokio::time::timeout(Duration::from_secs(PROBE_S), UnixStream::connect(&path)).await;
+            let nobody = matches!(answer, Ok(Err(cause)) if cause.kind() == std::io::ErrorKind::ConnectionRefused);
+            if !nobody {
+                let words = format!("another process listens on {}", path.display());
+                return Err(Error::new(Reason::AddressInUse, words).hint(format!("stop that process, or {elsewhere}")));
+            }
+            std::fs::remove_file(&path).map_err(fault)?;
+        }
+        Ok(_) => {
+            let words = format!("operator.socket: {} exists and is no socket; it is left as it is", path.display());
+            return Err(Error::new(Reason::ConfigInvalid, words).hint(elsewhere));
+        }
     }
     let socket = UnixListener::bind(&path).map_err(fault)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(fault)?;
-    Ok(socket)
+    let made = std::fs::symlink_metadata(&path).map_err(fault)?;
+    Ok((socket, SocketFile { inode: (made.dev(), made.ino()), path }))
+}
+
+/// The file of a socket that this process listens on: removed when this is dropped, if it is still that file.
+struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 async fn authority(config: &Config, custody: &Custody) -> Result<Authority> {

@@ -38,6 +38,8 @@ const ROOMS: &[(&str, &str)] = &[
     ("http", "caller key cluster tls policy audit xrml custody approval issuance enrollment ceremony"),
     ("cli", "caller key cluster tls audit xrml custody enrollment ceremony grpc config serve"),
     // What these do needs no service: they have a directory of their own, or one that no service has open.
+    ("cli/host", "token"),
+    ("cli/probe", "token serve"),
     ("cli/init", "caller enrollment token config serve"),
     ("cli/token", "caller audit custody store config serve"),
     ("cli/config", "token config"),
@@ -313,9 +315,14 @@ fn undeclared(files: &[File]) -> Vec<String> {
     };
     let manifest = text("Cargo.toml").unwrap_or_default();
     let roots = ["src/lib.rs", "src/main.rs"];
+    // The root of a package of its own is declared by its manifest.
+    let is_root = |path: &str| {
+        path.strip_suffix("src/lib.rs").is_some_and(|folder| text(&format!("{folder}Cargo.toml")).is_some())
+    };
     files
         .iter()
         .filter(|f| f.is_rust() && (f.path.starts_with("src/") || f.path.starts_with("tests/")))
+        .filter(|f| !is_root(&f.path))
         .filter(|f| !roots.contains(&f.path.as_str()) && !manifest.contains(&format!("\"{}\"", f.path)))
         .filter(|f| !declared(&f.path))
         .map(|f| format!("{}: no `mod` declares it, so it is never compiled", f.path))

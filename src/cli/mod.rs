@@ -16,11 +16,13 @@ mod cluster;
 mod config;
 mod connect;
 mod enroll;
+mod host;
 mod init;
 mod key;
 mod license;
 mod node;
 mod output;
+mod probe;
 mod serve;
 mod show;
 mod token;
@@ -87,6 +89,9 @@ enum Command {
     /// Measure this machine, in a directory of its own
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Hold one token for the service that started this
+    #[command(name = "token-host", hide = true)]
+    TokenHost,
 }
 
 /// Runs the command line of this process.
@@ -125,6 +130,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Verify(args) => verify::run(&args, &global),
         Command::Show(args) => show::run(&args, &global),
         Command::Bench(command) => bench::run(command, &global),
+        Command::TokenHost => host::run(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::caller::Caller;
-use crate::cli::{Global, runtime};
+use crate::cli::{Global, probe, runtime};
 use crate::config::Config;
 use crate::custody::{self, Standing};
 use crate::error::{Error, Reason, Result};
@@ -22,38 +22,51 @@ pub(super) enum Command {
         /// The token's name in the configuration
         token: String,
     },
+    /// Make a token in a directory of its own, try out all that it does, and hold it against its profile
+    Probe(probe::Args),
+}
+
+/// What holds a token back, and is cleared by a person.
+#[derive(Clone, Copy)]
+enum Hold {
+    Latch,
+    Quarantine,
 }
 
 pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
+    let (token, hold) = match command {
+        Command::Probe(args) => return probe::run(&args, global),
+        Command::Unlatch { token } => (token, Hold::Latch),
+        Command::Release { token } => (token, Hold::Quarantine),
+    };
     let config = Config::load(&global.data)?;
     let _lock = Lock::take(&config.directory)?;
     runtime()?.block_on(async {
         let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
-        let done = clear(&command, &config, store.as_ref()).await;
+        let done = clear(&token, hold, &config, store.as_ref()).await;
         store.close().await;
         done
     })?;
     Ok(0)
 }
 
-async fn clear(command: &Command, config: &Config, store: &dyn Store) -> Result<()> {
-    let (Command::Unlatch { token } | Command::Release { token }) = command;
-    let known = config.file.tokens.iter().find(|known| known.name == *token);
+async fn clear(token: &str, hold: Hold, config: &Config, store: &dyn Store) -> Result<()> {
+    let known = config.file.tokens.iter().find(|known| known.name == token);
     let known = known.ok_or_else(|| Error::new(Reason::NotFound, format!("the configuration has no token {token}")))?;
     let device = custody::device(&known.serial, &known.label);
     let (standing, _) = Standing::of(store, &device).await?;
     let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() }.note();
-    let (was, state): (Option<String>, &str) = match command {
-        Command::Unlatch { .. } => (standing.latched, "unlatched"),
-        Command::Release { .. } => (standing.quarantined, "released"),
+    let (was, state) = match hold {
+        Hold::Latch => (standing.latched, "unlatched"),
+        Hold::Quarantine => (standing.quarantined, "released"),
     };
     let Some(was) = was else {
         println!("token {token} needs no such thing");
         return Ok(());
     };
-    let change = |standing: &mut Standing| match command {
-        Command::Unlatch { .. } => standing.latched = None,
-        Command::Release { .. } => standing.quarantined = None,
+    let change = |standing: &mut Standing| match hold {
+        Hold::Latch => standing.latched = None,
+        Hold::Quarantine => standing.quarantined = None,
     };
     Standing::change(store, &device, state, &caller, &was, change).await?;
     println!("token {token} is {state}; it was held because: {was}");

@@ -2,12 +2,13 @@
 
 use tonic::{Request, Response, Status};
 
+use crate::caller::Caller;
 use crate::cluster::Cluster;
 use crate::enrollment;
 use crate::enrollment::cluster::NewCluster;
 use crate::enrollment::response::Chain;
 use crate::error::Result;
-use crate::grpc::{Door, deadline, next_page, page, status, timestamp, v1};
+use crate::grpc::{Door, check_name, deadline, next_page, page, status, timestamp, v1};
 use crate::policy::{Asked, Operation, permit};
 
 #[tonic::async_trait]
@@ -35,12 +36,7 @@ impl v1::clusters_server::Clusters for Door {
     async fn get_cluster(&self, request: Request<v1::GetClusterRequest>) -> Result<Response<v1::Cluster>, Status> {
         let caller = self.caller(&request).await?;
         let name = request.into_inner().name;
-        let asked = Asked { operation: Operation::ReadCluster, cluster: Some(&name), signs: None };
-        let found = match permit(&caller, &asked) {
-            Ok(_) => self.cluster(&name).await,
-            Err(refusal) => Err(refusal),
-        };
-        match found {
+        match self.cluster(&caller, &name).await {
             Ok(cluster) => Ok(Response::new(cluster)),
             Err(refusal) => Err(self.refused(&caller, Operation::ReadCluster, &name, refusal).await),
         }
@@ -66,7 +62,9 @@ impl v1::clusters_server::Clusters for Door {
 
 impl Door {
     /// A cluster with its certificates.
-    async fn cluster(&self, name: &str) -> Result<v1::Cluster> {
+    async fn cluster(&self, caller: &Caller, name: &str) -> Result<v1::Cluster> {
+        check_name(name)?;
+        permit(caller, &Asked { operation: Operation::ReadCluster, cluster: Some(name), signs: None })?;
         let cluster = self.custody.cluster(name).await?;
         let certificate_chain = match &cluster.slc {
             Some(slc) => self.custody.chain::<Chain>(&slc.chain).await?.documents,

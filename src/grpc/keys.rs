@@ -6,9 +6,9 @@ use tonic::{Request, Response, Status};
 
 use crate::audit::chain::ChainHash;
 use crate::caller::Caller;
-use crate::custody::KeyRecord;
+use crate::custody::{KeyRecord, Page};
 use crate::error::Result;
-use crate::grpc::{Door, next_page, page, status, timestamp, v1};
+use crate::grpc::{Door, check_name, next_page, page, timestamp, v1};
 use crate::key::PublicKey;
 use crate::policy::{Asked, Operation, permit};
 use crate::xrml::value::ModulusLe;
@@ -27,12 +27,13 @@ impl v1::keys_server::Keys for Door {
     async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
         let caller = self.caller(&request).await?;
         let request = request.into_inner();
-        let asked = Asked { operation: Operation::ReadCluster, cluster: Some(&request.parent), signs: None };
-        if let Err(refusal) = permit(&caller, &asked) {
-            return Err(self.refused(&caller, Operation::ReadCluster, &request.parent, refusal).await);
-        }
         let page = page(request.page_size, &request.page_token);
-        let found = self.custody.keys(&request.parent, page).await.map_err(status::status)?;
+        let found = match self.keys(&caller, &request.parent, page).await {
+            Ok(found) => found,
+            Err(refusal) => {
+                return Err(self.refused(&caller, Operation::ReadCluster, &request.parent, refusal).await);
+            }
+        };
         let next_page_token = next_page(&found, page, |key| &key.name);
         let keys = found.iter().map(message).collect();
         Ok(Response::new(v1::ListKeysResponse { keys, next_page_token }))
@@ -40,7 +41,16 @@ impl v1::keys_server::Keys for Door {
 }
 
 impl Door {
+    async fn keys(&self, caller: &Caller, cluster: &str, page: Page<'_>) -> Result<Vec<KeyRecord>> {
+        check_name(cluster)?;
+        permit(caller, &Asked { operation: Operation::ReadCluster, cluster: Some(cluster), signs: None })?;
+        // A list of nothing would say that the cluster has no keys.
+        self.custody.cluster(cluster).await?;
+        self.custody.keys(cluster, page).await
+    }
+
     async fn key(&self, caller: &Caller, name: &str) -> Result<v1::Key> {
+        check_name(name)?;
         let cluster = name.split_once("/keys/").map(|(cluster, _)| cluster);
         permit(caller, &Asked { operation: Operation::ReadCluster, cluster, signs: None })?;
         Ok(message(&self.custody.key(name).await?.record))

@@ -7,6 +7,7 @@ use tonic::Request;
 
 use crate::custody::{Custody, DEADLINE_S, Page};
 use crate::enrollment::cluster::Product;
+use crate::error::{Error, Reason, Result};
 use crate::tls::Authority;
 
 mod audit;
@@ -14,6 +15,7 @@ pub mod client;
 mod clusters;
 mod enrollment;
 mod identity;
+mod incoming;
 mod keys;
 mod licensing;
 mod nodes;
@@ -31,6 +33,9 @@ pub mod v1 {
 
 /// Largest message, in bytes, in either direction: a document of 8 MiB and what goes with it.
 pub const MESSAGE_BYTES_MAX: usize = 9 * 1024 * 1024;
+
+/// Longest resource name, in bytes.
+const NAME_BYTES_MAX: usize = 256;
 
 /// What every service of this door works with.
 #[derive(Clone)]
@@ -71,6 +76,15 @@ fn timeout(text: &str) -> Option<Duration> {
     })
 }
 
+/// Checks the form of a resource name before anything is made of it, records and refusals included.
+fn check_name(name: &str) -> Result<()> {
+    if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let words = format!("a resource name is 1 to {NAME_BYTES_MAX} printable ASCII characters without blanks");
+    Err(Error::new(Reason::InvalidArgument, words).hint("name it as it is listed, such as clusters/emea"))
+}
+
 /// A page as it was asked for (AIP-158), its size within bounds.
 fn page(size: i32, token: &str) -> Page<'_> {
     const DEFAULT: u32 = 100;
@@ -95,6 +109,14 @@ fn timestamp(time_us: i64) -> prost_types::Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_bounded_and_printable() {
+        assert!(check_name(&"n".repeat(NAME_BYTES_MAX)).is_ok());
+        for bad in ["", "a b", "a\n", "ä", &"n".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {

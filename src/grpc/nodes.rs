@@ -4,9 +4,10 @@ use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
 use crate::caller::{Caller, Principal};
+use crate::custody::Page;
 use crate::enrollment::join::{self, NewInvitation};
 use crate::error::Result;
-use crate::grpc::{Door, next_page, page, status, timestamp, v1};
+use crate::grpc::{Door, check_name, next_page, page, status, timestamp, v1};
 use crate::policy::{Asked, Operation, permit};
 
 #[tonic::async_trait]
@@ -48,12 +49,11 @@ impl v1::nodes_server::Nodes for Door {
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let caller = self.caller(&request).await?;
         let request = request.into_inner();
-        let asked = Asked { operation: Operation::ReadNode, cluster: Some(&request.parent), signs: None };
-        if let Err(refusal) = permit(&caller, &asked) {
-            return Err(self.refused(&caller, Operation::ReadNode, &request.parent, refusal).await);
-        }
         let page = page(request.page_size, &request.page_token);
-        let found = self.custody.nodes(&request.parent, page).await.map_err(status::status)?;
+        let found = match self.nodes(&caller, &request.parent, page).await {
+            Ok(found) => found,
+            Err(refusal) => return Err(self.refused(&caller, Operation::ReadNode, &request.parent, refusal).await),
+        };
         let next_page_token = next_page(&found, page, |principal| &principal.name);
         let nodes = found.iter().map(message).collect();
         Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token }))
@@ -80,7 +80,16 @@ impl v1::join_server::Join for Door {
 }
 
 impl Door {
+    async fn nodes(&self, caller: &Caller, cluster: &str, page: Page<'_>) -> Result<Vec<Principal>> {
+        check_name(cluster)?;
+        permit(caller, &Asked { operation: Operation::ReadNode, cluster: Some(cluster), signs: None })?;
+        // A list of nothing would say that the cluster has no nodes.
+        self.custody.cluster(cluster).await?;
+        self.custody.nodes(cluster, page).await
+    }
+
     async fn node(&self, caller: &Caller, name: &str) -> Result<v1::Node> {
+        check_name(name)?;
         let cluster = name.split_once("/nodes/").map(|(cluster, _)| cluster);
         permit(caller, &Asked { operation: Operation::ReadNode, cluster, signs: None })?;
         Ok(message(&self.custody.node(name).await?))

@@ -1,27 +1,44 @@
-//! The two listeners of this door: mTLS for nodes, a Unix socket for people of this machine.
+//! The listeners of this door: mTLS for nodes and for those that join, a Unix socket for people of this machine.
 
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity as TlsIdentity, Server, ServerTlsConfig};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::layer::util::{Identity as NoLayer, Stack};
+use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::error::{Error, Reason, Result};
+use crate::grpc::incoming::{Room, bounded};
 use crate::grpc::{Door, MESSAGE_BYTES_MAX, v1};
 use crate::tls::Identity;
 
 /// Requests that one connection may have under way.
-const STREAMS_MAX: u32 = 1024;
+const STREAMS_MAX: u32 = 128;
+/// Requests that a listener's connections may have under way together. One more is refused at once. A request holds at
+/// most [`MESSAGE_BYTES_MAX`], so this bounds the memory that callers can make this process take.
+const REQUESTS_MAX: usize = 256;
+/// Time for a TLS handshake, in seconds: who sends nothing loses the connection.
+const HANDSHAKE_S: u64 = 5;
+/// A connection on which nothing came for so long is asked whether it lives, in seconds.
+const KEEPALIVE_S: u64 = 30;
+/// And ended if there is no answer after so long, in seconds.
+const KEEPALIVE_ANSWER_S: u64 = 10;
+/// Time for a request over TLS from its first to its last byte and to its answer, in seconds. Acts have a shorter
+/// deadline of their own.
+const REQUEST_S: u64 = 30;
+/// Life of a connection of those that join, in seconds: they have one question, and no certificate yet.
+const JOIN_CONNECTION_S: u64 = 30;
 
 /// All services, ready to be served.
 pub struct Services {
     routes: Routes,
     join: Routes,
     health: HealthReporter,
+    room: Room,
 }
 
 impl Services {
@@ -53,7 +70,7 @@ impl Services {
             .add_service(sized!(audit_server, AuditServer))
             .prepare();
         let join = Routes::new(v1::join_server::JoinServer::new(door.clone())).prepare();
-        Ok(Services { routes, join, health })
+        Ok(Services { routes, join, health, room: Room::here() })
     }
 
     /// Says to health checks whether this instance serves.
@@ -85,13 +102,14 @@ impl Services {
     ) -> Result<()> {
         let tls = ServerTlsConfig::new()
             .identity(TlsIdentity::from_pem(&identity.certificate_pem, identity.key_pem.as_bytes()))
-            .client_ca_root(Certificate::from_pem(client_ca_pem));
-        Server::builder()
-            .max_concurrent_streams(STREAMS_MAX)
+            .client_ca_root(Certificate::from_pem(client_ca_pem))
+            .timeout(Duration::from_secs(HANDSHAKE_S));
+        server()
+            .timeout(Duration::from_secs(REQUEST_S))
             .tls_config(tls)
             .map_err(|fault| failed(&fault))?
             .add_routes(self.routes.clone())
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
+            .serve_with_incoming_shutdown(bounded(listener, self.room.nodes), stop)
             .await
             .map_err(|fault| failed(&fault))
     }
@@ -107,13 +125,16 @@ impl Services {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<()> {
         let tls = ServerTlsConfig::new()
-            .identity(TlsIdentity::from_pem(&identity.certificate_pem, identity.key_pem.as_bytes()));
-        Server::builder()
-            .max_concurrent_streams(STREAMS_MAX)
+            .identity(TlsIdentity::from_pem(&identity.certificate_pem, identity.key_pem.as_bytes()))
+            .timeout(Duration::from_secs(HANDSHAKE_S));
+        server()
+            .timeout(Duration::from_secs(REQUEST_S))
+            .max_connection_age(Duration::from_secs(JOIN_CONNECTION_S))
+            .max_connection_age_grace(Duration::ZERO)
             .tls_config(tls)
             .map_err(|fault| failed(&fault))?
             .add_routes(self.join.clone())
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop)
+            .serve_with_incoming_shutdown(bounded(listener, self.room.joiners), stop)
             .await
             .map_err(|fault| failed(&fault))
     }
@@ -123,13 +144,22 @@ impl Services {
     /// # Errors
     /// `INTERNAL` if the listener fails.
     pub async fn operators(&self, listener: UnixListener, stop: impl Future<Output = ()> + Send) -> Result<()> {
-        Server::builder()
-            .max_concurrent_streams(STREAMS_MAX)
+        server()
             .add_routes(self.routes.clone())
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+            .serve_with_incoming_shutdown(bounded(listener, self.room.operators), stop)
             .await
             .map_err(|fault| failed(&fault))
     }
+}
+
+/// What all listeners have in common.
+fn server() -> Server<Stack<GlobalConcurrencyLimitLayer, NoLayer>> {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(Duration::from_secs(KEEPALIVE_S)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(KEEPALIVE_ANSWER_S)))
+        .load_shed(true)
+        .layer(GlobalConcurrencyLimitLayer::new(REQUESTS_MAX))
 }
 
 fn failed(fault: &tonic::transport::Error) -> Error {

@@ -10,6 +10,9 @@ use crate::error::{Error, Reason};
 
 /// `ErrorInfo.domain` of all our errors.
 pub const DOMAIN: &str = "keyward.v1";
+/// Longest message or hint that is sent, in bytes. Together they must fit into the headers that a client takes (16 KiB
+/// with most), in which each byte may become three.
+const WORDS_BYTES_MAX: usize = 1024;
 /// When to come back after a failure that passes, in milliseconds.
 const RETRY_MS: u64 = 500;
 
@@ -77,12 +80,20 @@ pub fn status(error: Error) -> Status {
         Some(detail) => tracing::warn!(reason = reason.code(), detail, "{error}"),
         None => tracing::debug!(reason = reason.code(), "{error}"),
     }
-    let hint = error.next_step().map(|hint| ("hint".to_owned(), hint.to_owned()));
+    let hint = error.next_step().map(|hint| ("hint".to_owned(), cut(hint)));
     let mut details = ErrorDetails::with_error_info(reason.code(), DOMAIN, HashMap::from_iter(hint));
     if passes(reason) {
         details.set_retry_info(Some(Duration::from_millis(RETRY_MS)));
     }
-    Status::with_error_details(code(reason), error.message(), details)
+    Status::with_error_details(code(reason), cut(error.message()), details)
+}
+
+/// Words as they are, or their beginning with an ellipsis.
+fn cut(words: &str) -> String {
+    if words.len() <= WORDS_BYTES_MAX {
+        return words.to_owned();
+    }
+    format!("{}…", &words[..words.floor_char_boundary(WORDS_BYTES_MAX)])
 }
 
 /// What a status from a Keyward service says.
@@ -122,5 +133,11 @@ mod tests {
         assert!(!format!("{status:?}").contains("inner fault"));
         let received = error(&status);
         assert_eq!((received.reason(), received.next_step()), (Reason::IssuerForeign, Some("copy it")));
+    }
+
+    #[test]
+    fn long_words_are_cut_between_characters() {
+        assert_eq!(cut(&"a".repeat(WORDS_BYTES_MAX)), "a".repeat(WORDS_BYTES_MAX));
+        assert_eq!(cut(&"雪".repeat(WORDS_BYTES_MAX)), format!("{}…", "雪".repeat(WORDS_BYTES_MAX / 3)));
     }
 }

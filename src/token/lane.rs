@@ -190,6 +190,13 @@ impl Lane {
         queue.license.len() + queue.bulk.len()
     }
 
+    /// Acts that wait or run now.
+    #[must_use]
+    pub fn busy(&self) -> usize {
+        let queue = self.shared.lock();
+        queue.license.len() + queue.bulk.len() + queue.running
+    }
+
     /// Takes nothing more on, does what is queued, and joins the threads. Blocks until then.
     pub fn close(&self) {
         self.shared.lock().closed = true;

@@ -1,19 +1,65 @@
 //! Port to a token: a PKCS#11 token or a TPM, with its private keys.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Reason};
 use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
-use crate::secret::Secret;
+use crate::secret::{Pin, Secret};
 
+mod back_off;
 mod environment;
+pub mod host;
 pub mod lane;
 pub mod pkcs11;
+pub mod probe;
 pub mod profile;
+pub mod replica;
+pub mod tpm;
 
 pub use environment::set_environment;
-pub use pkcs11::initialise;
 pub use profile::prepare_directory;
+
+/// Opens the token that a binding names, in this process, and logs in once.
+///
+/// # Errors
+/// See [`pkcs11::open`].
+pub fn open(binding: &Binding, profile: &profile::Profile, pin: Pin) -> Result<Box<dyn Token>, Error> {
+    match profile.kind {
+        profile::Kind::Pkcs11 => Ok(Box::new(pkcs11::open(binding, profile, pin)?)),
+        profile::Kind::Tpm => Ok(Box::new(tpm::open(binding, profile, &pin)?)),
+    }
+}
+
+/// Makes a token, with its PINs, and says what it is: in a free slot of a PKCS#11 device, or a TPM's directory of
+/// wrapped keys, which has no security officer. The environment of the profile must be set (see
+/// [`set_environment`]), and no other process may make a token in the same directory meanwhile.
+///
+/// # Errors
+/// `ALREADY_EXISTS` if a token has this label, `TOKEN_UNSUPPORTED` if the device's maker has a tool for this,
+/// `TOKEN_MISSING` if no slot is free, `MODULE_MISSING`, or the device's answer.
+pub fn initialise(
+    profile: &profile::Profile,
+    dir: &Path,
+    label: &str,
+    so_pin: &Pin,
+    user_pin: &Pin,
+) -> Result<Description, Error> {
+    if profile.create.by != profile::CreateBy::FreeSlot {
+        let how = profile.create.how.as_deref().unwrap_or("Use the tool of its maker.");
+        return Err(
+            Error::new(Reason::TokenUnsupported, format!("tokens of {} are not made here", profile.title)).hint(how)
+        );
+    }
+    match profile.kind {
+        profile::Kind::Pkcs11 => pkcs11::initialise(profile, dir, label, so_pin, user_pin),
+        profile::Kind::Tpm => tpm::initialise(profile, dir, label, user_pin),
+    }
+}
+
+/// A failure that certainly left nothing done.
+fn refusal(class: Class, function: &'static str, code: impl Into<String>) -> Failure {
+    Failure { class, outcome: Outcome::Refused, function, code: code.into() }
+}
 
 /// Which token is meant: what the configuration of one site says of it. Never a slot number, never a PIN.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

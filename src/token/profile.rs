@@ -6,17 +6,30 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason, Result};
 use crate::key::{Hash, KeyAlgorithm};
 
 /// The profiles that the program brings with it: name and text.
-const BUILT_IN: &[(&str, &str)] = &[("softhsm", include_str!("../../hsm-profiles/softhsm.toml"))];
+const BUILT_IN: &[(&str, &str)] = &[
+    ("softhsm", include_str!("../../hsm-profiles/softhsm.toml")),
+    ("kryoptic", include_str!("../../hsm-profiles/kryoptic.toml")),
+    ("swtpm", include_str!("../../hsm-profiles/swtpm.toml")),
+    ("tpm2", include_str!("../../hsm-profiles/tpm2.toml")),
+    ("luna", include_str!("../../hsm-profiles/luna.toml")),
+    ("nshield", include_str!("../../hsm-profiles/nshield.toml")),
+    ("cloudhsm", include_str!("../../hsm-profiles/cloudhsm.toml")),
+    ("yubihsm2", include_str!("../../hsm-profiles/yubihsm2.toml")),
+    ("utimaco", include_str!("../../hsm-profiles/utimaco.toml")),
+    ("opencryptoki", include_str!("../../hsm-profiles/opencryptoki.toml")),
+    ("nethsm", include_str!("../../hsm-profiles/nethsm.toml")),
+    ("tpm2-pkcs11", include_str!("../../hsm-profiles/tpm2-pkcs11.toml")),
+];
 
 /// A kind of device: how to load it, log in, and what it can do. Nothing of one site: no slot, serial, PIN or path
 /// of an instance.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// The name that bindings use; the file's name without `.toml`.
@@ -27,8 +40,11 @@ pub struct Profile {
     pub kind: Kind,
     /// Where the values come from.
     pub verified: Verified,
-    /// The PKCS#11 module.
+    /// The PKCS#11 module, if it is one.
+    #[serde(default)]
     pub module: Module,
+    /// How to reach the TPM, if it is one.
+    pub tpm: Option<Tpm>,
     /// What the module needs on disk and in the environment, if its tokens live in a directory of the instance.
     pub directory: Option<Directory>,
     /// How to log in.
@@ -44,15 +60,17 @@ pub struct Profile {
 }
 
 /// How a device is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Through a PKCS#11 module.
     Pkcs11,
+    /// A TPM 2.0, through the TCG software stack.
+    Tpm,
 }
 
 /// Where a profile's values come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verified {
     /// Run by this project against the device.
@@ -61,8 +79,18 @@ pub enum Verified {
     Documentation,
 }
 
+/// How to reach a TPM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tpm {
+    /// The TCTI, such as `device:/dev/tpmrm0`, or `file:` and a path in the token directory that holds it.
+    pub tcti: String,
+    /// What to do if it cannot be reached, as an imperative clause.
+    pub install: String,
+}
+
 /// Where the module is.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Module {
     /// Absolute paths where it may be; the first that exists is loaded.
@@ -72,7 +100,7 @@ pub struct Module {
 }
 
 /// Files that a module reads. `{dir}` stands for the token directory of the instance.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Directory {
     /// Folders below it.
@@ -87,7 +115,7 @@ pub struct Directory {
 }
 
 /// One configuration file of a module.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DirectoryFile {
     /// Its name below the directory.
@@ -97,7 +125,7 @@ pub struct DirectoryFile {
 }
 
 /// How to log in.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
     /// The user type of C_Login.
@@ -107,7 +135,7 @@ pub struct Login {
 }
 
 /// User type of C_Login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UserType {
     /// CKU_USER.
@@ -117,17 +145,19 @@ pub enum UserType {
 }
 
 /// How sessions are used.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sessions {
     /// Working sessions that are worth opening on one token.
     pub recommended: usize,
     /// Whether signing and decrypting work in read-only sessions.
     pub read_only: bool,
+    /// Longest signature or decryption in milliseconds; a host that takes longer hangs and is killed.
+    pub call_ms_max: u64,
 }
 
 /// What keys a device makes and what they do.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keys {
     /// RSA modulus lengths that it generates.
@@ -144,7 +174,7 @@ pub struct Keys {
 }
 
 /// Template attributes that may be left out. Those that custody rests on are not in this list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Optional {
     /// CKA_MODIFIABLE.
@@ -164,7 +194,7 @@ pub enum Optional {
 }
 
 /// How a token comes to be.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Create {
     /// By whom.
@@ -174,7 +204,7 @@ pub struct Create {
 }
 
 /// Who makes a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CreateBy {
     /// This program, by C_InitToken in a slot without an initialised token.
@@ -215,8 +245,11 @@ impl Profile {
         if let Some(path) = profile.module.paths.iter().find(|p| !p.is_absolute()) {
             faults.push(format!("module.paths: {} is not absolute", path.display()));
         }
-        if profile.module.paths.is_empty() {
-            faults.push("module.paths is empty".to_owned());
+        if (profile.kind == Kind::Pkcs11) == profile.module.paths.is_empty() {
+            faults.push("module.paths: a PKCS#11 device has one or more, a TPM none".to_owned());
+        }
+        if (profile.kind == Kind::Tpm) != profile.tpm.is_some() {
+            faults.push("tpm: a TPM has this table, a PKCS#11 device does not".to_owned());
         }
         if let UserType::Vendor(number) = profile.login.user
             && number < 0x8000_0000
@@ -231,7 +264,8 @@ impl Profile {
                 faults.push(format!("directory: {file:?} is not a plain name"));
             }
         }
-        for table in ["module", "login", "sessions", "keys", "create"] {
+        let device = if profile.kind == Kind::Tpm { "tpm" } else { "module" };
+        for table in [device, "login", "sessions", "keys", "create"] {
             if !profile.sources.contains_key(table) {
                 faults.push(format!("sources.{table} is missing"));
             }
@@ -248,6 +282,21 @@ impl Profile {
     pub fn environment(&self, dir: &Path) -> Vec<(String, String)> {
         let fill = |text: &String| text.replace("{dir}", &absolute(dir));
         self.directory.iter().flat_map(|d| &d.environment).map(|(name, value)| (name.clone(), fill(value))).collect()
+    }
+
+    /// How to reach the TPM.
+    ///
+    /// # Errors
+    /// `TOKEN_UNAVAILABLE` if the file that holds the TCTI cannot be read.
+    pub fn tcti(&self, dir: &Path) -> Result<String> {
+        let text = self.tpm.as_ref().map(|tpm| tpm.tcti.replace("{dir}", &absolute(dir))).unwrap_or_default();
+        let Some(file) = text.strip_prefix("file:") else { return Ok(text) };
+        let fault = |e: std::io::Error| {
+            let install = self.tpm.as_ref().map_or("", |tpm| &tpm.install);
+            Error::new(Reason::TokenUnavailable, format!("{file}, which says how to reach the TPM: {e}"))
+                .hint(format!("For {}: {install}, then write its TCTI into that file.", self.name))
+        };
+        fs::read_to_string(file).map(|text| text.trim().to_owned()).map_err(fault)
     }
 
     /// Whether keys of this kind can be made.

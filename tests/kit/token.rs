@@ -1,33 +1,54 @@
 //! Tokens for tests: one private token directory per process and profile, a fresh token per test.
 
+pub(crate) mod faulty;
+
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use keyward::error::Result;
 use keyward::secret::Pin;
-use keyward::token::pkcs11::{self, Pkcs11Token};
-use keyward::token::profile::Profile;
-use keyward::token::{self, Binding};
+use keyward::token::host::{HostProgram, HostToken};
+use keyward::token::profile::{Kind, Profile};
+use keyward::token::{self, Binding, Token};
 
 /// PIN of every test token's user.
-pub(crate) const USER_PIN: &str = "user-pin-of-a-test";
+pub(crate) const USER_PIN: &str = "user-pin-of-a-test-of-keyward";
 const SO_PIN: &str = "so-pin-of-a-test";
+
+/// How a test holds its token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    InProcess,
+    InHost,
+}
 
 /// A token that one test made for itself.
 pub(crate) struct TestToken {
     pub(crate) profile: Profile,
     pub(crate) binding: Binding,
+    pub(crate) held: Held,
+    /// The device itself, if it is a process.
+    pub(crate) device: Option<Swtpm>,
 }
 
 impl TestToken {
     /// Makes a token of a device that lets itself be made.
-    pub(crate) fn make(profile: &str) -> TestToken {
+    pub(crate) fn make(profile: &str, held: Held) -> TestToken {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let profile = Profile::load(profile).unwrap();
-        let directory = directory(&profile);
-        let label = format!("test {}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let profile = profile_of(profile);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let mut directory = directory(&profile);
+        let device = (profile.kind == Kind::Tpm).then(|| {
+            directory = directory.join(number.to_string());
+            Swtpm::start(&directory)
+        });
+        let label = format!("test {number}");
         let made = token::initialise(&profile, &directory, &label, &pin(SO_PIN), &pin(USER_PIN)).unwrap();
         let binding = Binding {
             name: "under-test".to_owned(),
@@ -37,13 +58,68 @@ impl TestToken {
             serial: made.serial,
             sessions: 2,
         };
-        TestToken { profile, binding }
+        TestToken { profile, binding, held, device }
+    }
+
+    /// The same token under another description.
+    pub(crate) fn described_as(&self, profile: Profile, binding: Binding) -> TestToken {
+        TestToken { profile, binding, held: self.held, device: None }
     }
 
     /// Opens it with the right PIN.
-    pub(crate) fn open(&self) -> Pkcs11Token {
-        pkcs11::open(&self.binding, &self.profile, pin(USER_PIN)).unwrap()
+    pub(crate) fn open(&self) -> Box<dyn Token> {
+        self.try_open(USER_PIN).unwrap()
     }
+
+    /// Opens it.
+    pub(crate) fn try_open(&self, user_pin: &str) -> Result<Box<dyn Token>> {
+        match self.held {
+            Held::InProcess => token::open(&self.binding, &self.profile, pin(user_pin)),
+            Held::InHost => Ok(Box::new(self.host(user_pin)?)),
+        }
+    }
+
+    /// Opens it in a host.
+    pub(crate) fn host(&self, user_pin: &str) -> Result<HostToken> {
+        HostToken::start(host_program(), &self.binding, &self.profile, pin(user_pin))
+    }
+}
+
+/// The program under test as a token host.
+pub(crate) fn host_program() -> HostProgram {
+    HostProgram { path: env!("CARGO_BIN_EXE_keyward").into(), arguments: vec!["token-host".into()] }
+}
+
+/// The profile of a device as this machine has it: Kryoptic is built by the tests and has a slot for every test.
+pub(crate) fn profile_of(name: &str) -> Profile {
+    let mut profile = Profile::load(name).unwrap();
+    if name == "kryoptic" {
+        profile.module.paths.insert(0, built("kryoptic", "libkryoptic_pkcs11.so"));
+        let file = &mut profile.directory.as_mut().unwrap().files[0];
+        for slot in 3..64 {
+            let name = format!("{{dir}}/token-{slot}.sql");
+            file.text += &format!("[[slots]]\nslot = {slot}\ndbtype = \"sqlite\"\ndbargs = \"{name}\"\n");
+        }
+    }
+    profile
+}
+
+/// A library of the test kit, built if it is not there. `make test` brings it up to date.
+pub(crate) fn built(package: &str, library: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("kit");
+    let built = target.join("release").join(library);
+    if !built.is_file() {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kit").join(package).join("Cargo.toml");
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--release", "--quiet", "--locked", "--manifest-path"])
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(&target)
+            .status()
+            .unwrap();
+        assert!(status.success(), "the test kit's {package} does not build");
+    }
+    built
 }
 
 pub(crate) fn pin(text: &str) -> Pin {
@@ -69,4 +145,77 @@ pub(crate) fn directory(profile: &Profile) -> PathBuf {
     token::set_environment(&profile.environment(&directory));
     made.insert(profile.name.clone(), directory.clone());
     directory
+}
+
+/// A TPM in software, on two ports of the loopback interface; ends with its test.
+pub(crate) struct Swtpm {
+    directory: PathBuf,
+    process: Child,
+}
+
+impl Swtpm {
+    /// Starts one whose state is in a token directory, and says there how to reach it.
+    pub(crate) fn start(directory: &Path) -> Swtpm {
+        let state = directory.join("swtpm");
+        fs::create_dir_all(&state).unwrap();
+        let process = (0..100).find_map(|_| Swtpm::run(directory, &state)).expect("swtpm starts on some port");
+        Swtpm { directory: directory.to_owned(), process }
+    }
+
+    fn run(directory: &Path, state: &Path) -> Option<Child> {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let _next_is_free_too = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?.local_addr().ok()?;
+        let mut process = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "swtpm", "socket", "--tpm2", "--tpmstate"])
+            .arg(format!("dir={}", state.display()))
+            .args(["--server", &format!("type=tcp,port={port},bindaddr=127.0.0.1")])
+            .args(["--ctrl", &format!("type=tcp,port={},bindaddr=127.0.0.1", port + 1)])
+            .args(["--flags", "not-need-init,startup-clear"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        for _ in 0..500 {
+            if process.try_wait().unwrap().is_some() {
+                return None;
+            }
+            if listening(port) && listening(port + 1) {
+                fs::write(directory.join("tcti"), format!("swtpm:host=127.0.0.1,port={port}")).unwrap();
+                return Some(process);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = process.kill();
+        let _ = process.wait();
+        None
+    }
+
+    /// Stops it as a power cut does and starts it again, on other ports.
+    pub(crate) fn restart(&mut self) {
+        self.stop();
+        *self = Swtpm::start(&self.directory);
+    }
+
+    /// Replaces it by a fresh one: what TPM2_Clear does to keys.
+    pub(crate) fn clear(&mut self) {
+        self.stop();
+        fs::remove_dir_all(self.directory.join("swtpm")).unwrap();
+        *self = Swtpm::start(&self.directory);
+    }
+
+    pub(crate) fn stop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Whether somebody listens on this port: looked up, since a connection would be the TPM's only one.
+fn listening(port: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().any(|line| line.contains(&format!("0100007F:{port:04X} 00000000:0000 0A")))
 }

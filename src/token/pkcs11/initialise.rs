@@ -9,25 +9,20 @@ use super::fault::{Act, failure};
 use super::module::Module;
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
-use crate::token::profile::{CreateBy, Profile, prepare_directory};
+use crate::token::profile::{Profile, prepare_directory};
 use crate::token::{Description, Failure};
 
 /// Bytes of a token label (PKCS#11 2.40, CK_TOKEN_INFO).
 const LABEL_BYTES_MAX: usize = 32;
 
-/// Makes a token in a free slot, with its PINs, and says what it is. The environment of the profile must be set
-/// (see [`crate::token::set_environment`]) and no other process may make a token in the same directory meanwhile.
-///
-/// # Errors
-/// `ALREADY_EXISTS` if a token has this label, `TOKEN_UNSUPPORTED` if the device's maker has a tool for this,
-/// `TOKEN_MISSING` if no slot is free, `MODULE_MISSING`, or the device's answer.
-pub fn initialise(profile: &Profile, dir: &Path, label: &str, so_pin: &Pin, user_pin: &Pin) -> Result<Description> {
-    if profile.create.by != CreateBy::FreeSlot {
-        let how = profile.create.how.as_deref().unwrap_or("Use the tool of its maker.");
-        return Err(
-            Error::new(Reason::TokenUnsupported, format!("tokens of {} are not made here", profile.title)).hint(how)
-        );
-    }
+/// Makes a token in a free slot. See [`crate::token::initialise`].
+pub(in crate::token) fn initialise(
+    profile: &Profile,
+    dir: &Path,
+    label: &str,
+    so_pin: &Pin,
+    user_pin: &Pin,
+) -> Result<Description> {
     if label.is_empty() || label.len() > LABEL_BYTES_MAX || label.trim() != label {
         return Err(Error::new(
             Reason::InvalidArgument,

@@ -25,7 +25,7 @@ mod raw;
 mod session;
 mod template;
 
-pub use initialise::initialise;
+pub(super) use initialise::initialise;
 
 /// Bytes of the longest signature or plaintext: RSA-4096.
 const OUTPUT_BYTES_MAX: usize = 512;

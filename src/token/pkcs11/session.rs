@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use cryptoki::error::{Error as Cryptoki, RvError};
 use cryptoki::object::ObjectHandle;
@@ -12,16 +11,12 @@ use cryptoki::types::AuthPin;
 
 use super::fault::{Act, failure};
 use super::module::Module;
-use crate::clock;
 use crate::error::{Error, Reason, Result};
 use crate::key::{KeyId, PublicKey};
 use crate::secret::Pin;
+use crate::token::back_off::BackOff;
 use crate::token::profile::{Profile, UserType};
 use crate::token::{Binding, Class, Failure, KeyRef, Outcome};
-
-/// Wait before a lost token is looked for again: doubles from the first to the last, with a quarter of jitter.
-const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
-const BACK_OFF_LAST: Duration = Duration::from_secs(1);
 
 /// A session that closes when dropped and says nothing if it was already gone.
 pub(super) struct Held(Option<Session>);
@@ -79,13 +74,10 @@ struct State {
     limit: usize,
     generation: u64,
     keys: HashMap<KeyId, (ObjectHandle, PublicKey)>,
-    lost: Option<Lost>,
+    /// The token was looked for and not found.
+    lost: bool,
+    back_off: BackOff,
     pin_refused: bool,
-}
-
-struct Lost {
-    again_at: Instant,
-    back_off: Duration,
 }
 
 /// A borrowed working session; goes back when dropped, unless it was spoiled.
@@ -141,7 +133,8 @@ impl Sessions {
             limit: binding.sessions.max(1),
             generation: 0,
             keys: HashMap::new(),
-            lost: None,
+            lost: false,
+            back_off: BackOff::default(),
             pin_refused: false,
         };
         Ok(Sessions {
@@ -229,12 +222,12 @@ impl Sessions {
         if state.pin_refused {
             return Err(refused(Class::Pin, "C_Login", "the PIN was refused before and is not tried again".to_owned()));
         }
-        match &state.lost {
-            None => Ok(()),
-            Some(lost) if Instant::now() < lost.again_at => {
+        match (state.lost, state.back_off.is_over()) {
+            (false, _) => Ok(()),
+            (true, true) => self.renew(state),
+            (true, false) => {
                 Err(refused(Class::Token, "C_GetSlotList", "the token is gone and is looked for again soon".to_owned()))
             }
-            Some(_) => self.renew(state),
         }
     }
 
@@ -250,7 +243,7 @@ impl Sessions {
             info.is_ok_and(|i| matches!(i.session_state(), SessionState::RoUser | SessionState::RwUser))
         });
         if logged_in {
-            state.lost = None;
+            state.lost = false;
             return Ok(());
         }
         state.guard = None;
@@ -260,7 +253,8 @@ impl Sessions {
             .and_then(|seen| Ok((seen.slot, log_in(&self.module, seen.slot, &seen.info, self.user, &self.pin)?)));
         match connected {
             Ok((slot, guard)) => {
-                (state.slot, state.guard, state.lost) = (slot, Some(guard), None);
+                (state.slot, state.guard, state.lost) = (slot, Some(guard), false);
+                state.back_off.reset();
                 Ok(())
             }
             Err(e) if matches!(e.reason(), Reason::PinRefused | Reason::PinLatched) => {
@@ -268,8 +262,8 @@ impl Sessions {
                 Err(refused(Class::Pin, "C_Login", e.message().to_owned()))
             }
             Err(e) => {
-                let back_off = state.lost.as_ref().map_or(BACK_OFF_FIRST, |l| (l.back_off * 2).min(BACK_OFF_LAST));
-                state.lost = Some(Lost { again_at: Instant::now() + jittered(back_off), back_off });
+                state.lost = true;
+                state.back_off.longer();
                 Err(refused(Class::Token, "C_GetSlotList", e.message().to_owned()))
             }
         }
@@ -310,10 +304,4 @@ fn log_in(module: &Module, slot: Slot, info: &TokenInfo, user: CkUserType, pin: 
 
 fn refused(class: Class, function: &'static str, code: String) -> Failure {
     Failure { class, outcome: Outcome::Refused, function, code }
-}
-
-/// Between three and five quarters, so that the instances of a cluster do not come back in step.
-fn jittered(wait: Duration) -> Duration {
-    let [byte] = clock::random::<1>().unwrap_or([128]);
-    wait * 3 / 4 + wait * u32::from(byte) / 510
 }

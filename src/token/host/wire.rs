@@ -1,0 +1,352 @@
+//! What the service and a token host say to each other: length-prefixed protocol buffers over socket pairs.
+
+use std::io::{self, Read, Write};
+
+use prost::Message;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Reason};
+use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey, RsaPublicKey};
+use crate::token::{Class, Failure, Generate, KeyRef, Outcome, Padding};
+
+/// Largest frame in bytes. The largest true one, a generation's evidence, is a few thousand.
+pub(super) const FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// First words of the service: what to open. The PIN follows in a frame of its own, so that no message holds it.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Hello {
+    /// JSON of the binding.
+    #[prost(string, tag = "1")]
+    pub(super) binding: String,
+    /// JSON of the profile.
+    #[prost(string, tag = "2")]
+    pub(super) profile: String,
+    /// Session sockets that follow.
+    #[prost(uint32, tag = "3")]
+    pub(super) sessions: u32,
+}
+
+/// Answer to [`Hello`]: opened if `reason` is empty, otherwise the error's parts.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Opened {
+    #[prost(string, tag = "1")]
+    pub(super) reason: String,
+    #[prost(string, tag = "2")]
+    pub(super) message: String,
+    #[prost(string, tag = "3")]
+    pub(super) hint: String,
+    #[prost(string, tag = "4")]
+    pub(super) detail: String,
+}
+
+/// One call of the port. Which fields count depends on the act.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Call {
+    #[prost(enumeration = "Act", tag = "1")]
+    pub(super) act: i32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) id: Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub(super) label: String,
+    /// RSA modulus bits; 0 for P-256.
+    #[prost(uint32, tag = "4")]
+    pub(super) bits: u32,
+    #[prost(bool, tag = "5")]
+    pub(super) sign: bool,
+    #[prost(bool, tag = "6")]
+    pub(super) decrypt: bool,
+    /// RSA modulus, or P-256 point of 65 bytes.
+    #[prost(bytes = "vec", tag = "7")]
+    pub(super) public: Vec<u8>,
+    /// Bytes of the digest that names the hash: 20, 32; 0 for RSAES-PKCS1-v1_5.
+    #[prost(uint32, tag = "8")]
+    pub(super) hash: u32,
+    /// Digest or ciphertext.
+    #[prost(bytes = "vec", tag = "9")]
+    pub(super) input: Vec<u8>,
+}
+
+/// The calls of the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub(super) enum Act {
+    None = 0,
+    Describe = 1,
+    Generate = 2,
+    PublicKey = 3,
+    Sign = 4,
+    Decrypt = 5,
+}
+
+/// Answer to a call: a failure, or what the act gives. Its output may be a plaintext, so it shows nothing of itself.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(super) struct Answer {
+    #[prost(message, optional, tag = "1")]
+    pub(super) failure: Option<WireFailure>,
+    /// RSA modulus, or P-256 point of 65 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) public: Vec<u8>,
+    /// Signature or plaintext.
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) output: Vec<u8>,
+    /// JSON of a description or of evidence.
+    #[prost(string, tag = "4")]
+    pub(super) json: String,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answer(…)")
+    }
+}
+
+/// A [`Failure`] in transit.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct WireFailure {
+    /// Place in [`CLASSES`].
+    #[prost(uint32, tag = "1")]
+    class: u32,
+    #[prost(bool, tag = "2")]
+    unknown: bool,
+    #[prost(string, tag = "3")]
+    function: String,
+    #[prost(string, tag = "4")]
+    code: String,
+}
+
+const CLASSES: [Class; 8] = [
+    Class::Session,
+    Class::Token,
+    Class::Module,
+    Class::Pin,
+    Class::Caller,
+    Class::KeyMissing,
+    Class::Mismatch,
+    Class::Unsupported,
+];
+
+impl From<&Failure> for WireFailure {
+    fn from(failure: &Failure) -> Self {
+        let class = CLASSES.iter().zip(0u32..).find(|(class, _)| **class == failure.class);
+        WireFailure {
+            class: class.map_or(u32::MAX, |(_, place)| place),
+            unknown: failure.outcome == Outcome::Unknown,
+            function: failure.function.to_owned(),
+            code: failure.code.clone(),
+        }
+    }
+}
+
+impl From<WireFailure> for Failure {
+    fn from(wire: WireFailure) -> Self {
+        let class = CLASSES.iter().zip(0u32..).find(|(_, place)| *place == wire.class);
+        Failure {
+            class: class.map_or(Class::Module, |(class, _)| *class),
+            outcome: if wire.unknown { Outcome::Unknown } else { Outcome::Refused },
+            function: known_function(&wire.function),
+            code: wire.code,
+        }
+    }
+}
+
+/// The function names that failures carry.
+fn known_function(name: &str) -> &'static str {
+    const NAMES: &[&str] = &[
+        "C_CloseSession",
+        "C_Decrypt",
+        "C_DecryptInit",
+        "C_DestroyObject",
+        "C_FindObjects",
+        "C_FindObjectsInit",
+        "C_GenerateKeyPair",
+        "C_GetAttributeValue",
+        "C_GetInfo",
+        "C_GetMechanismList",
+        "C_GetSessionInfo",
+        "C_GetSlotInfo",
+        "C_GetSlotList",
+        "C_GetTokenInfo",
+        "C_InitPIN",
+        "C_InitToken",
+        "C_Initialize",
+        "C_Login",
+        "C_Logout",
+        "C_OpenSession",
+        "C_Sign",
+        "C_SignInit",
+        "TPM2_Create",
+        "TPM2_CreatePrimary",
+        "TPM2_GetCapability",
+        "TPM2_Load",
+        "TPM2_RSA_Decrypt",
+        "TPM2_Sign",
+        "TPM2_StartAuthSession",
+        "TPM2_Startup",
+        "module",
+        "profile",
+    ];
+    NAMES.iter().find(|known| **known == name).copied().unwrap_or("another function")
+}
+
+impl Opened {
+    pub(super) fn refusal(error: &Error) -> Self {
+        Opened {
+            reason: error.reason().code().to_owned(),
+            message: error.message().to_owned(),
+            hint: error.next_step().unwrap_or_default().to_owned(),
+            detail: error.private_detail().unwrap_or_default().to_owned(),
+        }
+    }
+
+    pub(super) fn into_result(self) -> Result<(), Error> {
+        if self.reason.is_empty() {
+            return Ok(());
+        }
+        let reason = Reason::ALL.iter().find(|r| r.code() == self.reason).copied().unwrap_or(Reason::Internal);
+        let mut error = Error::new(reason, self.message);
+        if !self.hint.is_empty() {
+            error = error.hint(self.hint);
+        }
+        if !self.detail.is_empty() {
+            error = error.detail(self.detail);
+        }
+        Err(error)
+    }
+}
+
+impl Call {
+    pub(super) fn describe() -> Self {
+        Call { act: Act::Describe.into(), ..Call::default() }
+    }
+
+    pub(super) fn generate(request: &Generate) -> Self {
+        Call {
+            act: Act::Generate.into(),
+            id: request.id.0.to_vec(),
+            label: request.label.clone(),
+            bits: match request.algorithm {
+                KeyAlgorithm::Rsa(bits) => bits,
+                KeyAlgorithm::P256 => 0,
+            },
+            sign: request.sign,
+            decrypt: request.decrypt,
+            ..Call::default()
+        }
+    }
+
+    pub(super) fn public_key(id: KeyId) -> Self {
+        Call { act: Act::PublicKey.into(), id: id.0.to_vec(), ..Call::default() }
+    }
+
+    pub(super) fn sign(key: &KeyRef, hash: Hash, digest: &[u8]) -> Self {
+        Call::with_key(Act::Sign, key, hash_number(hash), digest)
+    }
+
+    pub(super) fn decrypt(key: &KeyRef, padding: Padding, ciphertext: &[u8]) -> Self {
+        let hash = match padding {
+            Padding::Pkcs1 => 0,
+            Padding::Oaep(hash) => hash_number(hash),
+        };
+        Call::with_key(Act::Decrypt, key, hash, ciphertext)
+    }
+
+    fn with_key(act: Act, key: &KeyRef, hash: u32, input: &[u8]) -> Self {
+        Call {
+            act: act.into(),
+            id: key.id.0.to_vec(),
+            public: public_bytes(&key.public),
+            hash,
+            input: input.to_vec(),
+            ..Call::default()
+        }
+    }
+
+    pub(super) fn key_id(&self) -> Option<KeyId> {
+        self.id.as_slice().try_into().ok().map(KeyId)
+    }
+
+    pub(super) fn key(&self) -> Option<KeyRef> {
+        Some(KeyRef { id: self.key_id()?, public: public_of(&self.public)? })
+    }
+
+    pub(super) fn hash(&self) -> Option<Hash> {
+        match self.hash {
+            20 => Some(Hash::Sha1),
+            32 => Some(Hash::Sha256),
+            _ => None,
+        }
+    }
+
+    pub(super) fn padding(&self) -> Option<Padding> {
+        if self.hash == 0 { Some(Padding::Pkcs1) } else { self.hash().map(Padding::Oaep) }
+    }
+
+    pub(super) fn request(&self) -> Option<Generate> {
+        Some(Generate {
+            id: self.key_id()?,
+            label: self.label.clone(),
+            algorithm: if self.bits == 0 { KeyAlgorithm::P256 } else { KeyAlgorithm::Rsa(self.bits) },
+            sign: self.sign,
+            decrypt: self.decrypt,
+        })
+    }
+}
+
+const fn hash_number(hash: Hash) -> u32 {
+    match hash {
+        Hash::Sha1 => 20,
+        Hash::Sha256 => 32,
+    }
+}
+
+/// A public key in transit.
+pub(super) fn public_bytes(public: &PublicKey) -> Vec<u8> {
+    match public {
+        PublicKey::Rsa(rsa) => rsa.modulus_be().to_vec(),
+        PublicKey::P256 { point } => point.clone(),
+    }
+}
+
+/// A public key from transit: the lengths of a point and of a modulus never meet.
+pub(super) fn public_of(bytes: &[u8]) -> Option<PublicKey> {
+    if bytes.len() == 65 {
+        return Some(PublicKey::P256 { point: bytes.to_vec() });
+    }
+    RsaPublicKey::new(bytes, 65537).ok().map(PublicKey::Rsa)
+}
+
+/// Writes one frame: length as four bytes, little-endian, then the bytes. One write, so one wake-up.
+pub(super) fn write_frame(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut frame = Zeroizing::new(Vec::with_capacity(bytes.len() + 4));
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.extend_from_slice(bytes);
+    to.write_all(&frame)
+}
+
+/// Writes one message.
+pub(super) fn write_message(to: &mut impl Write, message: &impl Message) -> io::Result<()> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(message.encoded_len()));
+    message.encode(&mut *bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    write_frame(to, &bytes)
+}
+
+/// Reads one frame.
+pub(super) fn read_frame(from: &mut impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut length = [0u8; 4];
+    from.read_exact(&mut length)?;
+    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+    if length > FRAME_BYTES_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = Zeroizing::new(vec![0u8; length]);
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads one message.
+pub(super) fn read_message<M: Message + Default>(from: &mut impl Read) -> io::Result<M> {
+    let bytes = read_frame(from)?;
+    M::decode(bytes.as_slice()).map_err(|_| io::ErrorKind::InvalidData.into())
+}

@@ -1,0 +1,89 @@
+//! What a TPM response code means: class, outcome and words.
+
+use tss_esapi::Error as Tss;
+use tss_esapi::constants::response_code::Tss2ResponseCodeKind as Kind;
+
+use crate::token::{Class, Failure, Outcome};
+
+/// The failure that an error of a TPM command stands for. `function` is the command, such as `TPM2_Sign`.
+pub(super) fn failure(function: &'static str, error: &Tss) -> Failure {
+    let Tss::Tss2Error(code) = error else {
+        return Failure {
+            class: Class::Module,
+            outcome: Outcome::Unknown,
+            function,
+            code: format!("the software stack refused: {error}"),
+        };
+    };
+    // Codes of the transport have no kind: the connection broke, and whether the command ran is not known.
+    let Some(kind) = code.kind() else {
+        return Failure {
+            class: Class::Session,
+            outcome: Outcome::Unknown,
+            function,
+            code: "the connection to the TPM broke".to_owned(),
+        };
+    };
+    let class = classify(function, kind);
+    let advice = advice(kind).map(|advice| format!("; {advice}")).unwrap_or_default();
+    Failure { class, outcome: Outcome::Refused, function, code: format!("TPM_RC {kind:?}: {code}{advice}") }
+}
+
+/// The one table. A TPM answers with a code only when it did not do the command.
+fn classify(function: &str, kind: Kind) -> Class {
+    match kind {
+        Kind::AuthFail | Kind::BadAuth | Kind::AuthUnavailable | Kind::Lockout => Class::Pin,
+        Kind::Handle
+        | Kind::ReferenceH0
+        | Kind::ReferenceH1
+        | Kind::ReferenceS0
+        | Kind::ReferenceS1
+        | Kind::Initialize
+        | Kind::BadContext
+        | Kind::Retry
+        | Kind::Testing
+        | Kind::Yielded
+        | Kind::Canceled
+        | Kind::NvRate
+        | Kind::SessionMemory
+        | Kind::SessionHandles
+        | Kind::ObjectMemory
+        | Kind::ObjectHandles
+        | Kind::Memory => Class::Session,
+        // A blob that this TPM's storage key does not open: from another TPM, or from before a clear.
+        Kind::Integrity | Kind::Sensitive | Kind::Parent if function == "TPM2_Load" => Class::KeyMissing,
+        // What does not decrypt: padding, or a number that is not below the modulus. swtpm says `Failure` to bad
+        // padding and works on; a TPM that is really in failure mode shows at the next signature.
+        Kind::Value | Kind::Size | Kind::Insufficient | Kind::Failure if function == "TPM2_RSA_Decrypt" => {
+            Class::Caller
+        }
+        Kind::Value
+        | Kind::KeySize
+        | Kind::Range
+        | Kind::Scheme
+        | Kind::Hash
+        | Kind::Asymmetric
+        | Kind::Symmetric
+        | Kind::Curve
+        | Kind::Attributes
+        | Kind::Type
+        | Kind::Key
+        | Kind::Mgf
+        | Kind::CommandCode => Class::Unsupported,
+        _ => Class::Token,
+    }
+}
+
+/// What a person can do about it.
+fn advice(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Lockout => Some("wait for the lockout to pass or reset it with the lockout authorization"),
+        Kind::ObjectMemory | Kind::ObjectHandles | Kind::SessionMemory | Kind::SessionHandles => {
+            Some("use the resource manager (/dev/tpmrm0), not the raw device")
+        }
+        Kind::Failure => Some("the TPM is in failure mode; power-cycle the machine"),
+        Kind::Initialize | Kind::Reboot => Some("restart the machine, or the software TPM with startup-clear"),
+        Kind::Hierarchy => Some("enable the storage hierarchy in the firmware settings"),
+        _ => None,
+    }
+}

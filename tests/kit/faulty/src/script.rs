@@ -1,0 +1,77 @@
+//! The script: one fault a line, `<function or *> <always or a count> <fault> [values]`; `#` starts a comment.
+//!
+//! Faults: `return 0x30`, `delay 500` (milliseconds), `hang`, `crash`, `logout`, `close-session`, `corrupt` (C_Sign),
+//! `flags 0x20000` (C_GetTokenInfo), `swap <id> <id>` (C_FindObjectsInit; hexadecimal). A counted fault happens that
+//! often over all processes: each time takes a marker file beside the script.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    Return(u64),
+    Delay(Duration),
+    Hang,
+    Crash,
+    Logout,
+    CloseSession,
+    Corrupt,
+    Flags(u64),
+    Swap(Vec<u8>, Vec<u8>),
+}
+
+/// The fault that is due at this call, if one is. Taking a counted one uses it up.
+pub(crate) fn due(function: &str) -> Option<Fault> {
+    take(function, |_| true)
+}
+
+/// Takes a fault of one kind, if it is due.
+pub(crate) fn peek(function: &str, kind: impl Fn(&Fault) -> bool) -> bool {
+    take(function, kind).is_some()
+}
+
+fn take(function: &str, kind: impl Fn(&Fault) -> bool) -> Option<Fault> {
+    let path = PathBuf::from(std::env::var_os("FAULTY_SCRIPT")?);
+    let script = fs::read_to_string(&path).ok()?;
+    for (number, line) in script.lines().enumerate() {
+        let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
+        let [name, times, rest @ ..] = words.as_slice() else { continue };
+        if *name != "*" && *name != function {
+            continue;
+        }
+        let fault = parse(rest);
+        if kind(&fault) && (*times == "always" || is_left(&path, number, times.parse().expect("a count"))) {
+            return Some(fault);
+        }
+    }
+    None
+}
+
+/// Whether one of the counted times is left; takes it.
+fn is_left(script: &Path, line: usize, times: usize) -> bool {
+    (0..times).any(|n| {
+        let marker = script.with_extension(format!("line{line}.{n}"));
+        fs::OpenOptions::new().write(true).create_new(true).open(marker).is_ok()
+    })
+}
+
+fn parse(words: &[&str]) -> Fault {
+    let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("a hexadecimal number");
+    let bytes = |text: &str| {
+        let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
+        pairs.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal bytes")).collect()
+    };
+    match words {
+        ["return", value] => Fault::Return(number(value)),
+        ["delay", ms] => Fault::Delay(Duration::from_millis(ms.parse().expect("milliseconds"))),
+        ["hang"] => Fault::Hang,
+        ["crash"] => Fault::Crash,
+        ["logout"] => Fault::Logout,
+        ["close-session"] => Fault::CloseSession,
+        ["corrupt"] => Fault::Corrupt,
+        ["flags", value] => Fault::Flags(number(value)),
+        ["swap", asked, given] => Fault::Swap(bytes(asked), bytes(given)),
+        other => panic!("the script has no fault {other:?}"),
+    }
+}

@@ -1,0 +1,164 @@
+//! Eight callers sign through lane and host while the token fails again and again. No wrong signature, no caller that
+//! gets an error although it had time, service within two seconds of the device's return.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use keyward::key::{Hash, KeyAlgorithm, KeyId};
+use keyward::token::lane::Lane;
+use keyward::token::{Generate, KeyRef, Token};
+
+use crate::kit::token::faulty::Faulty;
+use crate::kit::token::{Held, TestToken};
+
+/// What the callers met.
+struct Met {
+    signed: usize,
+    failed: usize,
+    /// Longest time without any signature.
+    gap: Duration,
+}
+
+/// Signs with eight callers, each with four seconds for a call, while `trouble` runs; then until all is well.
+async fn under_load(token: Arc<dyn Token>, faulty: Arc<Faulty>, trouble: impl Fn(&Faulty) + Send + 'static) -> Met {
+    let lane = Arc::new(Lane::start(token, 2, 64).unwrap());
+    let (signed, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let begin = Instant::now();
+    let last = Arc::new(std::sync::Mutex::new((begin, Duration::ZERO)));
+    let trouble = {
+        let faulty = Arc::clone(&faulty);
+        tokio::task::spawn_blocking(move || trouble(&faulty))
+    };
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let (lane, faulty, over) = (Arc::clone(&lane), Arc::clone(&faulty), Arc::clone(&over));
+            let (signed, failed, last) = (Arc::clone(&signed), Arc::clone(&failed), Arc::clone(&last));
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    let key = faulty.key.clone();
+                    let digest = Faulty::digest();
+                    let deadline = Instant::now() + Duration::from_secs(4);
+                    match lane.run(deadline, move |token| token.sign(&key, Hash::Sha256, digest.as_ref())).await {
+                        Ok(signature) => {
+                            assert!(faulty.verifies(&signature), "a wrong signature");
+                            signed.fetch_add(1, Ordering::Relaxed);
+                            let mut last = last.lock().unwrap();
+                            *last = (Instant::now(), last.1.max(last.0.elapsed()));
+                        }
+                        Err(_) => {
+                            failed.fetch_add(1, Ordering::Relaxed);
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    trouble.await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let gap = last.lock().unwrap().1;
+    Met { signed: signed.load(Ordering::Relaxed), failed: failed.load(Ordering::Relaxed), gap }
+}
+
+/// The trouble that a script makes, again and again.
+async fn scripted(script: &'static str, times: usize, pause: Duration) -> (Met, Arc<Faulty>) {
+    let faulty = Arc::new(Faulty::new());
+    let met = under_load(Arc::clone(&faulty.token) as Arc<dyn Token>, Arc::clone(&faulty), move |faulty| {
+        for _ in 0..times {
+            faulty.script(script);
+            std::thread::sleep(pause);
+        }
+        faulty.script("");
+    })
+    .await;
+    (met, faulty)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_sessions_and_logins_are_no_callers_concern() {
+    for script in ["C_SignInit 1 close-session", "C_SignInit 1 logout", "C_Sign 1 return 0xb3"] {
+        let (met, faulty) = scripted(script, 20, Duration::from_millis(50)).await;
+        assert!(met.failed == 0 && met.signed > 100, "{script}: {} failed, {} signed", met.failed, met.signed);
+        assert_eq!(faulty.token.restarts(), 0, "{script}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_or_a_hang_costs_callers_with_time_left_nothing() {
+    for script in ["C_Sign 1 crash", "C_Sign 1 hang"] {
+        let (met, faulty) = scripted(script, 2, Duration::from_millis(1500)).await;
+        assert!(met.failed == 0 && met.signed > 100, "{script}: {} failed, {} signed", met.failed, met.signed);
+        assert!(met.gap < Duration::from_secs(2) && faulty.token.restarts() >= 2, "{script}: gap {:?}", met.gap);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_away_for_two_seconds_serves_two_seconds_after_its_return() {
+    let (met, faulty) = scripted("* always return 0x32", 1, Duration::from_secs(2)).await;
+    assert!(met.signed > 50, "{} signed", met.signed);
+    assert!(met.gap < Duration::from_secs(4), "gap {:?}", met.gap);
+    faulty.signs_again_within(Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_of_the_host_leave_no_descriptor_thread_or_process_behind() {
+    let faulty = Arc::new(Faulty::new());
+    faulty.sign().unwrap();
+    let count = |what: &str| fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+    let before = count("fd");
+    let met = under_load(Arc::clone(&faulty.token) as Arc<dyn Token>, Arc::clone(&faulty), |faulty| {
+        for _ in 0..40 {
+            let pid = faulty.token.pid().and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().unwrap()));
+            if let Some(pid) = pid {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            std::thread::sleep(Duration::from_millis(70));
+        }
+    })
+    .await;
+    assert!(met.signed > 50, "{} signed", met.signed);
+    faulty.signs_again_within(Duration::from_secs(2));
+    assert!(count("fd") <= before + 2, "{} descriptors, {before} before", count("fd"));
+    let zombies = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().take(2).collect();
+        fields.first() == Some(&"Z") && fields.get(1) == Some(&std::process::id().to_string().as_str())
+    });
+    assert_eq!(zombies.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tpm_that_restarts_under_load_serves_again_by_itself() {
+    let mut test = TestToken::make("swtpm", Held::InProcess);
+    let token: Arc<dyn Token> = Arc::from(test.open());
+    let id = KeyId::random().unwrap();
+    let request =
+        Generate { id, label: "load".to_owned(), algorithm: KeyAlgorithm::Rsa(2048), sign: true, decrypt: false };
+    let key = Arc::new(KeyRef { id, public: token.generate(&request).unwrap().public });
+    let lane = Arc::new(Lane::start(token, 1, 64).unwrap());
+    let sign = |lane: Arc<Lane>, key: Arc<KeyRef>| async move {
+        let deadline = Instant::now() + Duration::from_secs(4);
+        lane.run(deadline, move |token| token.sign(&key, Hash::Sha256, &[7; 32])).await
+    };
+    let right = sign(Arc::clone(&lane), Arc::clone(&key)).await.unwrap();
+    for _ in 0..3 {
+        let callers: Vec<_> = (0..8).map(|_| tokio::spawn(sign(Arc::clone(&lane), Arc::clone(&key)))).collect();
+        tokio::task::block_in_place(|| test.device.as_mut().unwrap().restart());
+        for caller in callers {
+            // Those that met the TPM while it was away may fail; none gets another signature.
+            if let Ok(signature) = caller.await.unwrap() {
+                assert_eq!(signature, right);
+            }
+        }
+        assert_eq!(sign(Arc::clone(&lane), Arc::clone(&key)).await.unwrap(), right);
+    }
+}

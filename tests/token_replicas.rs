@@ -1,0 +1,172 @@
+//! Replicas under load: one dies, one lies, one comes back. A replica of SoftHSM is a copied token directory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::{digest, signature};
+use keyward::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
+use keyward::token::host::HostToken;
+use keyward::token::lane::{Lane, LaneError, Priority};
+use keyward::token::replica::{Health, Replicas};
+use keyward::token::{Class, Generate, KeyRef, Token, prepare_directory};
+
+use crate::kit::token::{Held, TestToken, USER_PIN};
+
+const MESSAGE: &[u8] = b"a message for replicas";
+
+/// Two hosts over two copies of one token, and its key.
+struct Pair {
+    hosts: Vec<Arc<HostToken>>,
+    replicas: Arc<Replicas>,
+    key: Arc<KeyRef>,
+    _first: TestToken,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let first = TestToken::make("softhsm", Held::InHost);
+        let id = KeyId::random().unwrap();
+        let request =
+            Generate { id, label: "replica".to_owned(), algorithm: KeyAlgorithm::Rsa(2048), sign: true, decrypt: true };
+        let made = first.open().generate(&request).unwrap();
+        let directory = first.binding.directory.clone().unwrap();
+        let copy = directory.with_file_name(format!("copy-of-{}", first.binding.serial));
+        prepare_directory(&first.profile, &copy).unwrap();
+        copy_files(&directory.join("tokens"), &copy.join("tokens"));
+        let mut second = first.binding.clone();
+        second.directory = Some(copy);
+        let second = first.described_as(first.profile.clone(), second);
+        let hosts = [&first, &second].map(|test| Arc::new(test.host(USER_PIN).unwrap())).to_vec();
+        let lane = |host: &Arc<HostToken>| Lane::start(Arc::clone(host) as Arc<dyn Token>, 2, 64).unwrap();
+        let members = hosts.iter().zip(["one", "two"]).map(|(host, name)| (name.to_owned(), lane(host))).collect();
+        let key = Arc::new(KeyRef { id, public: made.public });
+        Pair { hosts, replicas: Arc::new(Replicas::new(members)), key, _first: first }
+    }
+
+    async fn sign(&self, key: &Arc<KeyRef>) -> Result<String, LaneError> {
+        let key = Arc::clone(key);
+        let sha256 = digest::digest(&digest::SHA256, MESSAGE);
+        let deadline = Instant::now() + Duration::from_secs(4);
+        let act = move |token: &dyn Token| token.sign(&key, Hash::Sha256, sha256.as_ref());
+        let served = self.replicas.run(Priority::License, deadline, act).await?;
+        let PublicKey::Rsa(rsa) = &self.key.public else { panic!("the key is RSA") };
+        let public = signature::UnparsedPublicKey::new(&signature::RSA_PKCS1_2048_8192_SHA256, rsa.pkcs1_der());
+        public.verify(MESSAGE, &served.value).unwrap();
+        Ok(served.replica)
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_files(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_caller_notices_that_one_of_two_replicas_dies_again_and_again() {
+    let pair = Arc::new(Pair::new());
+    let end = Instant::now() + Duration::from_secs(3);
+    let signed = Arc::new(AtomicUsize::new(0));
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let (pair, signed) = (Arc::clone(&pair), Arc::clone(&signed));
+            tokio::spawn(async move {
+                while Instant::now() < end {
+                    pair.sign(&pair.key).await.unwrap();
+                    signed.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let mut killed = 0;
+    while Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if let Some(pid) = pair.hosts[0].pid().and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().unwrap())) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            killed += 1;
+        }
+    }
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert!(killed > 5 && signed.load(Ordering::Relaxed) > 100);
+}
+
+#[tokio::test]
+async fn a_replica_whose_key_differs_is_quarantined_and_the_other_serves() {
+    let pair = Pair::new();
+    // The first replica sees a key of another public half, as if it had been swapped there.
+    let foreign = pair.hosts[0]
+        .generate(&Generate {
+            id: KeyId::random().unwrap(),
+            label: "foreign".to_owned(),
+            algorithm: KeyAlgorithm::Rsa(2048),
+            sign: true,
+            decrypt: true,
+        })
+        .unwrap();
+    let (right, wrong) = (Arc::clone(&pair.key), KeyRef { id: pair.key.id, public: foreign.public });
+    let lies = Arc::new(AtomicUsize::new(0));
+    let act = {
+        let lies = Arc::clone(&lies);
+        move |token: &dyn Token| {
+            let key = if lies.fetch_add(1, Ordering::Relaxed) == 0 { &wrong } else { &*right };
+            token.sign(key, Hash::Sha256, &[7; 32])
+        }
+    };
+    let deadline = Instant::now() + Duration::from_secs(4);
+    let served = pair.replicas.run(Priority::License, deadline, act).await.unwrap();
+    let status = pair.replicas.status();
+    let (left_out, _) = status.iter().find(|(_, health)| matches!(health, Health::Quarantined { .. })).unwrap();
+    assert_ne!(*left_out, served.replica);
+    // Success on the other replica, and time, do not end a quarantine; a person does.
+    for _ in 0..5 {
+        assert_eq!(pair.sign(&pair.key).await.unwrap(), served.replica);
+    }
+    assert!(pair.replicas.release(left_out) && !pair.replicas.release(left_out));
+}
+
+#[tokio::test]
+async fn a_failed_replica_comes_back_by_a_probe_and_not_by_a_license() {
+    let pair = Pair::new();
+    pair.replicas.quarantine("one", "for this test");
+    pair.replicas.release("one");
+    assert!(matches!(pair.replicas.status()[0].1, Health::Failed { .. }));
+    for _ in 0..5 {
+        assert_eq!(pair.sign(&pair.key).await.unwrap(), "two");
+    }
+    let key = Arc::clone(&pair.key);
+    let probe = move |token: &dyn Token| keyward::token::probe::heartbeat(token, &key);
+    let tending = tokio::spawn(Arc::clone(&pair.replicas).tend(Duration::from_millis(20), probe));
+    let end = Instant::now() + Duration::from_secs(2);
+    while pair.replicas.status()[0].1 != Health::Healthy {
+        assert!(Instant::now() < end, "the replica did not come back within two seconds");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tending.abort();
+}
+
+#[tokio::test]
+async fn a_bad_ciphertext_costs_one_token_call_and_no_replica() {
+    let pair = Pair::new();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (key, counted) = (Arc::clone(&pair.key), Arc::clone(&calls));
+    let act = move |token: &dyn Token| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        token.decrypt(&key, keyward::token::Padding::Pkcs1, &[1; 256])
+    };
+    let refused = pair.replicas.run(Priority::License, Instant::now() + Duration::from_secs(4), act).await.unwrap_err();
+    assert!(matches!(refused, LaneError::Failed(f) if f.class == Class::Caller));
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
+}
