@@ -22,6 +22,7 @@ use crate::grpc::server::Services;
 use crate::policy::Operation;
 use crate::store::{Sqlite, Store};
 use crate::tls::{Authority, Identity};
+use crate::token::host::{HostProgram, HostToken};
 use crate::token::lane::Lane;
 use crate::token::pkcs11::{self, Pkcs11Token};
 use crate::token::profile::Profile;
@@ -118,7 +119,7 @@ pub async fn serve(
     let (operators, _socket) = operator_socket(config).await?;
     let listeners = Listeners { nodes, joiners, operators };
     let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
-    let tokens = match open_tokens(config, &store).await {
+    let tokens = match open_tokens(config, &store, in_host).await {
         Ok(tokens) => tokens,
         Err(fault) => {
             store.close().await;
@@ -291,7 +292,7 @@ fn address(listener: &TcpListener) -> Result<std::net::SocketAddr> {
 /// As [`serve`], but for listeners.
 pub async fn open_custody(config: &Config, create: bool) -> Result<Arc<Custody>> {
     let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), create).await?);
-    let tokens = match open_tokens(config, &store).await {
+    let tokens = match open_tokens(config, &store, in_process).await {
         Ok(tokens) => tokens,
         Err(fault) => {
             store.close().await;
@@ -304,11 +305,15 @@ pub async fn open_custody(config: &Config, create: bool) -> Result<Arc<Custody>>
 }
 
 /// Opens every configured token. The first that cannot be opened ends the start.
-async fn open_tokens(config: &Config, store: &Arc<dyn Store>) -> Result<BTreeMap<String, Slot>> {
+async fn open_tokens(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    open: fn(&Config, &config::Token) -> Result<Arc<dyn Token>>,
+) -> Result<BTreeMap<String, Slot>> {
     let mut slots = BTreeMap::new();
     for token in &config.file.tokens {
         let device = custody::device(&token.serial, &token.label);
-        let opened = Standing::log_in(store.as_ref(), &device, || open_pkcs11(config, token)).await;
+        let opened = Standing::log_in(store.as_ref(), &device, || open(config, token)).await;
         let opened = opened.map_err(|fault| match fault.reason() {
             Reason::PinRefused | Reason::PinLatched => {
                 let fault = if fault.reason() == Reason::PinLatched { fault.while_doing(&token.name) } else { fault };
@@ -322,7 +327,6 @@ async fn open_tokens(config: &Config, store: &Arc<dyn Store>) -> Result<BTreeMap
             }
             _ => fault,
         })?;
-        let opened: Arc<dyn Token> = Arc::new(opened);
         let description = opened.describe()?;
         let oaep = *Profile::load(&token.profile)?.keys.oaep.first().ok_or_else(|| {
             Error::new(Reason::TokenUnsupported, "the token does no OAEP, which content keys are sealed with")
@@ -333,19 +337,42 @@ async fn open_tokens(config: &Config, store: &Arc<dyn Store>) -> Result<BTreeMap
     Ok(slots)
 }
 
-/// Opens one configured token and logs in, once.
+/// Opens a token in a child process: a module that hangs or crashes takes nothing but that with it.
+fn in_host(config: &Config, token: &config::Token) -> Result<Arc<dyn Token>> {
+    let (profile, binding) = bind(config, token)?;
+    // The child is bound to the life of the thread that starts it; here that is the main thread.
+    Ok(Arc::new(HostToken::start(HostProgram::this(), &binding, &profile, token.read_pin(config)?)?))
+}
+
+/// Opens a token in this process, for commands that use it once. Its environment must be prepared.
+fn in_process(config: &Config, token: &config::Token) -> Result<Arc<dyn Token>> {
+    let (profile, binding) = bind(config, token)?;
+    Ok(token::open(&binding, &profile, token.read_pin(config)?)?.into())
+}
+
+/// Opens a PKCS#11 token in this process and logs in, once.
 ///
 /// # Errors
 /// Whatever is wrong with its profile, PIN source, module or device.
 pub fn open_pkcs11(config: &Config, token: &config::Token) -> Result<Pkcs11Token> {
-    let profile = Profile::load(&token.profile)?;
+    let (profile, binding) = bind(config, token)?;
+    pkcs11::open(&binding, &profile, token.read_pin(config)?)
+}
+
+fn bind(config: &Config, token: &config::Token) -> Result<(Profile, Binding)> {
+    let absolute = |directory: &PathBuf| {
+        let directory = config.path(directory);
+        directory.canonicalize().map_err(|fault| {
+            Error::new(Reason::DataDirectory, format!("{} cannot be found: {fault}", directory.display()))
+        })
+    };
     let binding = Binding {
         name: token.name.clone(),
         profile: token.profile.clone(),
-        directory: token.directory.as_ref().map(|directory| config.path(directory)),
+        directory: token.directory.as_ref().map(absolute).transpose()?,
         label: token.label.clone(),
         serial: token.serial.clone(),
         sessions: token.sessions,
     };
-    pkcs11::open(&binding, &profile, token.read_pin(config)?)
+    Ok((Profile::load(&token.profile)?, binding))
 }

@@ -1,18 +1,74 @@
-//! The contract of the store port.
+//! The contract of the store port, on both stores; and what PostgreSQL adds: instances beside each other.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use keyward::audit::chain::Head;
 use keyward::audit::record::{ActNote, Event, OutcomeNote, Record};
 use keyward::caller::CallerNote;
 use keyward::error::Reason;
 use keyward::store::{Batch, Kind, Sqlite, Store, Write};
+use tempfile::TempDir;
 
-async fn open(directory: &Path) -> Arc<dyn Store> {
-    Arc::new(Sqlite::open(&directory.join("store.db"), true).await.unwrap())
+use crate::kit::postgres::Postgres;
+
+/// Where a store is.
+enum Place {
+    Sqlite(TempDir),
+    Postgres(Postgres),
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        Place::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    fn postgres() -> Self {
+        Place::Postgres(Postgres::start())
+    }
+
+    async fn open(&self) -> Arc<dyn Store> {
+        match self {
+            Place::Sqlite(directory) => Arc::new(Sqlite::open(&directory.path().join("store.db"), true).await.unwrap()),
+            Place::Postgres(server) => instance(server, "a").await,
+        }
+    }
+}
+
+async fn instance(server: &Postgres, name: &str) -> Arc<dyn Store> {
+    Arc::new(keyward::store::Postgres::open(&server.url(), name, true).await.unwrap())
+}
+
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(super::Place::sqlite()).await;
+                }
+            )*
+        }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(super::Place::postgres()).await;
+                }
+            )*
+        }
+    };
+}
+
+on_both! {
+    a_commit_is_there_after_reopening
+    an_object_is_written_over_the_expected_version_only
+    eight_writers_leave_one_log_without_gaps_and_one_winner_for_each_version
+    an_intent_is_open_until_its_outcome
+    listing_goes_by_prefix_and_page
 }
 
 fn write(name: &str, over: u64, value: u64) -> Write {
@@ -51,27 +107,23 @@ async fn whole_log(store: &dyn Store) -> Vec<Record> {
     records
 }
 
-#[tokio::test]
-async fn a_commit_is_there_after_reopening() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn a_commit_is_there_after_reopening(place: Place) {
+    let store = place.open().await;
     let batch = Batch { writes: vec![write("clusters/a", 0, 7)], events: vec![refusal("one")] };
     assert_eq!(store.commit(batch).await.unwrap(), 1, "the batch's own record follows that of its object");
     let head = store.head();
     store.close().await;
     assert_eq!(store.commit(Batch::default()).await.unwrap_err().reason(), Reason::StoreUnavailable);
 
-    let store = open(directory.path()).await;
+    let store = place.open().await;
     assert_eq!(store.head(), head);
     let object = store.get(Kind::Cluster, "clusters/a").await.unwrap().unwrap();
     assert_eq!((object.version, object.read::<u64>().unwrap()), (1, 7));
     assert_eq!(whole_log(store.as_ref()).await.len(), 2);
 }
 
-#[tokio::test]
-async fn an_object_is_written_over_the_expected_version_only() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn an_object_is_written_over_the_expected_version_only(place: Place) {
+    let store = place.open().await;
     let put = |name: &str, over, value| Batch { writes: vec![write(name, over, value)], events: vec![] };
     store.commit(put("clusters/a", 0, 1)).await.unwrap();
     assert_eq!(store.commit(put("clusters/a", 0, 2)).await.unwrap_err().reason(), Reason::AlreadyExists);
@@ -88,10 +140,8 @@ async fn an_object_is_written_over_the_expected_version_only() {
     whole_log(store.as_ref()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn eight_writers_leave_one_log_without_gaps_and_one_winner_for_each_version() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn eight_writers_leave_one_log_without_gaps_and_one_winner_for_each_version(place: Place) {
+    let store = place.open().await;
     let mut writers = Vec::new();
     for writer in 0..8u64 {
         let store = store.clone();
@@ -120,24 +170,20 @@ async fn eight_writers_leave_one_log_without_gaps_and_one_winner_for_each_versio
     assert_eq!(store.get(Kind::Cluster, "clusters/shared").await.unwrap().unwrap().version, won);
 }
 
-#[tokio::test]
-async fn an_intent_is_open_until_its_outcome() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn an_intent_is_open_until_its_outcome(place: Place) {
+    let store = place.open().await;
     let first = store.commit(Batch::event(intent())).await.unwrap();
     let second = store.commit(Batch::event(intent())).await.unwrap();
     assert_eq!(store.open_intents().await.unwrap(), [first, second]);
     let result = OutcomeNote::Done { result: "x".into() };
     store.commit(Batch::event(Event::Outcome { intent: first, result })).await.unwrap();
     store.close().await;
-    let store = open(directory.path()).await;
+    let store = place.open().await;
     assert_eq!(store.open_intents().await.unwrap(), [second]);
 }
 
-#[tokio::test]
-async fn listing_goes_by_prefix_and_page() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn listing_goes_by_prefix_and_page(place: Place) {
+    let store = place.open().await;
     for name in
         ["clusters/a/keys/1", "clusters/a/keys/2", "clusters/a/keys/3", "clusters/ab/keys/1", "clusters/%/keys/1"]
     {
@@ -153,4 +199,151 @@ async fn listing_goes_by_prefix_and_page() {
     assert_eq!(names("", 2).await, ["clusters/a/keys/1", "clusters/a/keys/2"]);
     assert_eq!(names("clusters/a/keys/2", 2).await, ["clusters/a/keys/3"]);
     assert_eq!(store.list(Kind::Cluster, "clusters/%", "", 10).await.unwrap().len(), 1, "no wildcard has a meaning");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_beside_each_other_have_a_log_each_and_share_the_objects() {
+    let server = Postgres::start();
+    let both = [instance(&server, "a").await, instance(&server, "b").await];
+    let mut writers = Vec::new();
+    for writer in 0..8usize {
+        let store = both[writer % 2].clone();
+        writers.push(tokio::spawn(async move {
+            let mut won = [0u64; 2];
+            for _ in 0..25 {
+                // Two objects at once, in an order of each writer's own: no two groups may wait for each other.
+                let mut names = ["clusters/x", "clusters/y"];
+                names.rotate_left(writer % 2);
+                let mut writes = Vec::new();
+                for name in names {
+                    let version = store.get(Kind::Cluster, name).await.unwrap().map_or(0, |object| object.version);
+                    writes.push(write(name, version, 1));
+                }
+                match store.commit(Batch { writes, events: vec![refusal("x")] }).await {
+                    Ok(_) => won[writer % 2] += 1,
+                    Err(fault) => {
+                        assert!(matches!(fault.reason(), Reason::StoreConflict | Reason::AlreadyExists), "{fault:?}")
+                    }
+                }
+            }
+            won
+        }));
+    }
+    let mut won = [0, 0];
+    for writer in writers {
+        let [a, b] = writer.await.unwrap();
+        won = [won[0] + a, won[1] + b];
+    }
+    for (store, won) in both.iter().zip(won) {
+        assert_eq!(whole_log(store.as_ref()).await.len() as u64, 3 * won);
+    }
+    for name in ["clusters/x", "clusters/y"] {
+        assert_eq!(both[0].get(Kind::Cluster, name).await.unwrap().unwrap().version, won[0] + won[1]);
+    }
+    let mut heads = both.each_ref().map(|store| store.head());
+    heads.sort_by(|one, other| one.log.cmp(&other.log));
+    assert_eq!(both[1].heads().await.unwrap(), heads);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_a_log_shuts_out_the_one_before() {
+    let server = Postgres::start();
+    let first = instance(&server, "a").await;
+    first.commit(Batch::event(refusal("one"))).await.unwrap();
+    let second = instance(&server, "a").await;
+    for _ in 0..2 {
+        let fault = first.commit(Batch::event(refusal("late"))).await.unwrap_err();
+        assert_eq!(fault.reason(), Reason::StoreUnavailable);
+        assert!(fault.message().contains("taken over"), "{fault:?}");
+        let fault = first.commit(Batch { writes: vec![write("clusters/a", 0, 1)], events: vec![] }).await.unwrap_err();
+        assert_eq!(fault.reason(), Reason::StoreUnavailable);
+    }
+    assert!(!first.lease("work", 60).await.unwrap());
+    assert!(second.get(Kind::Cluster, "clusters/a").await.unwrap().is_none());
+    second.commit(Batch::event(refusal("two"))).await.unwrap();
+    assert_eq!(whole_log(second.as_ref()).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leased_work_is_one_instances_until_it_gives_it_back_or_the_time_is_over() {
+    let server = Postgres::start();
+    let (a, b) = (instance(&server, "a").await, instance(&server, "b").await);
+    assert!(a.lease("work", 60).await.unwrap());
+    assert!(!b.lease("work", 60).await.unwrap());
+    assert!(b.lease("other work", 60).await.unwrap());
+    assert!(a.lease("work", 60).await.unwrap(), "renewed");
+    assert!(a.lease("work", 0).await.unwrap(), "given back");
+    assert!(b.lease("work", 1).await.unwrap());
+    assert!(!a.lease("work", 60).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert!(a.lease("work", 60).await.unwrap(), "b let it run out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_outlives_the_server_and_the_log_goes_on_when_it_is_back() {
+    let mut server = Postgres::start();
+    let store = instance(&server, "a").await;
+    let enough = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for writer in 0..4 {
+        let (store, enough) = (store.clone(), enough.clone());
+        writers.push(tokio::spawn(async move {
+            let mut there = Vec::new();
+            let mut failed = 0;
+            for round in 0.. {
+                let message = format!("{writer}-{round}");
+                match store.commit(Batch::event(refusal(&message))).await {
+                    Ok(seq) => there.push((seq, message)),
+                    Err(fault) => {
+                        assert_eq!(fault.reason(), Reason::StoreUnavailable, "{fault:?}");
+                        failed += 1;
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+                if enough.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            (there, failed)
+        }));
+    }
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.kill();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.restart();
+        let size = store.head().size;
+        let end = Instant::now() + Duration::from_secs(30);
+        while store.head().size <= size + 4 {
+            assert!(Instant::now() < end, "the log does not go on");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    enough.store(true, Ordering::Relaxed);
+    let mut failures = 0;
+    let mut there = Vec::new();
+    for writer in writers {
+        let (committed, failed) = writer.await.unwrap();
+        there.extend(committed);
+        failures += failed;
+    }
+    assert!(failures > 0);
+    let records = whole_log(store.as_ref()).await;
+    for (seq, message) in there {
+        assert_eq!(records[usize::try_from(seq).unwrap()].event, refusal(&message));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_this_instances_log_is_not_begun_again() {
+    let server = Postgres::start();
+    let open = |create| {
+        let url = server.url();
+        async move { keyward::store::Postgres::open(&url, "a", create).await.map(|_| ()) }
+    };
+    assert_eq!(open(false).await.unwrap_err().reason(), Reason::StoreUnavailable);
+    open(true).await.unwrap();
+    open(false).await.unwrap();
+    server.sql("INSERT INTO _sqlx_migrations VALUES (9999, 'later', now(), true, '', 0)");
+    assert_eq!(open(false).await.unwrap_err().reason(), Reason::SchemaNewer);
 }

@@ -1,13 +1,23 @@
 //! The command line: one file per subcommand.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to people on its standard streams")]
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Reason, Result};
+
+// In this room these stand for the standard macros of the same names, which panic when the reader of a stream has gone.
+macro_rules! print {
+    ($($words:tt)*) => { $crate::cli::output::print(format_args!($($words)*)) };
+}
+macro_rules! println {
+    () => { print!("\n") };
+    ($($words:tt)*) => { print!("{}\n", format_args!($($words)*)) };
+}
+macro_rules! eprintln {
+    ($($words:tt)*) => { $crate::cli::output::tell(format_args!("{}\n", format_args!($($words)*))) };
+}
 
 mod audit;
 mod authority;
@@ -94,20 +104,24 @@ enum Command {
     TokenHost,
 }
 
+/// Exit code of a command line that cannot be read (EX_USAGE of `sysexits.h`).
+const USAGE: u8 = 64;
+
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // Help and version come this way too; they are what was asked for.
+            let _ = usage.print();
+            return ExitCode::from(if usage.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match run(cli).and_then(|code| output::whole().map(|()| code)) {
         Ok(code) => ExitCode::from(code),
         Err(fault) => {
-            eprintln!("error: {fault} [{}]", fault.reason().code());
-            if let Some(detail) = fault.private_detail() {
-                eprintln!("detail: {detail}");
-            }
-            if let Some(hint) = fault.next_step() {
-                eprintln!("next: {hint}");
-            }
+            output::fault(&fault);
             ExitCode::from(fault.exit_code())
         }
     }
@@ -116,7 +130,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8> {
     let global = cli.global;
     match cli.command {
-        Command::Init(args) => init::run(&args),
+        Command::Init(args) => init::run(&args, &global),
         Command::Serve(args) => serve::run(&args, &global),
         Command::Cluster(command) => wait(cluster::run(command, &global)),
         Command::Enroll(command) => wait(enroll::run(command, &global)),
@@ -138,6 +152,20 @@ fn run(cli: Cli) -> Result<u8> {
 fn wait(work: impl Future<Output = Result<()>>) -> Result<u8> {
     runtime()?.block_on(work)?;
     Ok(0)
+}
+
+/// Resolves at SIGTERM or SIGINT, which end the process no more by themselves once this was called.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let fault = |fault| Error::new(Reason::Internal, "signals cannot be received").detail(fault);
+    let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// The runtime of a command, made after everything that must happen in a process with one thread.

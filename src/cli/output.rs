@@ -1,9 +1,11 @@
 //! How commands print: aligned words for people, JSON for programs.
 
+use std::fmt::Arguments;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -17,6 +19,40 @@ pub(super) enum Format {
     Table,
     /// For programs
     Json,
+}
+
+/// What kept standard output from being written, if anything did.
+static LOST: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Prints. A reader that has gone ends the printing and nothing else: what a command does, it does to its end.
+pub(super) fn print(words: Arguments<'_>) {
+    let mut stdout = std::io::stdout().lock();
+    if let Err(fault) = stdout.write_fmt(words).and_then(|()| stdout.flush())
+        && fault.kind() != ErrorKind::BrokenPipe
+    {
+        let _ = LOST.set(fault);
+    }
+}
+
+/// Says something beside the output. There is nobody to tell if it cannot be said.
+pub(super) fn tell(words: Arguments<'_>) {
+    let _ = std::io::stderr().lock().write_fmt(words);
+}
+
+/// Whether all that was printed could be written.
+pub(super) fn whole() -> Result<()> {
+    LOST.get().map_or(Ok(()), |fault| Err(unwritable(Path::new("standard output"), fault)))
+}
+
+/// Says what went wrong and what to do next.
+pub(super) fn fault(fault: &Error) {
+    eprintln!("error: {fault} [{}]", fault.reason().code());
+    if let Some(detail) = fault.private_detail() {
+        eprintln!("detail: {detail}");
+    }
+    if let Some(hint) = fault.next_step() {
+        eprintln!("next: {hint}");
+    }
 }
 
 /// Prints one object: a line for each member.
@@ -122,7 +158,7 @@ impl Drop for NewFile<'_> {
 /// Why a file cannot be written, and what to do.
 pub(super) fn unwritable(path: &Path, fault: &std::io::Error) -> Error {
     let hint = match fault.kind() {
-        std::io::ErrorKind::AlreadyExists => "choose another name, or remove the file yourself",
+        ErrorKind::AlreadyExists => "choose another name, or remove the file yourself",
         _ => "choose a place that this user may write, with enough space",
     };
     Error::new(Reason::InvalidArgument, format!("{} cannot be written: {fault}", path.display())).hint(hint)

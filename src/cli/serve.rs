@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
+use serde_json::json;
 
-use crate::cli::{Global, runtime};
+use crate::cli::{Global, output, runtime, stop_signal};
 use crate::config::Config;
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 use crate::serve;
 
 #[derive(clap::Args)]
@@ -23,38 +23,43 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
                 .from_env_lossy(),
         )
         .with_writer(std::io::stderr)
+        // A reader of standard error that has gone must not end the service.
+        .log_internal_errors(false)
         .init();
     let config = Config::load(args.directory.as_ref().unwrap_or(&global.data))?;
     serve::prepare_modules(&config)?;
     let runtime = runtime()?;
     let served = runtime.block_on(async {
-        let stop = stop_signal()?;
-        serve::serve(&config, stop, |bound| {
-            println!("serving nodes on {}", bound.api);
-            println!("joining nodes on {}", bound.join);
-            println!("serving operators on {}", config.path(&config.file.operator.socket).display());
-            if bound.closed_intents > 0 {
-                println!("closed {} intents that an earlier run left open", bound.closed_intents);
+        let signal = stop_signal()?;
+        let stop = async {
+            signal.await;
+            tracing::info!("stopping: no new requests, those under way are finished");
+        };
+        let socket = config.path(&config.file.operator.socket);
+        serve::serve(&config, stop, |bound| match global.output {
+            output::Format::Json => {
+                // In one line, so that a program need not guess where it ends.
+                let shown = json!({
+                    "nodes": bound.api,
+                    "join": bound.join,
+                    "operators": socket.display().to_string(),
+                    "closed_intents": bound.closed_intents,
+                });
+                println!("{shown}");
             }
-            println!("ready");
+            output::Format::Table => {
+                println!("serving nodes on {}", bound.api);
+                println!("joining nodes on {}", bound.join);
+                println!("serving operators on {}", socket.display());
+                if bound.closed_intents > 0 {
+                    println!("closed {} intents that an earlier run left open", bound.closed_intents);
+                }
+                println!("ready");
+            }
         })
         .await
     });
     // Connections that outlived the drain do not hold the process.
     runtime.shutdown_background();
     served.map(|()| 0)
-}
-
-/// Resolves at SIGTERM or SIGINT.
-fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
-    let fault = |fault| Error::new(Reason::Internal, "signals cannot be received").detail(fault);
-    let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping: no new requests, those under way are finished");
-    })
 }

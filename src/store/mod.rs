@@ -11,10 +11,12 @@ use crate::audit::record::Event;
 use crate::error::{Error, Reason, Result};
 
 pub mod bare;
+mod postgres;
 mod sql;
 mod sqlite;
 mod writer;
 
+pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 
 /// The store.
@@ -41,8 +43,16 @@ pub trait Store: Send + Sync {
     /// Where the log ends.
     fn head(&self) -> Head;
 
-    /// Intents without an outcome.
+    /// Where every log of the store ends, its own included, in order of their ids.
+    async fn heads(&self) -> Result<Vec<Head>>;
+
+    /// Intents of this log without an outcome.
     async fn open_intents(&self) -> Result<Vec<u64>>;
+
+    /// Takes or renews work that one instance at a time may do: true if it is this instance's for so many seconds from
+    /// now, by the store's clock; 0 gives it back. A lease is a courtesy between instances, not a lock: what the work
+    /// changes is protected by the versions of its objects.
+    async fn lease(&self, work: &str, seconds: u32) -> Result<bool>;
 
     /// Waits for what is under way and closes the files. Nothing can be committed afterwards.
     async fn close(&self);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use sqlx::migrate::MigrateError;
 use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Pool, Type};
 
 use crate::audit::chain::{ChainHash, Head};
@@ -69,6 +70,15 @@ where
             .map_err(unavailable)
     }
 
+    pub(super) async fn heads(&self) -> Result<Vec<Head>> {
+        let rows: Vec<(String, i64, Vec<u8>, i64)> =
+            sqlx::query_as("SELECT log_id, size, chain, time_us FROM log ORDER BY log_id")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(unavailable)?;
+        rows.into_iter().map(head).collect()
+    }
+
     /// Where a log ends and which of its intents are open, as the database has it.
     pub(super) async fn state(&self, log: &str) -> Result<State> {
         let (size, chain, time_us, open_from): (i64, Vec<u8>, i64, i64) =
@@ -77,9 +87,7 @@ where
                 .fetch_one(&self.readers)
                 .await
                 .map_err(unavailable)?;
-        let chain = <[u8; 32]>::try_from(chain)
-            .map_err(|_| Error::new(Reason::RecordBroken, "the store's head of the log is not a hash"))?;
-        let head = Head { log: log.to_owned(), size: size.unsigned_abs(), chain: ChainHash(chain), time_us };
+        let head = head((log.to_owned(), size, chain, time_us))?;
         let mut open = BTreeSet::new();
         let mut at = open_from.unsigned_abs();
         while at < head.size {
@@ -167,6 +175,12 @@ fn object((name, version, body): (String, i64, Vec<u8>)) -> Object {
     Object { name, version: version.unsigned_abs(), body: body.into() }
 }
 
+fn head((log, size, chain, time_us): (String, i64, Vec<u8>, i64)) -> Result<Head> {
+    let chain = <[u8; 32]>::try_from(chain)
+        .map_err(|_| Error::new(Reason::RecordBroken, format!("the store's head of log {log} has no hash")))?;
+    Ok(Head { log, size: size.unsigned_abs(), chain: ChainHash(chain), time_us })
+}
+
 /// Places and versions as the databases count: they stay far below 2^63.
 pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
@@ -176,5 +190,17 @@ pub(super) fn number(value: u64) -> i64 {
 pub(super) fn unavailable(fault: sqlx::Error) -> Error {
     Error::new(Reason::StoreUnavailable, "the store cannot be read or written now")
         .detail(fault)
-        .hint("look at the disk of the data directory: space, permissions, errors")
+        .hint("look at the disk of the store, space, permissions, errors; or at the database server and the way to it")
+}
+
+pub(super) fn migration(fault: MigrateError) -> Error {
+    match fault {
+        MigrateError::VersionMissing(version) => Error::new(
+            Reason::SchemaNewer,
+            format!("the store has schema {version}, which this version of keyward does not know"),
+        )
+        .hint("run the version of keyward that last opened it, or a newer one"),
+        MigrateError::Execute(fault) | MigrateError::ExecuteMigration(fault, _) => unavailable(fault),
+        other => Error::new(Reason::StoreUnavailable, "the store's schema cannot be brought up to date").detail(other),
+    }
 }

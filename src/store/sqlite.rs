@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row};
 
 use crate::audit::chain::Head;
 use crate::error::{Error, Reason, Result};
-use crate::store::sql::{self, Sql, number, unavailable};
+use crate::store::sql::{Sql, migration, number, run, unavailable};
 use crate::store::writer::{Backend, State, Writer};
 use crate::store::{Batch, Kind, Object, Store, Write};
 
@@ -94,18 +94,6 @@ fn is_store(path: &Path) -> Result<()> {
     }
 }
 
-pub(super) fn migration(fault: MigrateError) -> Error {
-    match fault {
-        MigrateError::VersionMissing(version) => Error::new(
-            Reason::SchemaNewer,
-            format!("the store has schema {version}, which this version of keyward does not know"),
-        )
-        .hint("run the version of keyward that last opened it, or a newer one"),
-        MigrateError::Execute(fault) | MigrateError::ExecuteMigration(fault, _) => unavailable(fault),
-        other => Error::new(Reason::StoreUnavailable, "the store's schema cannot be brought up to date").detail(other),
-    }
-}
-
 /// The log of this store, made with it.
 async fn log_id(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
     let found = sqlx::query("SELECT value FROM fact WHERE name = 'log'").fetch_optional(&mut *connection).await?;
@@ -154,8 +142,17 @@ impl Store for Sqlite {
         self.writer.head()
     }
 
+    async fn heads(&self) -> Result<Vec<Head>> {
+        self.sql.heads().await
+    }
+
     async fn open_intents(&self) -> Result<Vec<u64>> {
         Ok(self.writer.open_intents())
+    }
+
+    async fn lease(&self, _work: &str, _seconds: u32) -> Result<bool> {
+        // One process has the file, so there is nobody to share work with.
+        Ok(true)
     }
 
     async fn close(&self) {
@@ -175,7 +172,7 @@ struct Writing {
 #[async_trait]
 impl Backend for Writing {
     async fn begin(&mut self) -> Result<()> {
-        sql::run::<sqlx::Sqlite>(&mut self.connection, "BEGIN IMMEDIATE").await
+        run::<sqlx::Sqlite>(&mut self.connection, "BEGIN IMMEDIATE").await
     }
 
     async fn swap(&mut self, writes: &[Write]) -> Result<Result<()>> {
@@ -209,7 +206,7 @@ impl Backend for Writing {
 
     async fn roll_back(&mut self) {
         // Fails where nothing was begun, or SQLite has rolled back by itself.
-        let _ = sql::run::<sqlx::Sqlite>(&mut self.connection, "ROLLBACK").await;
+        let _ = run::<sqlx::Sqlite>(&mut self.connection, "ROLLBACK").await;
     }
 
     async fn state(&mut self) -> Result<State> {

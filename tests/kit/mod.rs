@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use time::{Duration as Span, OffsetDateTime};
 
+pub(crate) mod postgres;
 pub(crate) mod token;
 
 /// How long anything may take before a test calls it hung.

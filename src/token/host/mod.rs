@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -135,7 +136,8 @@ impl HostToken {
         if let Some(directory) = &self.binding.directory {
             command.envs(self.profile.environment(directory));
         }
-        let child = command.spawn().map_err(failed)?;
+        // A group of its own: an interrupt from the terminal is for the service, which then drains.
+        let child = command.process_group(0).spawn().map_err(failed)?;
         // The command holds the child's end of the socket; while it is open here, the child's death shows no end.
         drop(command);
         let host = Host { child, _control: control.try_clone().map_err(failed)? };

@@ -1,0 +1,279 @@
+//! The store of several instances: one PostgreSQL database, in it a log for each instance.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
+use tokio::time::timeout;
+
+use crate::audit::chain::Head;
+use crate::error::{Error, Reason, Result};
+use crate::store::sql::{Sql, migration, number, run, unavailable};
+use crate::store::writer::{Backend, State, Writer};
+use crate::store::{Batch, Kind, Object, Store, Write};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// The oldest server, as `server_version_num` counts.
+const SERVER_MIN: i64 = 140_000;
+/// Readers beside the writer.
+const READERS: u32 = 8;
+/// How long the server may take for one statement, and a client to connect, in seconds.
+const ANSWER_S: u64 = 10;
+
+const ENTRIES: &str = "SELECT record FROM entry WHERE log_id = $1 AND seq >= $2 ORDER BY seq LIMIT $3";
+
+/// Moves the head and writes the records in one statement, which is a commit of its own outside a transaction. No row
+/// at all if this writer's epoch is over.
+const APPEND: &str = "WITH moved AS (\
+        UPDATE log SET size = $4, chain = $5, time_us = $6, open_from = $7 \
+        WHERE log_id = $1 AND size = $2 AND epoch = $8 RETURNING log_id) \
+    INSERT INTO entry (log_id, seq, record) \
+    SELECT moved.log_id, $2 + place - 1, record FROM moved, unnest($3) WITH ORDINALITY AS new (record, place)";
+
+/// Groups that write objects go one after the other: each locks several rows, and two could wait for each other.
+const BEGIN: &str = "BEGIN; SELECT pg_advisory_xact_lock(7165064744911531886)";
+
+const LEASE: &str = "INSERT INTO lease (name, log_id, until_us) \
+    SELECT $1, log_id, now_us + $2 FROM log, (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us) AS clock \
+    WHERE log_id = $3 AND epoch = $4 \
+    ON CONFLICT (name) DO UPDATE SET log_id = excluded.log_id, until_us = excluded.until_us \
+    WHERE lease.log_id = excluded.log_id OR lease.until_us <= excluded.until_us - $2";
+
+/// One instance's store in a PostgreSQL database.
+pub struct Postgres {
+    sql: Sql<sqlx::Postgres>,
+    writer: Writer,
+    log: String,
+    epoch: Arc<AtomicI64>,
+}
+
+impl Postgres {
+    /// Connects to a database (a `postgres://` URL), brings its schema up to this version, and takes over the log of
+    /// `instance`: whoever wrote it before can write it no more. Makes a new log if there is none and `create` says so.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` for the URL or for a server that is too old or does not make commits durable,
+    /// `STORE_UNAVAILABLE` if it cannot be reached or has no such log, `SCHEMA_NEWER` if a newer version wrote it,
+    /// `RECORD_BROKEN` if the last records cannot be read.
+    pub async fn open(url: &str, instance: &str, create: bool) -> Result<Self> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|fault| Error::new(Reason::ConfigInvalid, "not the URL of a PostgreSQL database").detail(fault))?
+            .application_name(&format!("keyward {instance}"))
+            // The server's own defaults must not weaken a commit, and nothing may wait without end.
+            .options([("synchronous_commit", "on"), ("default_transaction_isolation", "read committed")])
+            .options([("statement_timeout", &format!("{ANSWER_S}s")), ("lock_timeout", &format!("{ANSWER_S}s"))])
+            .options([("idle_in_transaction_session_timeout", &format!("{ANSWER_S}s"))])
+            .disable_statement_logging();
+        let mut connection = connect(&options).await?;
+        check_server(&mut connection).await?;
+        MIGRATIONS.run(&mut connection).await.map_err(migration)?;
+        if create {
+            let empty = Head::empty(uuid::Uuid::new_v4().to_string());
+            sqlx::query(
+                "INSERT INTO log (log_id, instance, epoch, size, chain, time_us, open_from) \
+                 VALUES ($1, $2, 0, 0, $3, 0, 0) ON CONFLICT (instance) DO NOTHING",
+            )
+            .bind(empty.log)
+            .bind(instance)
+            .bind(empty.chain.0.to_vec())
+            .execute(&mut connection)
+            .await
+            .map_err(unavailable)?;
+        }
+        let taken: Option<(String, i64)> =
+            sqlx::query_as("UPDATE log SET epoch = epoch + 1 WHERE instance = $1 RETURNING log_id, epoch")
+                .bind(instance)
+                .fetch_optional(&mut connection)
+                .await
+                .map_err(unavailable)?;
+        let (log, epoch) = taken.ok_or_else(|| {
+            Error::new(Reason::StoreUnavailable, format!("the database has no log of an instance {instance}"))
+                .hint("name the instance as it was, or bring back the database; nothing is made in its place")
+        })?;
+        let readers = PgPoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(Duration::from_secs(ANSWER_S))
+            .connect_lazy_with(options.clone());
+        let sql = Sql { readers: readers.clone(), entries: ENTRIES };
+        let state = sql.state(&log).await?;
+        let epoch = Arc::new(AtomicI64::new(epoch));
+        let writing = Writing {
+            options,
+            connection: Some(connection),
+            sql: Sql { readers, entries: ENTRIES },
+            log: log.clone(),
+            epoch: epoch.clone(),
+        };
+        Ok(Postgres { sql, writer: Writer::start(Box::new(writing), state, false), log, epoch })
+    }
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
+    in_time(options.connect()).await
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T> {
+    match timeout(Duration::from_secs(ANSWER_S), answer).await {
+        Ok(answer) => answer.map_err(unavailable),
+        Err(_) => Err(Error::new(Reason::StoreUnavailable, format!("the database did not answer within {ANSWER_S} s"))
+            .hint("look at the PostgreSQL server and the way to it")),
+    }
+}
+
+async fn check_server(connection: &mut PgConnection) -> Result<()> {
+    let (version, fsync): (i64, String) =
+        sqlx::query_as("SELECT current_setting('server_version_num')::bigint, current_setting('fsync')")
+            .fetch_one(connection)
+            .await
+            .map_err(unavailable)?;
+    if version < SERVER_MIN {
+        return Err(Error::new(Reason::ConfigInvalid, format!("the PostgreSQL server is too old: {version}"))
+            .hint("PostgreSQL 14 or newer is needed"));
+    }
+    if fsync != "on" {
+        return Err(Error::new(
+            Reason::ConfigInvalid,
+            "the PostgreSQL server does not make commits durable: fsync is off",
+        )
+        .hint("set fsync = on in its configuration"));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn commit(&self, batch: Batch) -> Result<u64> {
+        self.writer.commit(batch).await
+    }
+
+    async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
+        self.sql.get(kind, name).await
+    }
+
+    async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>> {
+        self.sql.list(kind, prefix, after, count_max).await
+    }
+
+    async fn entries(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
+        self.sql.entries(&self.log, seq, count_max).await
+    }
+
+    fn head(&self) -> Head {
+        self.writer.head()
+    }
+
+    async fn heads(&self) -> Result<Vec<Head>> {
+        self.sql.heads().await
+    }
+
+    async fn open_intents(&self) -> Result<Vec<u64>> {
+        Ok(self.writer.open_intents())
+    }
+
+    async fn lease(&self, work: &str, seconds: u32) -> Result<bool> {
+        let taken = sqlx::query(LEASE)
+            .bind(work)
+            .bind(i64::from(seconds) * 1_000_000)
+            .bind(&self.log)
+            .bind(self.epoch.load(Ordering::Acquire))
+            .execute(&self.sql.readers);
+        Ok(in_time(taken).await?.rows_affected() == 1)
+    }
+
+    async fn close(&self) {
+        self.writer.close().await;
+        self.sql.readers.close().await;
+    }
+}
+
+/// The writing connection.
+struct Writing {
+    options: PgConnectOptions,
+    /// None after a failure, until the log was taken over again.
+    connection: Option<PgConnection>,
+    sql: Sql<sqlx::Postgres>,
+    log: String,
+    epoch: Arc<AtomicI64>,
+}
+
+impl Writing {
+    fn connection(&mut self) -> Result<&mut PgConnection> {
+        self.connection.as_mut().ok_or_else(|| Error::new(Reason::StoreUnavailable, "the database is away"))
+    }
+}
+
+#[async_trait]
+impl Backend for Writing {
+    async fn begin(&mut self) -> Result<()> {
+        let connection = self.connection()?;
+        in_time(sqlx::raw_sql(BEGIN).execute(connection)).await.map(|_| ())
+    }
+
+    async fn swap(&mut self, writes: &[Write]) -> Result<Result<()>> {
+        Sql::<sqlx::Postgres>::swap(self.connection()?, writes).await
+    }
+
+    async fn append(&mut self, begun: bool, first: u64, records: Vec<Vec<u8>>, end: &State) -> Result<()> {
+        let count = records.len() as u64;
+        let (log, epoch) = (self.log.clone(), self.epoch.load(Ordering::Acquire));
+        let connection = self.connection()?;
+        let written = sqlx::query(APPEND)
+            .bind(log)
+            .bind(number(first))
+            .bind(records)
+            .bind(number(end.head.size))
+            .bind(end.head.chain.0.to_vec())
+            .bind(end.head.time_us)
+            .bind(number(end.open_from()))
+            .bind(epoch)
+            .execute(&mut *connection);
+        if in_time(written).await?.rows_affected() != count {
+            return Err(taken_over());
+        }
+        if begun {
+            in_time(sqlx::raw_sql("COMMIT").execute(connection)).await?;
+        }
+        Ok(())
+    }
+
+    async fn roll_back(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            let _ = run::<sqlx::Postgres>(connection, "ROLLBACK").await;
+        }
+    }
+
+    /// What was under way on the old connection may still come to pass in the server. The next epoch waits for it, and
+    /// shuts out what comes later.
+    async fn state(&mut self) -> Result<State> {
+        self.connection = None;
+        let mut connection = connect(&self.options).await?;
+        let next =
+            sqlx::query_scalar("UPDATE log SET epoch = epoch + 1 WHERE log_id = $1 AND epoch = $2 RETURNING epoch")
+                .bind(&self.log)
+                .bind(self.epoch.load(Ordering::Acquire))
+                .fetch_optional(&mut connection);
+        let next: Option<i64> = in_time(next).await?;
+        self.epoch.store(next.ok_or_else(taken_over)?, Ordering::Release);
+        self.connection = Some(connection);
+        self.sql.state(&self.log).await
+    }
+
+    async fn close(self: Box<Self>) {
+        if let Some(connection) = self.connection
+            && let Err(fault) = connection.close().await
+        {
+            tracing::warn!(detail = %fault, "the connection to the database did not close cleanly");
+        }
+    }
+}
+
+fn taken_over() -> Error {
+    Error::new(Reason::StoreUnavailable, "another process has taken over this instance's log; this one writes no more")
+        .hint("stop one of the two; each instance has a name of its own in store.instance")
+}
