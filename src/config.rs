@@ -141,7 +141,7 @@ impl Config {
         let path = directory.join(FILE);
         let text = std::fs::read_to_string(&path).map_err(|fault| {
             let hint = match fault.kind() {
-                std::io::ErrorKind::NotFound => "name a directory that `keyward init` has made",
+                std::io::ErrorKind::NotFound => "name a data directory with --data DIR; `keyward init DIR` makes one",
                 _ => "make it readable for the user that runs this command",
             };
             Error::new(Reason::DataDirectory, format!("{} cannot be read: {fault}", path.display())).hint(hint)
@@ -155,8 +155,17 @@ impl Config {
         match config {
             Some(config) if faults.is_empty() => Ok(config),
             _ => Err(Error::new(Reason::ConfigInvalid, format!("{}: {}", path.display(), faults.join("; ")))
-                .hint("correct the file, then: keyward config check")),
+                .hint(format!("correct the file, then: keyward config check --data {}", directory.display()))),
         }
+    }
+
+    /// Checks a configuration that was not read from a file.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` for all its faults.
+    pub fn check(&self) -> Result<()> {
+        let faults = self.faults();
+        if faults.is_empty() { Ok(()) } else { Err(Error::new(Reason::ConfigInvalid, faults.join("; "))) }
     }
 
     /// A path of the configuration, resolved against the data directory.
@@ -180,10 +189,15 @@ impl Config {
         if file.api.server_names.is_empty() {
             faults.push("api.server_names: name at least one".into());
         }
+        for name in &file.api.server_names {
+            if !is_server_name(name) {
+                faults.push(format!("api.server_names: {name:?} is no DNS name or address"));
+            }
+        }
         let socket = self.path(&file.operator.socket);
         if socket.as_os_str().len() > SOCKET_BYTES_MAX {
             faults.push(format!(
-                "operator.socket: {} is longer than {SOCKET_BYTES_MAX} bytes; give a shorter absolute path",
+                "operator.socket: {} is longer than {SOCKET_BYTES_MAX} bytes, the most that a socket's path may have",
                 socket.display()
             ));
         }
@@ -212,6 +226,7 @@ impl Token {
         let path = config.path(&self.pin.file);
         let fault = |words: String| {
             Error::new(Reason::PinSource, format!("the PIN of token {} in {} {words}", self.name, path.display()))
+                .hint(format!("write the PIN into that file, then: chmod 600 {}", path.display()))
         };
         let mode = std::fs::metadata(&path).map_err(|cause| fault(format!("cannot be read: {cause}")))?.mode();
         if mode & 0o077 != 0 {
@@ -227,6 +242,17 @@ impl Token {
         }
         Ok(Pin::new(text))
     }
+}
+
+/// Whether this is an address, or a host name (RFC 1123, 2.1) as certificates carry it.
+fn is_server_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    name.parse::<std::net::IpAddr>().is_ok() || name.len() <= 253 && name.split('.').all(is_label)
 }
 
 /// The content, if it can be read as such, and what is wrong with it.
@@ -291,10 +317,13 @@ mod tests {
     fn all_faults_are_named_at_once() {
         let text = GOOD
             .replace("127.0.0.1:7443", "here")
+            .replace("\"localhost\"", "\"localhost\", \"a name\"")
             .replace("sqlite =", "sqlight = 1\n sqlite =")
             .replace("label =", "colour = 1\n sessions = 0\n label =");
         let found = faults(&text).join("\n");
-        for words in ["store.sqlight", "token.0.colour", "api.listen", "sessions is 1 to 64"] {
+        for words in
+            ["store.sqlight", "token.0.colour", "api.listen", "\"a name\" is no DNS name", "sessions is 1 to 64"]
+        {
             assert!(found.contains(words), "{words} in\n{found}");
         }
     }

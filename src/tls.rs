@@ -86,11 +86,20 @@ impl Authority {
     /// # Errors
     /// `CONFIG_INVALID` if the certificate does not parse, `INTERNAL` if `key` is not P-256.
     pub fn open(certificate_pem: String, key: &PublicKey) -> Result<Self> {
-        let authority = Authority { point: point(key)?, certificate_pem };
-        Issuer::from_ca_cert_pem(&authority.certificate_pem, Remote::looking(&authority.point)).map_err(|fault| {
-            Error::new(Reason::ConfigInvalid, "the TLS authority's certificate does not parse").detail(fault)
-        })?;
-        Ok(authority)
+        Authority::check(&certificate_pem)?;
+        Ok(Authority { point: point(key)?, certificate_pem })
+    }
+
+    /// Whether a text is an authority's certificate.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` if it does not parse.
+    pub fn check(certificate_pem: &str) -> Result<()> {
+        Issuer::from_ca_cert_pem(certificate_pem, Remote::looking(&[])).map(drop).map_err(|fault| {
+            Error::new(Reason::ConfigInvalid, "the TLS authority's certificate does not parse")
+                .hint("bring the file back from a backup: it was made when the instance was made")
+                .detail(fault)
+        })
     }
 
     /// The authority's certificate: what clients trust.

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::kit::{Instance, ends, events, keyward};
+use crate::kit::{Instance, KEYWARD, Ran, ends, events, keyward};
 
 /// Changes the configuration of an instance.
 fn reconfigure(instance: &Instance, from: &str, to: &str) {
@@ -49,13 +50,162 @@ fn init_makes_a_private_directory_whole_or_not_at_all() {
 }
 
 #[test]
+fn init_fills_an_empty_directory_that_is_there_and_takes_no_name_too_long_for_a_socket() {
+    let place = tempfile::tempdir().unwrap();
+    let init = |at: &std::path::Path, name: &str| {
+        let free = ["--listen", "127.0.0.1:0", "--join-listen", "127.0.0.1:0"];
+        ends(Command::new(KEYWARD).arg("init").arg(name).args(free).current_dir(at))
+    };
+    init(place.path(), ".").good();
+    assert_eq!(fs::metadata(place.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    ends(Command::new(KEYWARD).args(["config", "check", "--data", "."]).current_dir(place.path())).good();
+    assert!(!fs::read_dir(place.path()).unwrap().any(|e| e.unwrap().file_name().to_str().unwrap().starts_with('.')));
+
+    let deep = tempfile::tempdir().unwrap();
+    let said = init(deep.path(), &"d".repeat(100)).refused(78, "CONFIG_INVALID");
+    assert!(said.contains("ddd/operator.sock is longer than 107 bytes") && said.contains("in a shorter one"), "{said}");
+    assert_eq!(fs::read_dir(deep.path()).unwrap().count(), 0, "nothing was made");
+
+    // What a power cut would leave.
+    fs::create_dir(deep.path().join(".partial-1")).unwrap();
+    let said = init(deep.path(), ".").refused(78, "DATA_DIRECTORY");
+    assert!(said.contains("left PINs in") && said.contains(".partial-1"), "{said}");
+}
+
+#[test]
+fn init_that_is_ended_by_a_signal_leaves_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let (data, pin) = (place.path().join("data"), place.path().join("pin.pem"));
+    let mut child = Command::new(KEYWARD)
+        .args(["authority", "init"])
+        .arg(&data)
+        .arg("--pin")
+        .arg(&pin)
+        .env("KEYWARD_FAULTPOINT", "after-intent:generate-key")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "faultpoint after-intent:generate-key\n");
+    assert!(data.exists() && pin.exists());
+    assert!(Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(78));
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_operators_socket_replaces_nothing_that_is_in_use_or_no_socket() {
+    let mut instance = Instance::new();
+    instance.start();
+    let mut other = Instance::new();
+    let taken = instance.data().join("operator.sock");
+    reconfigure(&other, "socket = \"operator.sock\"", &format!("socket = \"{}\"", taken.display()));
+    let said = other.serve_fails().refused(78, "ADDRESS_IN_USE");
+    assert!(said.contains("another process listens on"), "{said}");
+    instance.cli(&["cluster", "list"]).good();
+
+    let store = other.data().join("keyward.db");
+    reconfigure(&other, &taken.display().to_string(), &store.display().to_string());
+    let content = fs::read(&store).unwrap();
+    let said = other.serve_fails().refused(78, "CONFIG_INVALID");
+    assert!(said.contains("is no socket"), "{said}");
+    assert_eq!(fs::read(&store).unwrap(), content);
+
+    // One that was left behind is replaced; what others put in its place is not removed at the end.
+    let socket = other.data().join("operator.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    reconfigure(&other, &store.display().to_string(), "operator.sock");
+    other.start();
+    fs::remove_file(&socket).unwrap();
+    fs::write(&socket, "mine").unwrap();
+    assert_eq!(other.stop(), Some(0));
+    assert_eq!(fs::read(&socket).unwrap(), b"mine");
+    assert_eq!(instance.stop(), Some(0));
+    assert!(!taken.exists());
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_neither_a_command_nor_the_service() {
+    let instance = Instance::new();
+    // The reading end is closed before anything is written.
+    let gone = || Stdio::from(std::io::pipe().unwrap().1);
+    let mut service =
+        Command::new(KEYWARD).arg("serve").arg(instance.data()).stdout(gone()).stderr(gone()).spawn().unwrap();
+    let list = |stdout: Stdio| {
+        let list = ["cluster", "list", "--data"];
+        Command::new(KEYWARD)
+            .args(list)
+            .arg(instance.data())
+            .stdout(stdout)
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .code()
+    };
+    let up = (0..300).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        list(gone()) == Some(0)
+    });
+    assert!(up, "the service goes on, and a command ends well");
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(list(full.into()), Some(65), "but an output that is lost is said so");
+    assert!(Command::new("kill").arg("-TERM").arg(service.id().to_string()).status().unwrap().success());
+    assert_eq!(service.wait().unwrap().code(), Some(0), "and it ends in good order");
+}
+
+#[test]
+fn every_command_speaks_json() {
+    let mut instance = Instance::with_cluster();
+    let json = |ran: Ran| serde_json::from_str::<Value>(&ran.good()).unwrap();
+    let body = instance.path("body.xml");
+    fs::write(&body, instance.draft("demo").body()).unwrap();
+    let identity = instance.path("node-1");
+    let sign = ["license", "sign", body.to_str().unwrap(), "--as", identity.to_str().unwrap(), "--output", "json"];
+    let signed = json(keyward(&sign));
+    assert_eq!(signed["kind"], "use-license");
+    assert!(signed["documents"].as_str().unwrap().starts_with("<XrML "), "{signed}");
+    assert_eq!(instance.stop(), Some(0));
+    assert_eq!(json(instance.cli(&["config", "check", "--output", "json"]))["tokens"][0]["name"], "main");
+    assert_eq!(json(instance.cli(&["token", "unlatch", "main", "--output", "json"]))["state"], Value::Null);
+    let made = instance.path("made");
+    let made = json(keyward(&["init", made.to_str().unwrap(), "--output", "json"]));
+    assert_eq!(made["token"]["name"], "main");
+}
+
+#[test]
+fn a_command_line_that_cannot_be_read_ends_with_64_and_help_with_0() {
+    for wrong in
+        [&["no-such-command"][..], &["audit", "verify"], &["init"], &["cluster", "list", "--output", "xml"], &[]]
+    {
+        let ran = keyward(wrong);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(64), ""), "{wrong:?} {ran:?}");
+        assert!(ran.stderr.contains("--help"), "{wrong:?} {ran:?}");
+    }
+    for asked in [&["--help"][..], &["--version"], &["help", "audit", "verify"]] {
+        assert!(keyward(asked).good().contains("keyward"), "{asked:?}");
+    }
+}
+
+#[test]
+fn words_that_are_too_long_for_an_answer_are_cut() {
+    let mut instance = Instance::new();
+    instance.start();
+    let long = "u".repeat(30_000);
+    let said = instance.cli(&["cluster", "create", "x", "--url", &long, "--offline"]).refused(65, "INVALID_ARGUMENT");
+    assert!(said.contains("uuu…") && said.len() < 3000, "{said}");
+    instance.cli(&["cluster", "get", &long]).refused(65, "INVALID_ARGUMENT");
+    instance.cli(&["node", "list", &long]).refused(65, "INVALID_ARGUMENT");
+}
+
+#[test]
 fn a_moved_data_directory_serves_on() {
     let mut instance = Instance::with_cluster();
     let before = instance.json(&["key", "get", "clusters/demo/keys/slc-1"]);
     assert_eq!(instance.stop(), Some(0));
     let moved = instance.path("moved");
     fs::rename(instance.data(), &moved).unwrap();
-    instance.start_as(Command::new(crate::kit::KEYWARD).arg("serve").arg(&moved));
+    instance.start_as(Command::new(KEYWARD).arg("serve").arg(&moved));
     let data = moved.to_str().unwrap();
     let after = keyward(&["key", "get", "clusters/demo/keys/slc-1", "--data", data, "--output", "json"]).good();
     assert_eq!(serde_json::from_str::<Value>(&after).unwrap(), before);
@@ -76,7 +226,8 @@ fn a_refused_pin_is_tried_once_and_latched_until_a_person_clears_it() {
     for _ in 0..2 {
         instance.serve_fails().refused(69, "PIN_LATCHED");
     }
-    instance.cli(&["token", "unlatch", "other"]).refused(65, "NOT_FOUND");
+    let none = instance.cli(&["token", "unlatch", "other"]).refused(65, "NOT_FOUND");
+    assert!(none.contains("next: name one of: main"), "{none}");
     let cleared = instance.cli(&["token", "unlatch", "main"]).good();
     assert!(cleared.contains("main is unlatched"), "{cleared}");
     instance.start();
@@ -96,7 +247,8 @@ fn a_pin_that_others_can_read_is_not_used() {
     let said = instance.serve_fails().refused(78, "PIN_SOURCE");
     assert!(said.contains("next: chmod 600"), "{said}");
     fs::remove_file(&path).unwrap();
-    instance.serve_fails().refused(78, "PIN_SOURCE");
+    let said = instance.serve_fails().refused(78, "PIN_SOURCE");
+    assert!(said.contains("next: write the PIN into that file"), "{said}");
 }
 
 #[test]
@@ -160,6 +312,22 @@ fn every_fault_of_a_configuration_is_named_at_once() {
     let same = instance.serve_fails().refused(78, "CONFIG_INVALID");
     assert_eq!(said, same);
     keyward(&["serve", instance.path("none").to_str().unwrap()]).refused(78, "DATA_DIRECTORY");
+
+    let next = format!("next: correct the file, then: keyward config check --data {}", instance.data().display());
+    assert!(said.contains(&next), "{said}");
+}
+
+#[test]
+fn every_file_that_a_configuration_names_is_looked_at() {
+    let instance = Instance::new();
+    reconfigure(&instance, "profile = \"softhsm\"", "profile = \"no-such-device\"");
+    reconfigure(&instance, "authority = \"tls/authority.pem\"", "authority = \"keyward.toml\"");
+    fs::remove_file(instance.data().join("pins/main.user")).unwrap();
+    fs::write(instance.data().join("audit.trust"), "nothing").unwrap();
+    let said = instance.cli(&["config", "check"]).refused(78, "CONFIG_INVALID");
+    for words in ["no-such-device", "the PIN of token main", "tls.authority: ", "audit.trust: ", "chmod 600"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }
 
 #[test]
@@ -205,8 +373,8 @@ fn a_store_that_cannot_be_written_is_said_so_at_the_start() {
     instance.start();
     assert_eq!(instance.stop(), Some(0));
     // No file may be written at all.
-    let script = format!("trap '' XFSZ; ulimit -f 0; exec {} serve {}", crate::kit::KEYWARD, instance.data().display());
-    ends(Command::new("bash").arg("-c").arg(script)).refused(74, "STORE_UNAVAILABLE");
+    let script = "trap '' XFSZ; ulimit -f 0; exec \"$0\" serve \"$1\"";
+    ends(Command::new("bash").args(["-c", script, KEYWARD]).arg(instance.data())).refused(74, "STORE_UNAVAILABLE");
 }
 
 #[test]
@@ -263,6 +431,8 @@ fn names_are_checked_and_taken_once() {
     assert_eq!(instance.json(&["cluster", "list"]).as_array().unwrap().len(), 1);
     assert_eq!(instance.json(&["node", "list", "demo"])[0]["name"], "clusters/demo/nodes/node-1");
     assert_eq!(instance.json(&["key", "list", "demo"])[0]["state"], "active");
+    instance.cli(&["key", "list", "NOPE"]).refused(65, "NOT_FOUND");
+    instance.cli(&["node", "list", "NOPE"]).refused(65, "NOT_FOUND");
 }
 
 #[test]
@@ -318,8 +488,12 @@ fn an_export_is_verified_offline_and_every_kind_of_verdict_has_its_exit_code() {
     let report: Value = serde_json::from_str(&changed.stdout).unwrap();
     assert!(report["broken"]["line"].as_u64().unwrap() > 1, "{report}");
     let other = Instance::new();
-    assert_eq!(verify(&text, Some(&other.data().join("audit.trust"))).code, Some(1), "another log's trust");
-    assert_eq!(keyward(&["audit", "verify", "/nowhere/audit.jsonl"]).code, Some(3));
+    let foreign = verify(&text, Some(&other.data().join("audit.trust")));
+    assert_eq!(foreign.code, Some(1), "another log's trust");
+    assert!(foreign.stderr.contains("next: get audit.trust"), "{foreign:?}");
+    let none = keyward(&["audit", "verify", "/nowhere/audit.jsonl"]);
+    assert_eq!(none.code, Some(3));
+    assert!(none.stderr.contains("next: "), "{none:?}");
     fs::write(&file, &text).unwrap();
     let again = instance.cli(&["audit", "export", "--out", out.to_str().unwrap()]);
     again.refused(65, "INVALID_ARGUMENT");

@@ -240,7 +240,7 @@ fn a_response_that_fails_one_check_is_refused_and_changes_nothing() {
     instance.import("demo", &short, &[]).refused(65, "CHAIN_INVALID");
     instance.import("none", &response, &[]).refused(65, "NOT_FOUND");
     let without_pin = ["enroll", "import", "demo", response.to_str().unwrap()];
-    assert_eq!(instance.cli(&without_pin).code, Some(2), "a pin is required");
+    assert_eq!(instance.cli(&without_pin).code, Some(64), "a pin is required");
 
     instance.import("demo", &response, &[]).good();
     let second_time = instance.import("demo", &response, &[]).refused(65, "ALREADY_EXISTS");

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::net::TcpStream;
+use std::process::Command;
+
 use keyward::error::Reason;
 use keyward::grpc::client::{Connection, LicensingClient, NodeIdentity, failed};
 use keyward::grpc::v1;
 use time::Duration as Span;
 
-use crate::kit::{Draft, Instance, events, python};
+use crate::kit::{Draft, Instance, KEYWARD, events, python};
 
 /// Asks for a signature that must be refused.
 async fn reason(connection: &Connection, cluster: &str, body: String) -> Reason {
@@ -216,6 +219,28 @@ async fn many_callers_at_once_get_each_their_own_license() {
     let log = instance.log();
     let signed = events(&log, "intent").iter().filter(|event| event["act"]["do"] == "sign-document").count();
     assert_eq!(signed, 16 * 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_send_nothing_keep_operators_not_out_and_nodes_not_for_long() {
+    let mut instance = Instance::with_cluster();
+    let draft = instance.draft("demo");
+    assert_eq!(instance.stop(), Some(0));
+    let script = "ulimit -n 96; exec \"$0\" serve \"$1\"";
+    instance.start_as(Command::new("bash").args(["-c", script, KEYWARD]).arg(instance.data()));
+    let idle: Vec<TcpStream> = [("serving nodes on ", 75), ("joining nodes on ", 15)]
+        .iter()
+        .map(|(begin, count)| (instance.printed().iter().find_map(|line| line.strip_prefix(begin)).unwrap(), *count))
+        .flat_map(|(address, count)| (0..count).map(move |_| TcpStream::connect(address).unwrap()))
+        .collect();
+    for _ in 0..3 {
+        instance.cli(&["cluster", "list"]).good();
+    }
+    let node = instance.connect("node-1").await;
+    node.licensing().sign_document(draft.request("clusters/demo")).await.unwrap();
+    instance.node("demo", "node-2");
+    // Nobody's connection was closed by its client.
+    drop(idle);
 }
 
 #[tokio::test(flavor = "multi_thread")]

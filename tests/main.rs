@@ -1,6 +1,7 @@
 //! The integration tests, in one binary.
 
 mod cli;
+mod custody_faults;
 mod enrollment;
 mod faults;
 mod kit;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -346,4 +347,21 @@ async fn a_database_without_this_instances_log_is_not_begun_again() {
     open(false).await.unwrap();
     server.sql("INSERT INTO _sqlx_migrations VALUES (9999, 'later', now(), true, '', 0)");
     assert_eq!(open(false).await.unwrap_err().reason(), Reason::SchemaNewer);
+}
+
+#[tokio::test]
+async fn a_store_of_an_earlier_schema_is_brought_up_to_date_with_its_log_objects_and_open_intents() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let earlier = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/store/sqlite-1.sql");
+    let script = "import sqlite3,sys; sqlite3.connect(sys.argv[1]).executescript(open(sys.argv[2]).read())";
+    let made = Command::new("python3").args(["-c", script]).arg(&path).arg(earlier).status().unwrap();
+    assert!(made.success());
+    for _ in 0..2 {
+        let store = Sqlite::open(&path, false).await.unwrap();
+        assert_eq!(whole_log(&store).await.len(), 5);
+        assert_eq!(store.open_intents().await.unwrap(), [2, 4]);
+        assert_eq!(store.get(Kind::Cluster, "clusters/a").await.unwrap().unwrap().read::<u64>().unwrap(), 7);
+        store.close().await;
+    }
 }

@@ -40,9 +40,9 @@ const ROOMS: &[(&str, &str)] = &[
     // What these do needs no service: they have a directory of their own, or one that no service has open.
     ("cli/host", "token"),
     ("cli/probe", "token serve"),
-    ("cli/init", "caller enrollment token config serve"),
+    ("cli/init", "caller custody enrollment token config serve"),
     ("cli/token", "caller audit custody store config serve"),
-    ("cli/config", "token config"),
+    ("cli/config", "audit tls token config"),
     ("cli/bench/bare", "key token config serve"),
     ("config", "cluster"),
     ("serve", "*"),

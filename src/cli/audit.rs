@@ -101,10 +101,7 @@ fn verify(file: &Path, checkpoint: &Path, trust: Option<&Path>, global: &Global)
             }
         }
         Err(fault) => {
-            eprintln!("error: {fault} [{}]", fault.reason().code());
-            if let Some(hint) = fault.next_step() {
-                eprintln!("next: {hint}");
-            }
+            output::fault(&fault);
             if fault.reason() == Reason::SignatureInvalid { 1 } else { 3 }
         }
     }
@@ -112,22 +109,28 @@ fn verify(file: &Path, checkpoint: &Path, trust: Option<&Path>, global: &Global)
 
 /// Reads what is there. A checkpoint counts only if the trusted keys signed it.
 fn read(file: &Path, checkpoint: &Path, trust: Option<&Path>) -> Result<Report> {
-    let unreadable = |path: &Path, words: &dyn std::fmt::Display| {
-        Error::new(Reason::InvalidArgument, format!("{} cannot be read: {words}", path.display()))
-            .hint("name the files of one export, and audit.trust as it was given out")
+    let files = "name the files of one export, and audit.trust as it was given out";
+    let unreadable = |path: &Path, fault: std::io::Error| output::unreadable(path, &fault, files);
+    let text = |path: &Path| std::fs::read_to_string(path).map_err(|fault| unreadable(path, fault));
+    let wrong = |path: &Path, fault: Error| {
+        let hint = match fault.reason() {
+            Reason::SignatureInvalid => {
+                "get audit.trust once more from whoever made the instance: with the right one, this is forged"
+            }
+            _ => files,
+        };
+        fault.while_doing(path.display()).hint(hint)
     };
-    let text = |path: &Path| std::fs::read_to_string(path).map_err(|fault| unreadable(path, &fault));
     let checkpoint = match trust {
         None => None,
         Some(trust) => {
-            let keys: Trust = text(trust)?.parse().map_err(|fault: Error| fault.while_doing(trust.display()))?;
-            let note: Note =
-                text(checkpoint)?.parse().map_err(|fault: Error| fault.while_doing(checkpoint.display()))?;
-            Some(keys.checkpoint(&note).map_err(|fault| fault.while_doing(checkpoint.display()))?)
+            let keys: Trust = text(trust)?.parse().map_err(|fault| wrong(trust, fault))?;
+            let note: Note = text(checkpoint)?.parse().map_err(|fault| wrong(checkpoint, fault))?;
+            Some(keys.checkpoint(&note).map_err(|fault| wrong(checkpoint, fault))?)
         }
     };
-    let lines = File::open(file).map_err(|fault| unreadable(file, &fault))?;
-    verify::export(BufReader::new(lines), checkpoint.as_ref()).map_err(|fault| unreadable(file, &fault))
+    let lines = File::open(file).map_err(|fault| unreadable(file, fault))?;
+    verify::export(BufReader::new(lines), checkpoint.as_ref()).map_err(|fault| unreadable(file, fault))
 }
 
 fn print(report: &Report, file: &Path, global: &Global) {

@@ -60,7 +60,7 @@ pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
             let _lock = Lock::take(&directory)?;
             serve::prepare_modules(&config)?;
             let document = std::fs::read(&request).map_err(|fault| {
-                Error::new(Reason::InvalidArgument, format!("{} cannot be read: {fault}", request.display()))
+                output::unreadable(&request, &fault, "name the file that the sender's server has written")
             })?;
             let file = words.is_some().then(|| output::NewFile::create(&out, 0o644)).transpose()?;
             let response = runtime()?.block_on(async {
@@ -82,15 +82,8 @@ fn found(args: &Init, global: &Global) -> Result<u8> {
     let pin = output::NewFile::create(&args.pin, 0o644)?;
     let new = NewAuthority { organisation: args.organisation.clone(), hierarchy: args.hierarchy, years: args.years };
     let mut founded: Option<Authority> = None;
-    init::new_directory(&args.instance, |directory| {
-        let config = Config::load(directory)?;
-        let authority = runtime()?.block_on(async {
-            let custody = serve::open_custody(&config, false).await?;
-            let done = authority::found(&custody, &local(), new).await;
-            custody.stop().await;
-            done
-        })?;
-        founded = Some(authority);
+    init::new_directory(&args.instance, async |custody| {
+        founded = Some(authority::found(custody, &local(), new).await?);
         Ok(())
     })?;
     let authority = founded.ok_or_else(|| Error::new(Reason::Internal, "the authority was not founded"))?;

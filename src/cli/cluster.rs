@@ -87,7 +87,17 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
             loop {
                 let request = v1::ListClustersRequest { page_size: 0, page_token };
                 let page = clusters.list_clusters(request).await.map_err(failed)?.into_inner();
-                rows.extend(page.clusters.iter().map(row));
+                rows.extend(page.clusters.iter().map(|cluster| match global.output {
+                    output::Format::Json => row(cluster),
+                    // What fits into a line; the rest says `cluster get`.
+                    output::Format::Table => json!({
+                        "name": cluster.name,
+                        "state": cluster.state,
+                        "issues_until": output::time(cluster.issue_until_time),
+                        "created": output::time(cluster.create_time),
+                        "url": cluster.url,
+                    }),
+                }));
                 page_token = page.next_page_token;
                 if page_token.is_empty() {
                     break;
@@ -107,7 +117,7 @@ pub(super) fn name(cluster: &str) -> String {
 /// A public key from a PEM file, as DER.
 fn read_key(path: &Path) -> Result<Vec<u8>> {
     let text = std::fs::read_to_string(path)
-        .map_err(|fault| Error::new(Reason::InvalidArgument, format!("{} cannot be read: {fault}", path.display())))?;
+        .map_err(|fault| output::unreadable(path, &fault, "name a public key's PEM file for --revocation-key"))?;
     Ok(verify::key_from_pem(&text).map_err(|fault| fault.while_doing(path.display()))?.spki_der())
 }
 

@@ -40,7 +40,7 @@ pub(super) fn node_identity(directory: &Path) -> Result<(String, NodeIdentity)> 
         let path = directory.join(path);
         std::fs::read_to_string(&path).map_err(|fault| {
             Error::new(Reason::ConfigInvalid, format!("{} cannot be read: {fault}", path.display()))
-                .hint("name a directory that `keyward node create --out DIR` has made")
+                .hint("name a directory that `keyward node join TOKEN --out DIR` has made")
         })
     };
     let text = read(Path::new(NODE_FILE))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cli::{Global, cluster, connect, output, verify};
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 use crate::grpc::client::{Connection, failed};
 use crate::grpc::v1;
 
@@ -42,10 +42,9 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
             Ok(())
         }
         Command::Import { cluster, response, pin, accept_difference } => {
-            let document = std::fs::read(&response).map_err(|fault| {
-                Error::new(Reason::InvalidArgument, format!("{} cannot be read: {fault}", response.display()))
-            })?;
-            let pins = pin.iter().map(|pin| Ok(verify::read_pin(pin)?.to_string())).collect::<Result<_>>()?;
+            let document = std::fs::read(&response)
+                .map_err(|fault| output::unreadable(&response, &fault, "name the file that the authority has sent"))?;
+            let pins = pin.iter().map(|pin| read_pin(pin)).collect::<Result<_>>()?;
             let request = v1::ImportEnrollmentResponseRequest {
                 cluster: cluster::name(&cluster),
                 document,
@@ -58,6 +57,13 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn read_pin(pin: &str) -> Result<String> {
+    let known = verify::read_pin(pin).map_err(|fault| {
+        fault.hint("give the file that `keyward authority init --pin FILE` has made, or the pin's 64 hexadecimal digits")
+    });
+    Ok(known?.to_string())
 }
 
 /// Writes the request of a cluster; gives what people must know of it.

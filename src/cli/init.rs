@@ -1,14 +1,18 @@
 //! `keyward init`: makes a data directory, whole or not at all.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
 
 use crate::caller::Caller;
-use crate::cli::output::write_new;
-use crate::cli::runtime;
+use crate::cli::output::{self, write_new};
+use crate::cli::{Global, stop_signal};
 use crate::clock;
 use crate::config::{self, Api, Config, Enrollment, File, Join, Operator, PinSource, Store, Tls};
+use crate::custody::Custody;
 use crate::enrollment::instance;
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
@@ -37,44 +41,53 @@ pub(super) struct Args {
     pub(super) sessions: usize,
 }
 
-pub(super) fn run(args: &Args) -> Result<u8> {
-    let file = new_directory(args, |_| Ok(()))?;
-    let token = &file.tokens[0];
-    println!("made {}", args.directory.display());
+pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
+    let file = new_directory(args, async |_| Ok(()))?;
+    let (directory, token) = (args.directory.display(), &file.tokens[0]);
+    if global.output == output::Format::Json {
+        let shown = json!({
+            "directory": directory.to_string(),
+            "configuration": config::FILE,
+            "store": file.store.sqlite,
+            "token": { "name": token.name, "label": token.label, "serial": token.serial, "profile": token.profile },
+            "pins": token.pin.file.parent(),
+            "tls_authority": file.tls.authority,
+            "audit_trust": config::AUDIT_TRUST,
+        });
+        output::object(global.output, &shown);
+        return Ok(0);
+    }
+    println!("made {directory}");
     println!("  configuration  {}", config::FILE);
     println!("  store          {} (SQLite)", file.store.sqlite.display());
     println!("  token          {}: {} serial {}, profile {}", token.name, token.label, token.serial, token.profile);
     println!("  PINs           {} and pins/{}.so, random, readable by you alone", token.pin.file.display(), token.name);
     println!("  TLS authority  {}, its key in the token", file.tls.authority.display());
     println!("  log            {}: give it to whoever is to verify exports", config::AUDIT_TRUST);
-    println!("next: keyward serve {}", args.directory.display());
+    println!("next: keyward serve {directory}");
     Ok(0)
 }
 
-/// Makes a data directory, lets `more` work on it, and puts it in its place: whole, or not at all.
-pub(super) fn new_directory(args: &Args, more: impl FnOnce(&Path) -> Result<()>) -> Result<File> {
-    let place = Place::begin(&args.directory)?;
-    let file = make(&place.partial, args)?;
-    more(&place.partial)?;
+/// Makes a data directory, lets `more` work on what it holds, and puts all in its place: whole, or not at all.
+pub(super) fn new_directory(args: &Args, more: impl AsyncFnOnce(&Arc<Custody>) -> Result<()>) -> Result<File> {
+    let profile = Profile::load(&args.profile)?;
+    let target = std::path::absolute(&args.directory).map_err(|fault| unusable(&args.directory, &fault))?;
+    let planned = Config { directory: target, file: plan(args) };
+    // Before anything is made: what holds for the directory's final name.
+    planned.check().map_err(|fault| {
+        fault.while_doing("this data directory cannot be made").hint(
+            "correct the options of this command; where a path is too long, make the data directory in a shorter one",
+        )
+    })?;
+    let place = Place::begin(&planned.directory)?;
+    let file = make(&place.partial, &profile, planned.file, more)?;
     place.finish()?;
     Ok(file)
 }
 
-/// Fills the directory.
-fn make(directory: &Path, args: &Args) -> Result<File> {
-    for part in ["pins", "tls", "token"] {
-        private_directory(&directory.join(part))?;
-    }
-    let profile = Profile::load(&args.profile)?;
-    let token_directory = directory.join("token");
-    let so_pin = random_pin(&directory.join("pins/main.so"))?;
-    let user_pin = random_pin(&directory.join("pins/main.user"))?;
-    let label = format!("keyward-{}", hex::encode(clock::random::<4>()?));
-    // No thread runs yet: the module may read its environment.
-    serve::prepare_module(&profile, &token_directory)?;
-    let description = token::initialise(&profile, &token_directory, &label, &so_pin, &user_pin)?;
-
-    let file = File {
+/// The configuration, but for what the token will say of itself.
+fn plan(args: &Args) -> File {
+    File {
         api: Api { listen: args.listen.clone(), server_names: args.server_names.clone() },
         operator: Operator { socket: "operator.sock".into() },
         store: Store { sqlite: "keyward.db".into() },
@@ -85,30 +98,66 @@ fn make(directory: &Path, args: &Args) -> Result<File> {
             name: "main".into(),
             profile: args.profile.clone(),
             directory: Some("token".into()),
-            label: description.label,
-            serial: description.serial,
+            label: String::new(),
+            serial: String::new(),
             pin: PinSource { file: "pins/main.user".into() },
             sessions: args.sessions,
         }],
-    };
+    }
+}
+
+/// Fills the directory.
+fn make(
+    directory: &Path,
+    profile: &Profile,
+    mut file: File,
+    more: impl AsyncFnOnce(&Arc<Custody>) -> Result<()>,
+) -> Result<File> {
+    // A runtime without threads, so that modules may read their environment. From here on a signal does not end the
+    // process, but this work, so that no PINs are left behind.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|fault| Error::new(Reason::Internal, "the runtime cannot start").detail(fault))?;
+    let stop = runtime.block_on(async { stop_signal() })?;
+    for part in ["pins", "tls", "token"] {
+        private_directory(&directory.join(part))?;
+    }
+    let token_directory = directory.join("token");
+    let so_pin = random_pin(&directory.join("pins/main.so"))?;
+    let user_pin = random_pin(&directory.join("pins/main.user"))?;
+    let label = format!("keyward-{}", hex::encode(clock::random::<4>()?));
+    serve::prepare_module(profile, &token_directory)?;
+    let description = token::initialise(profile, &token_directory, &label, &so_pin, &user_pin)?;
+    file.tokens[0].label = description.label;
+    file.tokens[0].serial = description.serial;
     let text = toml::to_string(&file)
         .map_err(|fault| Error::new(Reason::Internal, "the configuration cannot be written").detail(fault))?;
     write_new(&directory.join(config::FILE), format!("{HEADER}{text}").as_bytes(), 0o600)?;
-    let config = Config::load(directory)?;
-    runtime()?.block_on(async {
-        let custody = serve::open_custody(&config, true).await?;
-        let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
-        let founded = instance::found(&custody, &caller).await;
-        custody.stop().await;
-        let founded = founded?;
-        write_new(&config.path(&file.tls.authority), founded.tls_authority_pem.as_bytes(), 0o644)?;
-        write_new(&directory.join(config::AUDIT_TRUST), founded.audit_trust.as_bytes(), 0o644)
+    let config = Config { directory: directory.to_owned(), file };
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = stop => Err(Error::new(Reason::DataDirectory, "a signal ended this; the directory was not made")),
+            founded = found(&config, more) => founded,
+        }
     })?;
-    Ok(file)
+    Ok(config.file)
+}
+
+async fn found(config: &Config, more: impl AsyncFnOnce(&Arc<Custody>) -> Result<()>) -> Result<()> {
+    let custody = serve::open_custody(config, true).await?;
+    let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
+    let founded = match instance::found(&custody, &caller).await {
+        Ok(founded) => more(&custody).await.map(|()| founded),
+        Err(fault) => Err(fault),
+    };
+    custody.stop().await;
+    let founded = founded?;
+    write_new(&config.path(&config.file.tls.authority), founded.tls_authority_pem.as_bytes(), 0o644)?;
+    write_new(&config.directory.join(config::AUDIT_TRUST), founded.audit_trust.as_bytes(), 0o644)
 }
 
 const HEADER: &str = "# Keyward's configuration. Paths are relative to this file's directory; unknown settings are refused.\n\
-                      # Check it after a change: keyward config check\n\n";
+                      # Check it after a change, from this directory: keyward config check --data .\n\n";
 
 /// A random PIN of 32 hexadecimal digits, in a file of its own.
 fn random_pin(path: &Path) -> Result<Pin> {
@@ -118,47 +167,86 @@ fn random_pin(path: &Path) -> Result<Pin> {
 }
 
 fn private_directory(path: &Path) -> Result<()> {
-    DirBuilder::new().mode(0o700).create(path).map_err(|fault| {
-        Error::new(Reason::DataDirectory, format!("{} cannot be made: {fault}", path.display()))
-            .hint("choose a place that this user may write")
-    })
+    DirBuilder::new().mode(0o700).create(path).map_err(|fault| unusable(path, &fault))
 }
 
-/// A directory under another name until it is whole. Dropped before that, it is removed.
+fn unusable(directory: &Path, fault: &std::io::Error) -> Error {
+    Error::new(Reason::DataDirectory, format!("{} cannot be used: {fault}", directory.display()))
+        .hint("name a new directory in one that is there and that this user may write")
+}
+
+/// What the name of an unfinished directory begins with.
+const PARTIAL: &str = ".partial-";
+
+/// A directory that is filled in a part of its own, and gets its content when that is whole. Dropped before that,
+/// everything is removed again.
 struct Place {
-    partial: PathBuf,
     target: PathBuf,
+    partial: PathBuf,
+    /// Whether the target was not there before.
+    new: bool,
+    moved: Vec<PathBuf>,
     done: bool,
 }
 
 impl Place {
     fn begin(target: &Path) -> Result<Self> {
-        let fault = |words: String| Error::new(Reason::DataDirectory, format!("{} {words}", target.display()));
-        match fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
-            Ok(true) => {}
-            Ok(false) => return Err(fault("is not empty".into()).hint("name a new directory")),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
-            Err(cause) => return Err(fault(format!("cannot be used: {cause}"))),
+        let partial = target.join(format!("{PARTIAL}{}", hex::encode(clock::random::<4>()?)));
+        let new = match fs::read_dir(target) {
+            Ok(mut entries) => match entries.next() {
+                None => false,
+                Some(entry) => return Err(occupied(target, &entry.map_err(|fault| unusable(target, &fault))?.path())),
+            },
+            Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => true,
+            Err(fault) => return Err(unusable(target, &fault)),
+        };
+        if new {
+            private_directory(target)?;
         }
-        let name = target.file_name().ok_or_else(|| fault("has no name".into()))?.to_string_lossy();
-        let partial = target.with_file_name(format!(".{name}.partial-{}", hex::encode(clock::random::<4>()?)));
-        private_directory(&partial)?;
-        Ok(Place { partial, target: target.to_owned(), done: false })
+        let place = Place { target: target.to_owned(), partial, new, moved: Vec::new(), done: false };
+        private_directory(&place.partial)?;
+        Ok(place)
     }
 
+    /// Moves the content into its place, the configuration last: a directory without it is no data directory.
     fn finish(mut self) -> Result<()> {
-        fs::rename(&self.partial, &self.target).map_err(|fault| {
-            Error::new(Reason::DataDirectory, format!("{} cannot be made: {fault}", self.target.display()))
-        })?;
+        let fault = |fault| unusable(&self.target, &fault);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.partial).map_err(fault)? {
+            names.push(entry.map_err(fault)?.file_name());
+        }
+        names.sort_by_key(|name| name == config::FILE);
+        fs::set_permissions(&self.target, Permissions::from_mode(0o700)).map_err(fault)?;
+        for name in names {
+            let to = self.target.join(&name);
+            fs::rename(self.partial.join(&name), &to).map_err(fault)?;
+            self.moved.push(to);
+        }
         self.done = true;
-        Ok(())
+        fs::remove_dir(&self.partial).map_err(fault)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.done {
-            let _ = fs::remove_dir_all(&self.partial);
+        if self.done {
+            return;
+        }
+        for path in self.moved.iter().chain([&self.partial]) {
+            let _ = fs::remove_dir_all(path).or_else(|_| fs::remove_file(path));
+        }
+        if self.new {
+            let _ = fs::remove_dir(&self.target);
         }
     }
+}
+
+fn occupied(target: &Path, found: &Path) -> Error {
+    let fault = Error::new(Reason::DataDirectory, format!("{} is not empty", target.display()));
+    if found.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PARTIAL.as_bytes())) {
+        let found = found.display();
+        return fault
+            .hint(format!("an earlier run was broken off and left PINs in {found}; remove that, then try again"));
+    }
+    fault.hint("name a new directory")
 }

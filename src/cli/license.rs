@@ -16,7 +16,7 @@ pub(super) enum Command {
     Sign {
         /// A file that holds the BODY element and nothing around it (UTF-8)
         body: PathBuf,
-        /// The node's identity directory, as made by `keyward node create`
+        /// The node's identity directory, as made by `keyward node join`
         #[arg(long = "as", value_name = "DIR")]
         identity: PathBuf,
         /// The cluster to sign for; the node's own if left out
@@ -31,7 +31,7 @@ pub(super) enum Command {
 pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
     let Command::Sign { body, identity, cluster, out } = command;
     let bytes = std::fs::read(&body)
-        .map_err(|fault| Error::new(Reason::InvalidArgument, format!("{} cannot be read: {fault}", body.display())))?;
+        .map_err(|fault| output::unreadable(&body, &fault, "name a file that holds the BODY of a license"))?;
     let text = String::from_utf8(bytes).map_err(|fault| {
         Error::new(
             Reason::DocumentMalformed,
@@ -48,7 +48,8 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
         return Err(Error::new(
             Reason::LimitExceeded,
             format!("the BODY has {} bytes; a document has at most {DOCUMENT_BYTES_MAX}", body.len()),
-        ));
+        )
+        .hint("a license of this size is no license: look at what was written into it"));
     }
     // Made first: a signature is not spent on what cannot be kept.
     let file = out.as_deref().map(|path| output::NewFile::create(path, 0o644)).transpose()?;
@@ -66,6 +67,15 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
                 "guid": signed.guid,
                 "certificates": chain.len(),
                 "file": out.display().to_string(),
+            });
+            output::object(global.output, &shown);
+        }
+        _ if global.output == output::Format::Json => {
+            let shown = json!({
+                "kind": signed.kind,
+                "guid": signed.guid,
+                "certificates": chain.len(),
+                "documents": documents,
             });
             output::object(global.output, &shown);
         }

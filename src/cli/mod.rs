@@ -52,10 +52,11 @@ struct Cli {
 #[derive(clap::Args)]
 struct Global {
     /// The data directory of the service to speak to, or to work on
-    #[arg(long, global = true, value_name = "DIR", default_value = ".")]
+    #[arg(long, global = true, value_name = "DIR", default_value = ".", display_order = 1000)]
     data: PathBuf,
-    /// How to print what is found
-    #[arg(long, global = true, value_enum, default_value_t = output::Format::Table)]
+    /// How to print: a table for people, or json for programs
+    #[arg(long, global = true, value_enum, value_name = "FORM", default_value_t = output::Format::Table)]
+    #[arg(hide_possible_values = true, display_order = 1001)]
     output: output::Format,
 }
 

@@ -98,6 +98,8 @@ pub(super) fn list(format: Format, rows: &[Value]) {
 
 fn word(value: &Value) -> String {
     match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(word).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
@@ -153,6 +155,11 @@ impl Drop for NewFile<'_> {
             let _ = std::fs::remove_file(self.path);
         }
     }
+}
+
+/// Why a file cannot be read, and what to do.
+pub(super) fn unreadable(path: &Path, fault: &std::io::Error, hint: &str) -> Error {
+    Error::new(Reason::InvalidArgument, format!("{} cannot be read: {fault}", path.display())).hint(hint)
 }
 
 /// Why a file cannot be written, and what to do.

@@ -1,8 +1,10 @@
 //! The database by itself: what a bench compares the store with.
 
 use std::path::Path;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 
@@ -41,9 +43,38 @@ pub async fn sqlite_rows_per_second(path: &Path, rows: usize, bytes: usize, dura
         query.execute(&mut connection).await.map_err(unavailable)?;
         count += 1;
     }
-    let elapsed = start.elapsed().as_secs_f64();
+    let per_second = per_second(count, rows, start);
     connection.close().await.map_err(unavailable)?;
+    Ok(per_second)
+}
+
+/// The same in a PostgreSQL database, in a table that is gone afterwards.
+///
+/// # Errors
+/// `STORE_UNAVAILABLE` if the database cannot be reached or written.
+pub async fn postgres_rows_per_second(url: &str, rows: usize, bytes: usize, duration: Duration) -> Result<f64> {
+    let options = PgConnectOptions::from_str(url).map_err(unavailable)?.disable_statement_logging();
+    let mut connection = options.connect().await.map_err(unavailable)?;
+    let table = "CREATE TABLE bare (seq BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, record BYTEA NOT NULL)";
+    sqlx::query(table).execute(&mut connection).await.map_err(unavailable)?;
+    let start = Instant::now();
+    let mut count = 0u32;
+    while start.elapsed() < duration {
+        sqlx::query("INSERT INTO bare (record) SELECT unnest($1)")
+            .bind(vec![vec![0x5au8; bytes]; rows])
+            .execute(&mut connection)
+            .await
+            .map_err(unavailable)?;
+        count += 1;
+    }
+    let per_second = per_second(count, rows, start);
+    sqlx::query("DROP TABLE bare").execute(&mut connection).await.map_err(unavailable)?;
+    connection.close().await.map_err(unavailable)?;
+    Ok(per_second)
+}
+
+fn per_second(commits: u32, rows: usize, start: Instant) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "a bench writes few rows at a time")]
     let rows = rows as f64;
-    Ok(f64::from(count) * rows / elapsed)
+    f64::from(commits) * rows / start.elapsed().as_secs_f64()
 }
