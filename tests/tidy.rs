@@ -43,6 +43,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("cli/init", "caller custody enrollment token config serve"),
     ("cli/token", "caller audit custody store config serve"),
     ("cli/config", "audit tls token config"),
+    ("cli/bench/audit", "caller audit store"),
     ("cli/bench/bare", "key token config serve"),
     ("config", "cluster"),
     ("serve", "*"),

@@ -3,6 +3,7 @@
 use crate::cli::Global;
 use crate::error::Result;
 
+mod audit;
 mod bare;
 mod load;
 mod sign;
@@ -11,9 +12,14 @@ mod sign;
 pub(super) enum Command {
     /// Signatures: the bare token, the disk, and the whole service over mTLS with both records durable
     Sign(sign::Args),
+    /// Records: what the store makes durable, beside bare commits of the database
+    Audit(audit::Args),
 }
 
 pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
-    let Command::Sign(args) = command;
-    sign::run(&args, global).map(|()| 0)
+    match command {
+        Command::Sign(args) => sign::run(&args, global),
+        Command::Audit(args) => audit::run(&args, global),
+    }
+    .map(|()| 0)
 }

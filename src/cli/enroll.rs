@@ -61,7 +61,8 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
 
 fn read_pin(pin: &str) -> Result<String> {
     let known = verify::read_pin(pin).map_err(|fault| {
-        fault.hint("give the file that `keyward authority init --pin FILE` has made, or the pin's 64 hexadecimal digits")
+        fault
+            .hint("give the file that `keyward authority init --pin FILE` has made, or the pin's 64 hexadecimal digits")
     });
     Ok(known?.to_string())
 }

@@ -34,12 +34,17 @@ impl Postgres {
         format!("postgres://keyward@localhost/postgres?host={}", self.directory.path().display())
     }
 
-    /// Ends the server at once, as a power cut does, and starts it again.
+    /// Ends the server and all that belongs to it at once, as a power cut does.
     pub(crate) fn kill(&mut self) {
+        let id = self.server.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
         self.server.kill().unwrap();
         self.server.wait().unwrap();
+        // Some may have ended by themselves meanwhile.
+        let _ = Command::new("kill").arg("-KILL").args(children.split_whitespace()).stderr(Stdio::null()).status();
     }
 
+    /// Starts the server again after that.
     pub(crate) fn restart(&mut self) {
         self.server = serve(self.directory.path());
     }
