@@ -43,13 +43,14 @@ def main(cluster_file, key_file, user, days, issuer_guid=None):
     now = datetime.datetime.now(datetime.timezone.utc)
     until = now + datetime.timedelta(days=int(days))
 
-    # The server: its GUID and the public half of the key in the token. The modulus is little-endian here.
+    # The server as its certificate has it: GUID, name, and the public half of the key in the token, little-endian.
+    sku, version = cluster["product"].rsplit(" ", 1)
     issuer = (
         f'<ISSUER><OBJECT type="MS-DRM-Server"><ID type="MS-GUID">{issuer_guid or cluster["guid"]}</ID>'
-        f'<ADDRESS type="URL">{cluster["url"]}</ADDRESS></OBJECT>'
+        f'<NAME>{escape(cluster["server_name"])}</NAME><ADDRESS type="URL">{cluster["url"]}</ADDRESS></OBJECT>'
         + public_key(key["public_key"]["modulus_le_base64"], key["public_key"]["bits"])
-        + '<SECURITYLEVEL name="Server-Version" value="6.3.0.0" />'
-        '<SECURITYLEVEL name="Server-SKU" value="RMS 2.0" /></ISSUER>'
+        + f'<SECURITYLEVEL name="Server-Version" value="{version}" />'
+        f'<SECURITYLEVEL name="Server-SKU" value="{sku}" /></ISSUER>'
     )
     # The user: a stand-in account key, top bit set so that it has its full size.
     user_modulus = bytearray(os.urandom(256))

@@ -6,9 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use base64::Engine;
+use keyward::enrollment::request::Request;
+use keyward::enrollment::response;
 use keyward::error::Reason;
 use keyward::grpc::client::{Connection, failed};
 use keyward::grpc::v1;
+use keyward::xrml::chain::Pin;
+use keyward::xrml::value::key_from_der;
 use serde_json::Value;
 
 use crate::kit::{Instance, events, keyward, python};
@@ -238,6 +243,16 @@ fn a_response_that_fails_one_check_is_refused_and_changes_nothing() {
         text.replace(&text[from..to], "")
     });
     instance.import("demo", &short, &[]).refused(65, "CHAIN_INVALID");
+    // The right four, two of them exchanged.
+    let turned = edit(&response, |text| {
+        let part = |name: &str| {
+            let from = text.find(&format!("<{name}>")).unwrap() + name.len() + 2;
+            text[from..text.find(&format!("</{name}>")).unwrap()].to_owned()
+        };
+        let (service, enrollment_ca) = (part("EnrollmentServiceCert"), part("EnrollmentCACert"));
+        text.replace(&service, "\u{1}").replace(&enrollment_ca, &service).replace('\u{1}', &enrollment_ca)
+    });
+    instance.import("demo", &turned, &[]).refused(65, "CHAIN_INVALID");
     instance.import("none", &response, &[]).refused(65, "NOT_FOUND");
     let without_pin = ["enroll", "import", "demo", response.to_str().unwrap()];
     assert_eq!(instance.cli(&without_pin).code, Some(64), "a pin is required");
@@ -247,7 +262,26 @@ fn a_response_that_fails_one_check_is_refused_and_changes_nothing() {
     assert!(second_time.contains("nothing was changed"), "{second_time}");
     let log = instance.log();
     let refused = events(&log, "enrollment").iter().filter(|event| event["step"] == "response-refused").count();
-    assert_eq!(refused, cases.len() + copies.len() + 3, "every result is a record");
+    assert_eq!(refused, cases.len() + copies.len() + 4, "every result is a record");
+}
+
+#[test]
+fn a_response_is_good_only_while_its_certificate_may_issue() {
+    let (instance, response) = waiting(&[]);
+    let request = Request::read(&fs::read(instance.path("demo.request.xml")).unwrap()).unwrap();
+    let pem = fs::read_to_string(instance.path("root.pem")).unwrap();
+    let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = base64::engine::general_purpose::STANDARD.decode(base64).unwrap();
+    let pins = [Pin::of(&key_from_der(&der).unwrap())];
+    let document = fs::read(response).unwrap();
+    let verdict = |days: i64| {
+        let at = keyward::clock::now() + time::Duration::days(days);
+        response::check(&request, &document, &pins, &[], at).map(|_| ()).map_err(|fault| fault.reason())
+    };
+    assert_eq!(verdict(0), Ok(()));
+    assert_eq!(verdict(364), Ok(()));
+    assert_eq!(verdict(366), Err(Reason::DocumentDates), "ended");
+    assert_eq!(verdict(-1), Err(Reason::DocumentDates), "not begun");
 }
 
 #[test]

@@ -141,6 +141,7 @@ impl Custody {
 
 fn none(name: &str) -> Error {
     Error::new(Reason::NotFound, format!("there is no {name}"))
+        .hint("see what there is: keyward cluster list, keyward key list, keyward node list")
 }
 
 /// Spends a permit on an act that needs no key: the record of it.

@@ -57,6 +57,13 @@ struct Invitation {
     spent_us: Option<i64>,
 }
 
+impl Invitation {
+    /// Whether it may still be used.
+    fn is_open(&self, now_us: i64) -> bool {
+        self.spent_us.is_none() && now_us < self.expires_us
+    }
+}
+
 /// What a node gets.
 pub struct Joined {
     /// Its record.
@@ -131,7 +138,7 @@ async fn admit(custody: &Arc<Custody>, token: &str) -> Result<(Caller, Invitatio
     };
     let object = custody.store().get(Kind::JoinToken, token).await?.ok_or_else(refused)?;
     let invitation: Invitation = object.read()?;
-    if invitation.spent_us.is_some() || invitation.expires_us <= clock::now_us() {
+    if !invitation.is_open(clock::now_us()) {
         return Err(refused());
     }
     let caller = Caller::Joiner { node: invitation.node.clone(), cluster: invitation.cluster.clone() };
@@ -185,5 +192,25 @@ fn within(field: &str, asked: u32, default: u32, most: u32) -> Result<u32> {
         0 => Ok(default),
         asked if asked <= most => Ok(asked),
         asked => Err(Error::new(Reason::InvalidArgument, format!("{field} is {asked}; at most {most} is allowed"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invitation_is_open_until_it_is_spent_or_its_time_is_up() {
+        let open = Invitation {
+            node: "clusters/a/nodes/n".into(),
+            cluster: "clusters/a".into(),
+            role: Role::Node,
+            certificate_days: 1,
+            expires_us: 1_000,
+            spent_us: None,
+        };
+        assert!(open.is_open(999));
+        assert!(!open.is_open(1_000));
+        assert!(!Invitation { spent_us: Some(5), ..open }.is_open(999));
     }
 }
