@@ -162,39 +162,13 @@ fn a_response_that_fails_one_check_is_refused_and_changes_nothing() {
     let other = Instance::new();
     other.authority();
     fs::write(other.path("demo.request.xml"), &request).unwrap();
-    let words = keyward(&[
-        "authority",
-        "process",
-        other.path("authority").to_str().unwrap(),
-        other.path("demo.request.xml").to_str().unwrap(),
-        "--out",
-        other.path("none").to_str().unwrap(),
-        "--output",
-        "json",
-    ])
-    .good();
-    let words: Value = serde_json::from_str(&words).unwrap();
-    let foreign = other.process("demo", &serde_json::json!({ "enrollment_request": words }));
+    let foreign = other.process_as_shown("demo");
     // The same authority answers other requests.
     let authority_answers = |name: &str, from: &str, to: &str| {
         let text = String::from_utf8(request.clone()).unwrap();
         assert!(text.contains(from));
         fs::write(instance.path(&format!("{name}.request.xml")), text.replace(from, to)).unwrap();
-        let authority = instance.authority();
-        let file = instance.path(&format!("{name}.request.xml"));
-        let shown = keyward(&[
-            "authority",
-            "process",
-            authority.to_str().unwrap(),
-            file.to_str().unwrap(),
-            "--out",
-            instance.path("none").to_str().unwrap(),
-            "--output",
-            "json",
-        ])
-        .good();
-        let words: Value = serde_json::from_str(&shown).unwrap();
-        instance.process(name, &serde_json::json!({ "enrollment_request": words }))
+        instance.process_as_shown(name)
     };
     let guid = instance.json(&["cluster", "get", "demo"])["guid"].as_str().unwrap().trim_matches(['{', '}']).to_owned();
     let other_key = instance.create_cluster("second", &[]);
@@ -289,21 +263,7 @@ fn a_difference_is_accepted_by_name_only_and_recorded() {
     let (instance, _) = waiting(&[]);
     let text = fs::read_to_string(instance.path("demo.request.xml")).unwrap();
     fs::write(instance.path("other.request.xml"), text.replace("6.0.0.0", "6.1.0.0")).unwrap();
-    let authority = instance.authority();
-    let file = instance.path("other.request.xml");
-    let shown = keyward(&[
-        "authority",
-        "process",
-        authority.to_str().unwrap(),
-        file.to_str().unwrap(),
-        "--out",
-        instance.path("none").to_str().unwrap(),
-        "--output",
-        "json",
-    ])
-    .good();
-    let words: Value = serde_json::from_str(&shown).unwrap();
-    let response = instance.process("other", &serde_json::json!({ "enrollment_request": words }));
+    let response = instance.process_as_shown("other");
     let said = instance.import("demo", &response, &[]).refused(65, "CHAIN_INVALID");
     assert!(said.contains("--accept-difference version"), "{said}");
     instance.import("demo", &response, &["--accept-difference", "url"]).refused(65, "CHAIN_INVALID");

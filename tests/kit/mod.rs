@@ -147,6 +147,15 @@ impl Instance {
         response
     }
 
+    /// Has the authority answer whatever stands in the request's file, by the words that it shows itself.
+    pub(crate) fn process_as_shown(&self, id: &str) -> PathBuf {
+        let (authority, request) = (self.authority(), self.path(&format!("{id}.request.xml")));
+        let (authority, request) = (authority.to_str().unwrap(), request.to_str().unwrap());
+        let args = ["authority", "process", authority, request, "--out", "none", "--output", "json"];
+        let shown: Value = serde_json::from_str(&keyward(&args).good()).unwrap();
+        self.process(id, &serde_json::json!({ "enrollment_request": shown }))
+    }
+
     /// Has the cluster take in a response.
     pub(crate) fn import(&self, id: &str, response: &Path, more: &[&str]) -> Ran {
         let pin = self.path("root.pem");
