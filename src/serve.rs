@@ -104,7 +104,7 @@ pub fn prepare_module(profile: &Profile, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Serves until `stop` resolves, then drains and closes. `bound` is called once, when both listeners are open.
+/// Serves until `stop` resolves, then drains and closes. `bound` is called once, when all listeners are open.
 ///
 /// # Errors
 /// Whatever keeps the instance from serving: configuration, PIN, token, store, address.
@@ -118,16 +118,7 @@ pub async fn serve(
     let joiners = listen("join.listen", &config.file.join.listen).await?;
     let (operators, _socket) = operator_socket(config).await?;
     let listeners = Listeners { nodes, joiners, operators };
-    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
-    let tokens = match open_tokens(config, &store, in_host).await {
-        Ok(tokens) => tokens,
-        Err(fault) => {
-            store.close().await;
-            return Err(fault);
-        }
-    };
-    let custody = Arc::new(Custody::new(store, tokens));
-    let closed_intents = custody.start(env!("CARGO_PKG_VERSION")).await?;
+    let (custody, closed_intents) = start_custody(config, false, in_host).await?;
     let served = open(config, &custody, listeners, closed_intents, stop, bound).await;
     custody.stop().await;
     served
@@ -291,8 +282,16 @@ fn address(listener: &TcpListener) -> Result<std::net::SocketAddr> {
 /// # Errors
 /// As [`serve`], but for listeners.
 pub async fn open_custody(config: &Config, create: bool) -> Result<Arc<Custody>> {
+    start_custody(config, create, in_process).await.map(|(custody, _)| custody)
+}
+
+/// How a configured token is opened and logged in to.
+type OpenToken = fn(&Config, &config::Token) -> Result<Arc<dyn Token>>;
+
+/// Opens store and tokens and begins a run; gives the number of intents that were left open before.
+async fn start_custody(config: &Config, create: bool, open: OpenToken) -> Result<(Arc<Custody>, usize)> {
     let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), create).await?);
-    let tokens = match open_tokens(config, &store, in_process).await {
+    let tokens = match open_tokens(config, &store, open).await {
         Ok(tokens) => tokens,
         Err(fault) => {
             store.close().await;
@@ -300,16 +299,12 @@ pub async fn open_custody(config: &Config, create: bool) -> Result<Arc<Custody>>
         }
     };
     let custody = Arc::new(Custody::new(store, tokens));
-    custody.start(env!("CARGO_PKG_VERSION")).await?;
-    Ok(custody)
+    let closed_intents = custody.start(env!("CARGO_PKG_VERSION")).await?;
+    Ok((custody, closed_intents))
 }
 
 /// Opens every configured token. The first that cannot be opened ends the start.
-async fn open_tokens(
-    config: &Config,
-    store: &Arc<dyn Store>,
-    open: fn(&Config, &config::Token) -> Result<Arc<dyn Token>>,
-) -> Result<BTreeMap<String, Slot>> {
+async fn open_tokens(config: &Config, store: &Arc<dyn Store>, open: OpenToken) -> Result<BTreeMap<String, Slot>> {
     let mut slots = BTreeMap::new();
     for token in &config.file.tokens {
         let device = custody::device(&token.serial, &token.label);

@@ -300,7 +300,7 @@ fn custom_revocation_names_the_enrollment_service_first_and_standard_names_nobod
 
 #[test]
 fn killed_during_the_import_the_cluster_is_enrolled_wholly_or_not_at_all() {
-    for (point, expected) in [("import-checked", "awaiting-enrollment"), ("import-committed", "enrolled")] {
+    for (point, expected) in [("checked:import", "awaiting-enrollment"), ("committed:import", "enrolled")] {
         let (mut instance, response) = waiting(&[]);
         assert_eq!(instance.stop(), Some(0));
         instance.start_with(&[("KEYWARD_FAULTPOINT", point)]);

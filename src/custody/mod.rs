@@ -31,7 +31,7 @@ use proof::Failed;
 pub use proof::{Intent, Recorded, Verified};
 pub use read::{Page, performed};
 pub use record::{KeyRecord, Standing, device};
-pub use sign::{Signing, check as check_signature};
+pub use sign::Signing;
 
 /// The custody of this instance: its tokens behind their lanes, and its records.
 pub struct Custody {
@@ -136,22 +136,19 @@ impl Custody {
             if *stopping {
                 return Err(Error::new(Reason::StoreClosed, "this instance is stopping"));
             }
-            let (point, caller, operation) = (note.name(), permit.caller().clone(), permit.operation());
-            let intent = match Intent::open(custody.store.as_ref(), permit, note).await {
-                Ok(intent) => intent,
-                Err(fault) if fault.reason() == Reason::ClockBehind => {
-                    return Err(custody.refuse(&caller, operation, "clock", fault).await);
-                }
-                Err(fault) => return Err(fault),
-            };
-            faultpoint::reach(&format!("after-intent:{point}")).await;
+            if let Err(refusal) = proof::check_clock(custody.store.as_ref()) {
+                return Err(custody.refuse(permit.caller(), permit.operation(), "clock", refusal).await);
+            }
+            let act_name = note.name();
+            let intent = Intent::open(custody.store.as_ref(), permit, note).await?;
+            faultpoint::reach("after-intent", act_name).await;
             let acting = Arc::clone(&custody);
             // Apart, so that an act that panics is closed like any other that failed.
             let result = tokio::spawn(async move { act.run(&acting).await }).await.unwrap_or_else(|fault| {
                 let error = Error::new(Reason::Internal, "the act broke off").detail(fault);
                 Err(Failed::from(error).afterwards())
             });
-            faultpoint::reach(&format!("before-outcome:{point}")).await;
+            faultpoint::reach("before-outcome", act_name).await;
             proof::close(&custody.store, intent, result).await
         });
         task.await.map_err(|fault| Error::new(Reason::Internal, "an act broke off").detail(fault))?

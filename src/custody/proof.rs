@@ -13,6 +13,22 @@ use crate::token::Outcome;
 /// How far the clock may stand before the last record, in seconds.
 const CLOCK_BEHIND_S_MAX: i64 = 60;
 
+/// Requires that the clock has not run back behind the log.
+///
+/// # Errors
+/// `CLOCK_BEHIND`.
+pub(super) fn check_clock(store: &dyn Store) -> Result<()> {
+    let behind_s = (store.head().time_us - clock::now_us()) / 1_000_000;
+    if behind_s > CLOCK_BEHIND_S_MAX {
+        return Err(Error::new(
+            Reason::ClockBehind,
+            format!("this machine's clock is {behind_s} s before the last record of the log"),
+        )
+        .hint("set the clock right; nothing is signed until then"));
+    }
+    Ok(())
+}
+
 /// A durable record that an act is about to be done.
 #[derive(Debug)]
 pub struct Intent {
@@ -23,16 +39,8 @@ impl Intent {
     /// Spends the permit: records what will be done, by whom and why it may be.
     ///
     /// # Errors
-    /// `CLOCK_BEHIND`; those of the store. The token was not asked then.
+    /// Those of the store. The token was not asked then.
     pub(super) async fn open(store: &dyn Store, permit: Permit, act: ActNote) -> Result<Self> {
-        let behind_s = (store.head().time_us - clock::now_us()) / 1_000_000;
-        if behind_s > CLOCK_BEHIND_S_MAX {
-            return Err(Error::new(
-                Reason::ClockBehind,
-                format!("this machine's clock is {behind_s} s before the last record of the log"),
-            )
-            .hint("set the clock right; nothing is signed until then"));
-        }
         let event = Event::Intent { caller: permit.caller().note(), rule: permit.rule().to_owned(), act };
         store.commit(Batch::event(event)).await.map(|seq| Intent { seq })
     }

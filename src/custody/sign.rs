@@ -147,7 +147,7 @@ pub(super) fn verifier(key: &KeyRecord) -> Result<ParsedPublicKey> {
 ///
 /// # Errors
 /// `TOKEN_MISMATCH`: the signature must not be released and the token must not be asked again.
-pub fn check(verifier: &ParsedPublicKey, hash: Hash, digest: &[u8], signature: &[u8]) -> Result<()> {
+pub(super) fn check(verifier: &ParsedPublicKey, hash: Hash, digest: &[u8], signature: &[u8]) -> Result<()> {
     let algorithm = match hash {
         Hash::Sha1 => &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
         Hash::Sha256 => &aws_lc_rs::digest::SHA256,

@@ -160,9 +160,9 @@ async fn take_in(
     let chain = Write::new(Kind::Chain, &enrolled.chain, 0, &chain)?;
     cluster.slc = Some(enrolled);
     let writes = vec![chain, Write::new(Kind::Cluster, &cluster.name, version, &cluster)?];
-    faultpoint::reach("import-checked").await;
+    faultpoint::reach("checked", "import").await;
     custody.store().commit(Batch { writes, events: vec![event] }).await?;
-    faultpoint::reach("import-committed").await;
+    faultpoint::reach("committed", "import").await;
     Ok(cluster)
 }
 
