@@ -368,6 +368,19 @@ fn a_store_that_is_none_or_newer_is_not_touched() {
 }
 
 #[test]
+fn nothing_is_signed_while_the_clock_is_behind_the_log() {
+    let instance = Instance::new();
+    // The last record is an hour ahead: what a clock that was set back looks like.
+    let script = "import sqlite3,sys; d=sqlite3.connect(sys.argv[1]); \
+                  d.execute('UPDATE log SET time_us = time_us + 3600000000'); d.commit()";
+    let store = instance.data().join("keyward.db");
+    assert!(Command::new("python3").args(["-c", script]).arg(&store).status().unwrap().success());
+    // The first signature of a start is that of the server's own certificate.
+    let said = instance.serve_fails().refused(78, "CLOCK_BEHIND");
+    assert!(said.contains("next: set the clock right"), "{said}");
+}
+
+#[test]
 fn a_store_that_cannot_be_written_is_said_so_at_the_start() {
     let mut instance = Instance::new();
     instance.start();
