@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 # Tests may stop the service at named points; release builds have no such points.
 TESTED := --features faultpoints
 
-.PHONY: help setup demo test check kit
+.PHONY: help setup demo test check prove kit
 .NOTPARALLEL:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo 'make demo    build, then show a license signed by a key that never leaves its token (examples/demo.sh)'
 	@echo 'make test    all tests, against real tokens and stores that the tests start themselves'
 	@echo 'make check   format, clippy, dependencies, tidiness'
+	@echo 'make prove   what takes long: kills under load, statistics, large logs, fuzzing'
 
 setup:
 	@scripts/setup
@@ -36,3 +37,6 @@ check: setup
 	cargo clippy --all-targets --all-features $(LOCKED) -- -D warnings
 	cargo deny $(LOCKED) check bans licenses sources
 	cargo nextest run $(TESTED) $(LOCKED) -E 'test(/^tidy::/)'
+
+prove: kit
+	cargo nextest run --release --profile prove --features prove $(LOCKED) -E 'binary(prove)'

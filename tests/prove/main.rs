@@ -1,0 +1,4 @@
+//! The long proofs: `make prove`. Each prints the figures that it found; the last ones stand in `docs/`.
+
+#[path = "../kit/mod.rs"]
+mod kit;
