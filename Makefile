@@ -19,7 +19,8 @@ help:
 setup:
 	@scripts/setup
 
-demo: setup
+demo:
+	@scripts/setup build
 	cargo build --release $(LOCKED)
 	KEYWARD="$(TARGET)/release/keyward" examples/demo.sh
 
