@@ -7,6 +7,9 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
+use keyward::audit::merkle::TreeHash;
+use keyward::audit::record::Event;
+use keyward::store::{Sqlite, Store as _};
 use serde_json::Value;
 
 use crate::kit::{Instance, KEYWARD, Ran, ends, events, keyward};
@@ -367,14 +370,27 @@ fn a_store_that_is_none_or_newer_is_not_touched() {
     assert!(said.contains("9999"), "{said}");
 }
 
-#[test]
-fn nothing_is_signed_while_the_clock_is_behind_the_log() {
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_signed_while_the_clock_is_behind_the_log() {
     let instance = Instance::new();
     // The last record is an hour ahead: what a clock that was set back looks like.
-    let script = "import sqlite3,sys; d=sqlite3.connect(sys.argv[1]); \
-                  d.execute('UPDATE log SET time_us = time_us + 3600000000'); d.commit()";
-    let store = instance.data().join("keyward.db");
-    assert!(Command::new("python3").args(["-c", script]).arg(&store).status().unwrap().success());
+    let path = instance.data().join("keyward.db");
+    let store = Sqlite::open(&path, false).await.unwrap();
+    let (mut head, mut tree) = store.tree();
+    store.close().await;
+    let record = head.append(Event::LogClosed {}, head.time_us + 3_600_000_000).unwrap();
+    tree.append(TreeHash::leaf(&record.bytes), |_, _, _| {});
+    let rows = format!(
+        "INSERT INTO entry VALUES ({}, x'{}'); UPDATE log SET size = {}, chain = x'{}', time_us = {}, frontier = x'{}'",
+        record.seq,
+        hex::encode(&record.bytes),
+        head.size,
+        head.chain,
+        head.time_us,
+        hex::encode(tree.to_bytes())
+    );
+    let script = "import sqlite3,sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])";
+    assert!(Command::new("python3").args(["-c", script]).arg(&path).arg(rows).status().unwrap().success());
     // The first signature of a start is that of the server's own certificate.
     let said = instance.serve_fails().refused(78, "CLOCK_BEHIND");
     assert!(said.contains("next: set the clock right"), "{said}");

@@ -2,16 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::process::Command;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use keyward::audit::chain::Head;
+use keyward::audit::merkle::{Frontier, TreeHash, inclusion_path, verify_inclusion};
 use keyward::audit::record::{ActNote, Event, OutcomeNote, Record};
 use keyward::caller::CallerNote;
-use keyward::error::Reason;
-use keyward::store::{Batch, Kind, Sqlite, Store, Write};
+use keyward::error::{Reason, Result};
+use keyward::store::{Batch, Kind, Sqlite, Store, Write, ask};
 use tempfile::TempDir;
 
 use crate::kit::postgres::Postgres;
@@ -33,11 +37,56 @@ impl Place {
 
     async fn open(&self) -> Arc<dyn Store> {
         match self {
-            Place::Sqlite(directory) => Arc::new(Sqlite::open(&directory.path().join("store.db"), true).await.unwrap()),
+            Place::Sqlite(_) => Arc::new(Sqlite::open(&self.file(), true).await.unwrap()),
             Place::Postgres(server) => instance(server, "a").await,
         }
     }
+
+    /// Opens the store that is there.
+    async fn try_open(&self) -> Result<Arc<dyn Store>> {
+        Ok(match self {
+            Place::Sqlite(_) => Arc::new(Sqlite::open(&self.file(), false).await?),
+            Place::Postgres(server) => Arc::new(keyward::store::Postgres::open(&server.url(), "a", false).await?),
+        })
+    }
+
+    fn file(&self) -> PathBuf {
+        let Place::Sqlite(directory) = self else { panic!("a server is no file") };
+        directory.path().join("store.db")
+    }
+
+    /// Changes the rows of a store that nobody has open.
+    fn sql(&self, change: &str) {
+        match self {
+            Place::Sqlite(_) => sqlite(&self.file(), change),
+            Place::Postgres(server) => server.sql(change),
+        }
+    }
+
+    /// Bytes as the database writes them.
+    fn bytes(&self, hex: &str) -> String {
+        match self {
+            Place::Sqlite(_) => format!("x'{hex}'"),
+            Place::Postgres(_) => format!("'\\x{hex}'"),
+        }
+    }
+
+    /// Puts the rows of the log aside, under other names.
+    fn set_aside(&self) {
+        for table in LOG_TABLES {
+            self.sql(&format!("CREATE TABLE aside_{table} AS SELECT * FROM {table}"));
+        }
+    }
+
+    /// Brings them back.
+    fn bring_back(&self) {
+        for table in LOG_TABLES {
+            self.sql(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM aside_{table}"));
+        }
+    }
 }
+
+const LOG_TABLES: [&str; 3] = ["log", "entry", "subtree"];
 
 async fn instance(server: &Postgres, name: &str) -> Arc<dyn Store> {
     Arc::new(keyward::store::Postgres::open(&server.url(), name, true).await.unwrap())
@@ -70,6 +119,9 @@ on_both! {
     eight_writers_leave_one_log_without_gaps_and_one_winner_for_each_version
     an_intent_is_open_until_its_outcome
     listing_goes_by_prefix_and_page
+    the_tree_grows_with_the_records_and_is_there_after_reopening
+    a_tree_that_does_not_fit_its_records_is_not_opened
+    checkpoints_are_kept_in_their_order
 }
 
 fn write(name: &str, over: u64, value: u64) -> Write {
@@ -349,19 +401,124 @@ async fn a_database_without_this_instances_log_is_not_begun_again() {
     assert_eq!(open(false).await.unwrap_err().reason(), Reason::SchemaNewer);
 }
 
+/// Reads a stored copy of an earlier schema.
+fn earlier(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/store").join(name)
+}
+
+/// Runs SQL on a SQLite file that no store has open.
+fn sqlite(path: &Path, script: &str) {
+    let run = "import sqlite3,sys; sqlite3.connect(sys.argv[1]).executescript(sys.stdin.read())";
+    let mut python = Command::new("python3").args(["-c", run]).arg(path).stdin(Stdio::piped()).spawn().unwrap();
+    python.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(python.wait().unwrap().success());
+}
+
+/// What the stored copies hold, and that their log goes on.
+async fn holds_what_the_copy_holds(store: &dyn Store) {
+    assert_eq!(store.open_intents().await.unwrap(), [2, 4]);
+    assert_eq!(store.get(Kind::Cluster, "clusters/a").await.unwrap().unwrap().read::<u64>().unwrap(), 7);
+    let size = store.head().size;
+    store.commit(Batch::event(refusal("after"))).await.unwrap();
+    assert_eq!(whole_log(store).await.len() as u64, size + 1);
+    assert_eq!(store.tree().1, tree_by_hand(store).await);
+}
+
 #[tokio::test]
 async fn a_store_of_an_earlier_schema_is_brought_up_to_date_with_its_log_objects_and_open_intents() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("store.db");
-    let earlier = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/store/sqlite-1.sql");
-    let script = "import sqlite3,sys; sqlite3.connect(sys.argv[1]).executescript(open(sys.argv[2]).read())";
-    let made = Command::new("python3").args(["-c", script]).arg(&path).arg(earlier).status().unwrap();
-    assert!(made.success());
-    for _ in 0..2 {
-        let store = Sqlite::open(&path, false).await.unwrap();
-        assert_eq!(whole_log(&store).await.len(), 5);
-        assert_eq!(store.open_intents().await.unwrap(), [2, 4]);
-        assert_eq!(store.get(Kind::Cluster, "clusters/a").await.unwrap().unwrap().read::<u64>().unwrap(), 7);
+    for copy in ["sqlite-1.sql", "sqlite-2.sql"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        sqlite(&path, &fs::read_to_string(earlier(copy)).unwrap());
+        for size in [5, 6] {
+            let store = Sqlite::open(&path, false).await.unwrap();
+            assert_eq!(store.head().size, size, "{copy}");
+            holds_what_the_copy_holds(&store).await;
+            store.close().await;
+        }
+    }
+    let server = Postgres::start();
+    server.sql(&fs::read_to_string(earlier("postgres-1.sql")).unwrap());
+    for size in [5, 6] {
+        let store = keyward::store::Postgres::open(&server.url(), "a", false).await.unwrap();
+        assert_eq!(store.head().size, size);
+        holds_what_the_copy_holds(&store).await;
         store.close().await;
     }
+}
+
+/// The tree of a log, made of nothing but its records.
+async fn tree_by_hand(store: &dyn Store) -> Frontier {
+    let mut tree = Frontier::default();
+    while tree.size() < store.head().size {
+        for record in store.entries(tree.size(), 1000).await.unwrap() {
+            tree.append(TreeHash::leaf(&record), |_, _, _| {});
+        }
+    }
+    tree
+}
+
+async fn many(store: &dyn Store, records: u64) {
+    while store.head().size < records {
+        let count = (records - store.head().size).min(300);
+        let events = (0..count).map(|n| refusal(&format!("record {n}"))).collect();
+        store.commit(Batch { writes: vec![], events }).await.unwrap();
+    }
+}
+
+async fn the_tree_grows_with_the_records_and_is_there_after_reopening(place: Place) {
+    let store = place.open().await;
+    for records in [1, 255, 256, 257, 1000, 3000] {
+        many(store.as_ref(), records).await;
+        assert_eq!(store.tree(), (store.head(), tree_by_hand(store.as_ref()).await), "{records}");
+    }
+    let (head, tree) = store.tree();
+    store.close().await;
+    let store = place.open().await;
+    assert_eq!(store.tree(), (head, tree.clone()));
+    let size = store.head().size;
+    assert_eq!(ask(store.as_ref(), |tree| Frontier::of(size, tree)).await.unwrap(), tree);
+    let leaf = TreeHash::leaf(&store.entries(2_500, 1).await.unwrap()[0]);
+    let path = ask(store.as_ref(), |tree| inclusion_path(2_500, size, tree)).await.unwrap();
+    verify_inclusion(leaf, 2_500, size, &path, tree.root()).unwrap();
+}
+
+async fn a_tree_that_does_not_fit_its_records_is_not_opened(place: Place) {
+    let store = place.open().await;
+    many(store.as_ref(), 700).await;
+    store.close().await;
+    place.set_aside();
+    let zeros = "0".repeat(64);
+    for change in [
+        format!("UPDATE log SET frontier = {}", place.bytes(&zeros.repeat(6))),
+        format!("UPDATE log SET frontier = {}", place.bytes(&zeros)),
+        format!("UPDATE log SET chain = {}", place.bytes(&zeros)),
+        format!("UPDATE subtree SET root = {} WHERE place = 1", place.bytes(&zeros)),
+        "DELETE FROM subtree WHERE place = 0".to_owned(),
+        "DELETE FROM entry WHERE seq = 699".to_owned(),
+        "DELETE FROM entry WHERE seq = 600".to_owned(),
+        "UPDATE log SET size = 699".to_owned(),
+        "UPDATE log SET time_us = time_us + 1".to_owned(),
+    ] {
+        place.sql(&change);
+        let fault = place.try_open().await.map(|_| ()).unwrap_err();
+        assert_eq!(fault.reason(), Reason::RecordBroken, "{change}: {fault:?}");
+        place.bring_back();
+    }
+    place.try_open().await.unwrap();
+}
+
+async fn checkpoints_are_kept_in_their_order(place: Place) {
+    let store = place.open().await;
+    assert_eq!(store.last_checkpoint().await.unwrap(), None);
+    store.commit(Batch::event(refusal("one"))).await.unwrap();
+    let head = store.head();
+    for note in ["one\n", "two\n"] {
+        store.keep_checkpoint(note).await.unwrap();
+        assert_eq!(store.last_checkpoint().await.unwrap().as_deref(), Some(note));
+    }
+    assert_eq!(store.head(), head, "a checkpoint is no record");
+    store.close().await;
+    let store = place.open().await;
+    assert_eq!(store.last_checkpoint().await.unwrap().as_deref(), Some("two\n"));
 }

@@ -85,6 +85,20 @@ impl Frontier {
         Ok(Frontier { size, subtrees: hashes.iter().copied().map(TreeHash).collect() })
     }
 
+    /// The right edge of the tree of the first `size` leaves.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub fn of(size: u64, source: &mut impl Subtrees) -> Result<Self> {
+        let mut subtrees = Vec::new();
+        let mut start = 0;
+        for level in (0..u64::BITS).rev().filter(|level| size >> level & 1 == 1) {
+            subtrees.push(source.subtree(level, start >> level)?);
+            start += 1 << level;
+        }
+        Ok(Frontier { size, subtrees })
+    }
+
     /// The hashes one after the other, largest subtree first: 32 bytes for each bit set in the size.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

@@ -2,9 +2,11 @@
 
 pub mod chain;
 pub mod checkpoint;
+pub mod gathered;
 pub mod merkle;
 pub mod note;
 pub mod proof;
+pub mod prove;
 pub mod record;
 pub mod trust;
 pub mod verify;

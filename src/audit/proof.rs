@@ -1,4 +1,24 @@
-//! The proof that a record is in a log (C2SP tlog-proof): place, inclusion path and signed checkpoint in one text.
+//! Proofs about a log, each one text that needs no store and no service to be checked: that a record is in it (C2SP
+//! tlog-proof), and that a later checkpoint continues an earlier one (the form of C2SP tlog-witness).
+//!
+//! Both end with a signed checkpoint and count only under the keys of a [`Trust`] that came another way:
+//!
+//! ```
+//! # fn main() -> keyward::error::Result<()> {
+//! # let (trust_file, proof_file) = (include_str!("../../tests/vectors/proof/audit.trust"),
+//! #     include_str!("../../tests/vectors/proof/entry.tlog-proof"));
+//! use keyward::audit::proof::LogProof;
+//! use keyward::audit::record::Record;
+//! use keyward::audit::trust::Trust;
+//!
+//! let trust: Trust = trust_file.parse()?;
+//! let proof: LogProof = proof_file.parse()?;
+//! let record = proof.extra.clone().unwrap_or_default();
+//! let checkpoint = proof.verify(&record, &trust)?;
+//! println!("record {} of {}: {:?}", proof.index, checkpoint.size, Record::read(&record)?.event);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +32,8 @@ use crate::audit::note::{NOTE_BYTES_MAX, Note, malformed};
 use crate::audit::trust::Trust;
 use crate::error::{Error, Reason, Result};
 
-/// First line.
-const HEADER: &str = "c2sp.org/tlog-proof@v1";
+/// First line of the proof that a record is in a log.
+pub const HEADER: &str = "c2sp.org/tlog-proof@v1";
 /// Longest inclusion path: a tree has at most 2^64 leaves.
 const PATH_HASHES_MAX: usize = 64;
 /// Longest proof that is read, in bytes: the record itself may ride along as extra data.
@@ -43,6 +63,60 @@ impl LogProof {
         let checkpoint = trust.checkpoint(&self.checkpoint)?;
         verify_inclusion(TreeHash::leaf(record), self.index, checkpoint.size, &self.path, checkpoint.root)?;
         Ok(checkpoint)
+    }
+}
+
+/// The proof that a log continues an earlier checkpoint of it. Nothing in it counts before
+/// [`ConsistencyProof::verify`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsistencyProof {
+    /// Records of the earlier checkpoint.
+    pub old: u64,
+    /// Hashes of the proof (RFC 6962, section 2.1.2).
+    pub path: Vec<TreeHash>,
+    /// The later checkpoint, signed.
+    pub checkpoint: Note,
+}
+
+impl ConsistencyProof {
+    /// Checks that the later checkpoint is the log's and continues the earlier one, which the verifier has from before.
+    /// Gives the later one.
+    ///
+    /// # Errors
+    /// `SIGNATURE_INVALID` if it is not signed by the log's key, or does not continue the earlier one;
+    /// `INVALID_ARGUMENT` if the note is no checkpoint or the proof is of another size.
+    pub fn verify(&self, earlier: &Checkpoint, trust: &Trust) -> Result<Checkpoint> {
+        let later = trust.checkpoint(&self.checkpoint)?;
+        if self.old != earlier.size {
+            return Err(malformed("this proof continues a checkpoint of another size"));
+        }
+        later.continues(earlier, &self.path)?;
+        Ok(later)
+    }
+}
+
+impl fmt::Display for ConsistencyProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "old {}", self.old)?;
+        self.path.iter().try_for_each(|hash| writeln!(f, "{hash}"))?;
+        write!(f, "\n{}", self.checkpoint)
+    }
+}
+
+impl FromStr for ConsistencyProof {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let not = || malformed("not a proof that a log continues");
+        let (proof, checkpoint) = text.split_once("\n\n").ok_or_else(not)?;
+        let mut lines = proof.split('\n');
+        let old = lines.next().and_then(|line| line.strip_prefix("old ")?.parse().ok()).ok_or_else(not)?;
+        let path: Vec<TreeHash> = lines.take(PATH_HASHES_MAX + 1).map(str::parse).collect::<Result<_>>()?;
+        if path.len() > PATH_HASHES_MAX {
+            return Err(Error::new(Reason::LimitExceeded, "a proof of this size is not read"));
+        }
+        let read = ConsistencyProof { old, path, checkpoint: checkpoint.parse()? };
+        if read.to_string() == text { Ok(read) } else { Err(not()) }
     }
 }
 
@@ -91,7 +165,7 @@ mod tests {
     use super::*;
     use crate::audit::chain::ChainHash;
     use crate::audit::checkpoint::origin;
-    use crate::audit::merkle::{inclusion_path, root};
+    use crate::audit::merkle::{consistency_path, inclusion_path, root};
     use crate::audit::note::tests::Signer;
     use crate::audit::trust::tests::begun;
 
@@ -142,6 +216,42 @@ mod tests {
         let (signer, other) = (Signer::new(&origin(LOG)), Signer::new(&origin(LOG)));
         let error = proof(1, 5, &other).verify(&record(1), &begun(&signer)).unwrap_err();
         assert_eq!(error.reason(), Reason::SignatureInvalid);
+    }
+
+    fn consistency(old: u64, new: u64, signer: &Signer) -> (Checkpoint, ConsistencyProof) {
+        let leaves: Vec<TreeHash> = (0..new).map(|n| TreeHash::leaf(&record(n))).collect();
+        let path = consistency_path(old, new, &mut &leaves[..]).unwrap();
+        let earlier = proof(0, old, signer).checkpoint.text().parse().unwrap();
+        (earlier, ConsistencyProof { old, path, checkpoint: proof(0, new, signer).checkpoint })
+    }
+
+    #[test]
+    fn a_consistency_proof_reads_back_and_holds_for_its_earlier_checkpoint_alone() {
+        let signer = Signer::new(&origin(LOG));
+        let trust = begun(&signer);
+        for (old, new) in [(1, 1), (1, 6), (3, 6), (4, 6), (6, 6)] {
+            let (earlier, proof) = consistency(old, new, &signer);
+            let read: ConsistencyProof = proof.to_string().parse().unwrap();
+            assert_eq!(read, proof);
+            assert_eq!(read.verify(&earlier, &trust).unwrap().size, new);
+            let other = Checkpoint { root: TreeHash::empty(), ..earlier.clone() };
+            assert_eq!(read.verify(&other, &trust).unwrap_err().reason(), Reason::SignatureInvalid, "{old} {new}");
+            let other = Checkpoint { size: old + 1, ..earlier };
+            assert!(read.verify(&other, &trust).is_err(), "{old} {new}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_consistency_proof_is_refused() {
+        let signer = Signer::new(&origin(LOG));
+        let ((earlier, proof), trust) = (consistency(3, 6, &signer), begun(&signer));
+        let bytes = proof.to_string().into_bytes();
+        for (byte, bit) in (0..bytes.len()).flat_map(|byte| (0..8).map(move |bit| (byte, bit))) {
+            let mut changed = bytes.clone();
+            changed[byte] ^= 1 << bit;
+            let read = std::str::from_utf8(&changed).ok().and_then(|text| text.parse::<ConsistencyProof>().ok());
+            assert!(read.is_none_or(|proof| proof.verify(&earlier, &trust).is_err()), "byte {byte} bit {bit}");
+        }
     }
 
     #[test]

@@ -89,6 +89,11 @@ impl Trust {
         &self.last().key
     }
 
+    /// All keys that have signed, the first one first.
+    pub fn keys(&self) -> impl Iterator<Item = &VerifierKey> {
+        self.entries.iter().map(|entry| &entry.key)
+    }
+
     /// Whether this history continues an older one, or is it.
     #[must_use]
     pub fn continues(&self, older: &Trust) -> bool {

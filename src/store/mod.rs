@@ -7,6 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::audit::chain::Head;
+use crate::audit::gathered::Row;
+use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::record::Event;
 use crate::error::{Error, Reason, Result};
 
@@ -14,10 +16,12 @@ pub mod bare;
 mod postgres;
 mod sql;
 mod sqlite;
+mod tree;
 mod writer;
 
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
+pub use tree::ask;
 
 /// The store.
 ///
@@ -31,6 +35,9 @@ pub trait Store: Send + Sync {
     /// of them, then the batch's own records. Gives the place of the batch's first own record.
     async fn commit(&self, batch: Batch) -> Result<u64>;
 
+    /// Keeps a signed checkpoint of this log, which is its own record. Durable on return, or it did not happen.
+    async fn keep_checkpoint(&self, note: &str) -> Result<()>;
+
     /// The last version of an object.
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>>;
 
@@ -42,6 +49,16 @@ pub trait Store: Send + Sync {
 
     /// Where the log ends.
     fn head(&self) -> Head;
+
+    /// Where the log ends, and the right edge of its Merkle tree there.
+    fn tree(&self) -> (Head, Frontier);
+
+    /// Neighbouring hashes of the tree: leaves, made anew from the records, or roots that are kept beside them. Fewer
+    /// than asked for if the log has no more. [`ask`] knows which an answer needs.
+    async fn subtrees(&self, row: Row) -> Result<Vec<TreeHash>>;
+
+    /// The signed checkpoint that was kept last.
+    async fn last_checkpoint(&self) -> Result<Option<String>>;
 
     /// Where every log of the store ends, its own included, in order of their ids.
     async fn heads(&self) -> Result<Vec<Head>>;
@@ -77,6 +94,8 @@ pub enum Kind {
     Chain,
     /// The enrollment authority of this store.
     Authority,
+    /// The last checkpoint of another log that was countersigned, by the log's origin.
+    Witnessed,
 }
 
 impl Kind {
@@ -92,6 +111,7 @@ impl Kind {
             Kind::JoinToken => "join-token",
             Kind::Chain => "chain",
             Kind::Authority => "authority",
+            Kind::Witnessed => "witnessed",
         }
     }
 }

@@ -12,9 +12,11 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::time::timeout;
 
 use crate::audit::chain::Head;
+use crate::audit::gathered::Row;
+use crate::audit::merkle::{Frontier, TreeHash};
 use crate::error::{Error, Reason, Result};
 use crate::store::sql::{Sql, migration, number, run, unavailable};
-use crate::store::writer::{Backend, State, Writer};
+use crate::store::writer::{Backend, New, State, Writer};
 use crate::store::{Batch, Kind, Object, Store, Write};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -31,10 +33,18 @@ const ENTRIES: &str = "SELECT record FROM entry WHERE log_id = $1 AND seq >= $2 
 /// Moves the head and writes the records in one statement, which is a commit of its own outside a transaction. No row
 /// at all if this writer's epoch is over.
 const APPEND: &str = "WITH moved AS (\
-        UPDATE log SET size = $4, chain = $5, time_us = $6, open_from = $7 \
-        WHERE log_id = $1 AND size = $2 AND epoch = $8 RETURNING log_id) \
+        UPDATE log SET size = $4, chain = $5, time_us = $6, open_from = $7, frontier = $9 \
+        WHERE log_id = $1 AND size = $2 AND epoch = $8 RETURNING log_id), \
+    kept AS (\
+        INSERT INTO subtree (log_id, level, place, root) \
+        SELECT moved.log_id, level, place, root FROM moved, unnest($10, $11, $12) AS new (level, place, root)) \
     INSERT INTO entry (log_id, seq, record) \
     SELECT moved.log_id, $2 + place - 1, record FROM moved, unnest($3) WITH ORDINALITY AS new (record, place)";
+
+/// The next checkpoint, unless this writer's epoch is over.
+const KEEP_CHECKPOINT: &str = "INSERT INTO checkpoint (log_id, place, note) \
+    SELECT $1, (SELECT coalesce(max(place), -1) + 1 FROM checkpoint WHERE log_id = $1), $2 \
+    FROM log WHERE log_id = $1 AND epoch = $3";
 
 /// Groups that write objects go one after the other: each locks several rows, and two could wait for each other.
 const BEGIN: &str = "BEGIN; SELECT pg_advisory_xact_lock(7165064744911531886)";
@@ -101,6 +111,7 @@ impl Postgres {
             .acquire_timeout(Duration::from_secs(ANSWER_S))
             .connect_lazy_with(options.clone());
         let sql = Sql { readers: readers.clone(), entries: ENTRIES };
+        sql.grow(&mut connection, &log).await?;
         let state = sql.state(&log).await?;
         let epoch = Arc::new(AtomicI64::new(epoch));
         let writing = Writing {
@@ -152,6 +163,10 @@ impl Store for Postgres {
         self.writer.commit(batch).await
     }
 
+    async fn keep_checkpoint(&self, note: &str) -> Result<()> {
+        self.writer.keep_checkpoint(note).await
+    }
+
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
         self.sql.get(kind, name).await
     }
@@ -166,6 +181,18 @@ impl Store for Postgres {
 
     fn head(&self) -> Head {
         self.writer.head()
+    }
+
+    fn tree(&self) -> (Head, Frontier) {
+        self.writer.tree()
+    }
+
+    async fn subtrees(&self, row: Row) -> Result<Vec<TreeHash>> {
+        self.sql.subtrees(&self.log, row).await
+    }
+
+    async fn last_checkpoint(&self) -> Result<Option<String>> {
+        self.sql.last_checkpoint(&self.log).await
     }
 
     async fn heads(&self) -> Result<Vec<Head>> {
@@ -219,7 +246,17 @@ impl Backend for Writing {
         Sql::<sqlx::Postgres>::swap(self.connection()?, writes).await
     }
 
-    async fn append(&mut self, begun: bool, first: u64, records: Vec<Vec<u8>>, end: &State) -> Result<()> {
+    async fn keep(&mut self, checkpoint: &str) -> Result<()> {
+        let (log, epoch) = (self.log.clone(), self.epoch.load(Ordering::Acquire));
+        let kept = sqlx::query(KEEP_CHECKPOINT).bind(log).bind(checkpoint.to_owned()).bind(epoch);
+        match in_time(kept.execute(self.connection()?)).await?.rows_affected() {
+            1 => Ok(()),
+            _ => Err(taken_over()),
+        }
+    }
+
+    async fn append(&mut self, begun: bool, first: u64, new: New, end: &State) -> Result<()> {
+        let New { records, kept } = new;
         let count = records.len() as u64;
         let (log, epoch) = (self.log.clone(), self.epoch.load(Ordering::Acquire));
         let connection = self.connection()?;
@@ -232,6 +269,10 @@ impl Backend for Writing {
             .bind(end.head.time_us)
             .bind(number(end.open_from()))
             .bind(epoch)
+            .bind(end.tree.to_bytes())
+            .bind(kept.iter().map(|kept| i64::from(kept.level)).collect::<Vec<_>>())
+            .bind(kept.iter().map(|kept| number(kept.index)).collect::<Vec<_>>())
+            .bind(kept.iter().map(|kept| kept.root.0.to_vec()).collect::<Vec<_>>())
             .execute(&mut *connection);
         if in_time(written).await?.rows_affected() != count {
             return Err(taken_over());

@@ -6,13 +6,14 @@ use sqlx::migrate::MigrateError;
 use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Pool, Type};
 
 use crate::audit::chain::{ChainHash, Head};
+use crate::audit::merkle::Frontier;
 use crate::audit::record::{Event, Record};
 use crate::error::{Error, Reason, Result};
 use crate::store::writer::State;
 use crate::store::{Kind, Object, Write};
 
 /// Records that one read takes while the log is looked through.
-const PAGE_RECORDS: u32 = 1000;
+pub(super) const PAGE_RECORDS: u32 = 1000;
 
 /// Readers of one database, and the statement that pages through a log's records: its id, a place, a count.
 pub(super) struct Sql<DB: Database> {
@@ -81,13 +82,15 @@ where
 
     /// Where a log ends and which of its intents are open, as the database has it.
     pub(super) async fn state(&self, log: &str) -> Result<State> {
-        let (size, chain, time_us, open_from): (i64, Vec<u8>, i64, i64) =
-            sqlx::query_as("SELECT size, chain, time_us, open_from FROM log WHERE log_id = $1")
+        let (size, chain, time_us, open_from, frontier): (i64, Vec<u8>, i64, i64, Vec<u8>) =
+            sqlx::query_as("SELECT size, chain, time_us, open_from, frontier FROM log WHERE log_id = $1")
                 .bind(log.to_owned())
                 .fetch_one(&self.readers)
                 .await
                 .map_err(unavailable)?;
         let head = head((log.to_owned(), size, chain, time_us))?;
+        let tree = Frontier::from_bytes(head.size, &frontier)?;
+        self.check_end(&head, &tree).await?;
         let mut open = BTreeSet::new();
         let mut at = open_from.unsigned_abs();
         while at < head.size {
@@ -101,7 +104,7 @@ where
                 at += 1;
             }
         }
-        Ok(State { head, open })
+        Ok(State { head, tree, open })
     }
 
     /// Writes a batch's objects over the versions it expects, or none of them: an error of the second kind names the

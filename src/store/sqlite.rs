@@ -6,12 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::{ConnectOptions, Connection, Row as _};
 
 use crate::audit::chain::Head;
+use crate::audit::gathered::Row;
+use crate::audit::merkle::{Frontier, TreeHash};
 use crate::error::{Error, Reason, Result};
 use crate::store::sql::{Sql, migration, number, run, unavailable};
-use crate::store::writer::{Backend, State, Writer};
+use crate::store::writer::{Backend, New, State, Writer};
 use crate::store::{Batch, Kind, Object, Store, Write};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -30,13 +32,20 @@ macro_rules! append {
     () => {
         "INSERT INTO entry (seq, record) \
          SELECT $1 + key, substr($2, value ->> 0, value ->> 1) FROM json_each($3); \
-         UPDATE log SET size = $4, chain = $5, time_us = $6, open_from = $7; \
+         UPDATE log SET size = $4, chain = $5, time_us = $6, open_from = $7, frontier = $8; \
          COMMIT"
     };
 }
 
+/// Roots of subtrees that became complete: there are some in one commit of many.
+const KEEP_ROOTS: &str = "INSERT INTO subtree (log_id, level, place, root) \
+    SELECT $1, value ->> 0, value ->> 1, unhex(value ->> 2) FROM json_each($2)";
+const KEEP_CHECKPOINT: &str = "INSERT INTO checkpoint (log_id, place, note) \
+    SELECT $1, coalesce(max(place), -1) + 1, $2 FROM checkpoint WHERE log_id = $1";
+
 /// A store in one SQLite file.
 pub struct Sqlite {
+    log: String,
     sql: Sql<sqlx::Sqlite>,
     writer: Writer,
 }
@@ -71,9 +80,11 @@ impl Sqlite {
             .await
             .map_err(unavailable)?;
         let sql = Sql { readers, entries: ENTRIES };
+        sql.grow(&mut connection, &log).await?;
         let state = sql.state(&log).await?;
-        let writing = Writing { connection, sql: Sql { readers: sql.readers.clone(), entries: ENTRIES }, log };
-        Ok(Sqlite { sql, writer: Writer::start(Box::new(writing), state, true) })
+        let readers = sql.readers.clone();
+        let writing = Writing { connection, sql: Sql { readers, entries: ENTRIES }, log: log.clone() };
+        Ok(Sqlite { log, sql, writer: Writer::start(Box::new(writing), state, true) })
     }
 }
 
@@ -103,7 +114,7 @@ async fn log_id(connection: &mut SqliteConnection) -> Result<String, sqlx::Error
     let log = uuid::Uuid::new_v4().to_string();
     let empty = Head::empty(log.clone());
     let mut both = connection.begin().await?;
-    sqlx::query("INSERT INTO log (log_id, size, chain, time_us, open_from) VALUES ($1, 0, $2, 0, 0)")
+    sqlx::query("INSERT INTO log (log_id, size, chain, time_us, open_from, frontier) VALUES ($1, 0, $2, 0, 0, x'')")
         .bind(log.clone())
         .bind(empty.chain.0.to_vec())
         .execute(&mut *both)
@@ -117,6 +128,10 @@ async fn log_id(connection: &mut SqliteConnection) -> Result<String, sqlx::Error
 impl Store for Sqlite {
     async fn commit(&self, batch: Batch) -> Result<u64> {
         self.writer.commit(batch).await
+    }
+
+    async fn keep_checkpoint(&self, note: &str) -> Result<()> {
+        self.writer.keep_checkpoint(note).await
     }
 
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
@@ -140,6 +155,18 @@ impl Store for Sqlite {
 
     fn head(&self) -> Head {
         self.writer.head()
+    }
+
+    fn tree(&self) -> (Head, Frontier) {
+        self.writer.tree()
+    }
+
+    async fn subtrees(&self, row: Row) -> Result<Vec<TreeHash>> {
+        self.sql.subtrees(&self.log, row).await
+    }
+
+    async fn last_checkpoint(&self) -> Result<Option<String>> {
+        self.sql.last_checkpoint(&self.log).await
     }
 
     async fn heads(&self) -> Result<Vec<Head>> {
@@ -179,7 +206,22 @@ impl Backend for Writing {
         Sql::<sqlx::Sqlite>::swap(&mut self.connection, writes).await
     }
 
-    async fn append(&mut self, begun: bool, first: u64, records: Vec<Vec<u8>>, end: &State) -> Result<()> {
+    async fn keep(&mut self, checkpoint: &str) -> Result<()> {
+        let kept = sqlx::query(KEEP_CHECKPOINT).bind(self.log.clone()).bind(checkpoint.to_owned());
+        kept.execute(&mut self.connection).await.map(|_| ()).map_err(unavailable)
+    }
+
+    async fn append(&mut self, mut begun: bool, first: u64, new: New, end: &State) -> Result<()> {
+        let New { records, kept } = new;
+        if !kept.is_empty() {
+            if !begun {
+                self.begin().await?;
+                begun = true;
+            }
+            let kept: Vec<_> = kept.iter().map(|kept| (kept.level, kept.index, hex::encode(kept.root.0))).collect();
+            let kept = sqlx::query(KEEP_ROOTS).bind(self.log.clone()).bind(json(&kept)?);
+            kept.execute(&mut self.connection).await.map_err(unavailable)?;
+        }
         // One hand-over to SQLite's thread for all of it: what a commit costs beside the disk is mostly hand-overs.
         let statements = if begun { append!() } else { concat!("BEGIN IMMEDIATE; ", append!()) };
         let mut places = Vec::with_capacity(records.len());
@@ -188,16 +230,15 @@ impl Backend for Writing {
             places.push([begin, record.len()]);
             begin += record.len();
         }
-        let places = serde_json::to_string(&places)
-            .map_err(|fault| Error::new(Reason::Internal, "places cannot be written").detail(fault))?;
         sqlx::query(statements)
             .bind(number(first))
             .bind(records.concat())
-            .bind(places)
+            .bind(json(&places)?)
             .bind(number(end.head.size))
             .bind(end.head.chain.0.to_vec())
             .bind(end.head.time_us)
             .bind(number(end.open_from()))
+            .bind(end.tree.to_bytes())
             .execute(&mut self.connection)
             .await
             .map_err(unavailable)?;
@@ -218,4 +259,9 @@ impl Backend for Writing {
             tracing::warn!(detail = %fault, "the store did not close cleanly");
         }
     }
+}
+
+fn json(values: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(values)
+        .map_err(|fault| Error::new(Reason::Internal, "values cannot be written as JSON").detail(fault))
 }

@@ -8,6 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::audit::chain::{ChainHash, Head};
+use crate::audit::gathered::Kept;
+use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::record::Event;
 use crate::clock;
 use crate::error::{Error, Reason, Result};
@@ -24,6 +26,8 @@ const QUEUE_BATCHES_MAX: usize = 4096;
 pub(super) struct State {
     /// Its end.
     pub(super) head: Head,
+    /// The right edge of its tree.
+    pub(super) tree: Frontier,
     /// Intents without an outcome.
     pub(super) open: BTreeSet<u64>,
 }
@@ -33,6 +37,23 @@ impl State {
     pub(super) fn open_from(&self) -> u64 {
         self.open.first().copied().unwrap_or(self.head.size)
     }
+
+    /// Gives an event the next place.
+    fn append(&mut self, event: Event, now_us: i64, new: &mut New) -> Result<()> {
+        let record = self.head.append(event, now_us)?.bytes;
+        self.tree.append(TreeHash::leaf(&record), |level, index, root| new.kept.extend(Kept::of(level, index, root)));
+        new.records.push(record);
+        Ok(())
+    }
+}
+
+/// What one commit adds to the log.
+#[derive(Debug, Default)]
+pub(super) struct New {
+    /// The canonical bytes of its records, in order.
+    pub(super) records: Vec<Vec<u8>>,
+    /// The subtrees that they make complete, and whose roots are kept.
+    pub(super) kept: Vec<Kept>,
 }
 
 /// The writing connection to a database.
@@ -44,9 +65,12 @@ pub(super) trait Backend: Send {
     /// Writes a batch's objects over the versions it expects. `Ok(Err(_))`: none of them, and the transaction goes on.
     async fn swap(&mut self, writes: &[Write]) -> Result<Result<()>>;
 
+    /// Keeps a signed checkpoint, within what was begun.
+    async fn keep(&mut self, checkpoint: &str) -> Result<()>;
+
     /// Writes records from the place `first` on, moves the head to `end` and commits. `begun` says that a transaction
     /// is under way.
-    async fn append(&mut self, begun: bool, first: u64, records: Vec<Vec<u8>>, end: &State) -> Result<()>;
+    async fn append(&mut self, begun: bool, first: u64, new: New, end: &State) -> Result<()>;
 
     /// Gives up what was begun, whether or not anything was.
     async fn roll_back(&mut self);
@@ -61,6 +85,7 @@ pub(super) trait Backend: Send {
 /// A batch and who waits for it.
 struct Request {
     batch: Batch,
+    checkpoint: Option<String>,
     done: oneshot::Sender<Result<u64>>,
 }
 
@@ -89,16 +114,29 @@ impl Writer {
     }
 
     pub(super) async fn commit(&self, batch: Batch) -> Result<u64> {
+        self.write(batch, None).await
+    }
+
+    pub(super) async fn keep_checkpoint(&self, note: &str) -> Result<()> {
+        self.write(Batch::default(), Some(note.to_owned())).await.map(|_| ())
+    }
+
+    async fn write(&self, batch: Batch, checkpoint: Option<String>) -> Result<u64> {
         let gone = || Error::new(Reason::StoreUnavailable, "the store is closed");
         let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(gone)?;
         let (done, result) = oneshot::channel();
-        queue.send(Request { batch, done }).await.map_err(|_| gone())?;
+        queue.send(Request { batch, checkpoint, done }).await.map_err(|_| gone())?;
         drop(queue);
         result.await.map_err(|_| gone())?
     }
 
     pub(super) fn head(&self) -> Head {
         self.seen.state.read().unwrap_or_else(PoisonError::into_inner).head.clone()
+    }
+
+    pub(super) fn tree(&self) -> (Head, Frontier) {
+        let state = self.seen.state.read().unwrap_or_else(PoisonError::into_inner);
+        (state.head.clone(), state.tree.clone())
     }
 
     pub(super) fn open_intents(&self) -> Vec<u64> {
@@ -191,25 +229,30 @@ impl Task {
     }
 
     async fn attempt(&mut self, start: &State, group: &mut [Request]) -> Result<(State, Vec<Result<u64>>)> {
-        let begun = group.iter().any(|request| !request.batch.writes.is_empty());
+        let begun = group.iter().any(|request| !request.batch.writes.is_empty() || request.checkpoint.is_some());
         if begun {
             self.backend.begin().await?;
         }
         let now_us = clock::now_us();
         let mut end = start.clone();
-        let mut records = Vec::with_capacity(group.len());
+        let mut new = New { records: Vec::with_capacity(group.len()), kept: Vec::new() };
+        let mut kept = false;
         let mut results = Vec::with_capacity(group.len());
-        for Request { batch, .. } in group {
+        for Request { batch, checkpoint, .. } in group {
+            if let Some(note) = checkpoint {
+                self.backend.keep(note).await?;
+                kept = true;
+            }
             let swapped = if batch.writes.is_empty() { Ok(()) } else { self.backend.swap(&batch.writes).await? };
             results.push(match swapped {
-                Ok(()) => Ok(append(&mut end, batch, now_us, &mut records)?),
+                Ok(()) => Ok(append(&mut end, batch, now_us, &mut new)?),
                 Err(lost) => Err(lost),
             });
         }
-        if records.is_empty() {
+        if new.records.is_empty() && !kept {
             self.backend.roll_back().await;
         } else {
-            self.backend.append(begun, start.head.size, records, &end).await?;
+            self.backend.append(begun, start.head.size, new, &end).await?;
         }
         Ok((end, results))
     }
@@ -231,7 +274,7 @@ impl Task {
 }
 
 /// Places a winner's records; gives the place of its first own record.
-fn append(state: &mut State, batch: &mut Batch, now_us: i64, records: &mut Vec<Vec<u8>>) -> Result<u64> {
+fn append(state: &mut State, batch: &mut Batch, now_us: i64, new: &mut New) -> Result<u64> {
     for write in &batch.writes {
         let event = Event::Changed {
             object: write.kind.name().to_owned(),
@@ -239,12 +282,12 @@ fn append(state: &mut State, batch: &mut Batch, now_us: i64, records: &mut Vec<V
             version: write.over + 1,
             sha256: ChainHash::of(&write.body).to_string(),
         };
-        records.push(state.head.append(event, now_us)?.bytes);
+        state.append(event, now_us, new)?;
     }
     let first = state.head.size;
     for event in batch.events.drain(..) {
         note(&mut state.open, state.head.size, &event);
-        records.push(state.head.append(event, now_us)?.bytes);
+        state.append(event, now_us, new)?;
     }
     Ok(first)
 }
