@@ -35,6 +35,9 @@ pub struct File {
     pub enrollment: Enrollment,
     /// Where records are.
     pub store: Store,
+    /// How the log is signed.
+    #[serde(default)]
+    pub audit: Audit,
     /// Who certifies nodes and this server.
     pub tls: Tls,
     /// The tokens.
@@ -67,6 +70,28 @@ pub struct Store {
     /// The SQLite file.
     pub sqlite: PathBuf,
 }
+
+/// How the log is signed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Audit {
+    /// The file of the last checkpoint. On another disk than the store, it shows a store that was put back.
+    pub anchor: PathBuf,
+    /// A checkpoint is made after so many records,
+    pub checkpoint_records: u64,
+    /// or after so many seconds, if fewer came. While none can be made for ten times as long, nothing is signed.
+    pub checkpoint_seconds: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Audit { anchor: "audit.anchor".into(), checkpoint_records: 10_000, checkpoint_seconds: 60 }
+    }
+}
+
+/// Most records, and most seconds, from one checkpoint to the next.
+const CHECKPOINT_RECORDS_MAX: u64 = 1_000_000;
+const CHECKPOINT_SECONDS_MAX: u64 = 86_400;
 
 /// Who certifies nodes and this server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -200,6 +225,14 @@ impl Config {
                 "operator.socket: {} is longer than {SOCKET_BYTES_MAX} bytes, the most that a socket's path may have",
                 socket.display()
             ));
+        }
+        for (name, value, most) in [
+            ("audit.checkpoint_records", file.audit.checkpoint_records, CHECKPOINT_RECORDS_MAX),
+            ("audit.checkpoint_seconds", file.audit.checkpoint_seconds, CHECKPOINT_SECONDS_MAX),
+        ] {
+            if !(1..=most).contains(&value) {
+                faults.push(format!("{name}: 1 to {most}"));
+            }
         }
         for (place, token) in file.tokens.iter().enumerate() {
             if file.tokens[..place].iter().any(|other| other.name == token.name) {

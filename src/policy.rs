@@ -31,8 +31,14 @@ pub enum Operation {
     ReadNode,
     /// Have a document signed.
     SignDocument,
-    /// Read and export the log.
+    /// Read, prove and export the log.
     ExportLog,
+    /// Put another key in the place of the audit key.
+    RotateAuditKey,
+    /// Sign another log's checkpoint.
+    Countersign,
+    /// Go on from a store that does not continue its anchor.
+    ReAnchor,
 }
 
 impl Operation {
@@ -53,6 +59,9 @@ impl Operation {
             Operation::ReadNode => "read-node",
             Operation::SignDocument => "sign-document",
             Operation::ExportLog => "export-log",
+            Operation::RotateAuditKey => "rotate-audit-key",
+            Operation::Countersign => "countersign-checkpoint",
+            Operation::ReAnchor => "re-anchor",
         }
     }
 }
@@ -124,6 +133,9 @@ const RULES: &[Rule] = &[
     signing("join-tokens-admit-one-node", Role::Joiner, Operation::JoinCluster, Reach::Own, TLS),
     rule("operators-read-nodes", Role::Operator, Operation::ReadNode, Reach::Any),
     rule("operators-export-the-log", Role::Operator, Operation::ExportLog, Reach::Any),
+    rule("operators-rotate-audit-keys", Role::Operator, Operation::RotateAuditKey, Reach::Any),
+    rule("operators-countersign", Role::Operator, Operation::Countersign, Reach::Any),
+    rule("operators-re-anchor", Role::Operator, Operation::ReAnchor, Reach::Any),
     rule("nodes-read-their-cluster", Role::Node, Operation::ReadCluster, Reach::Own),
     signing("nodes-sign-use-licenses", Role::Node, Operation::SignDocument, Reach::Own, UL),
 ];
@@ -199,6 +211,7 @@ impl Permit {
             KeyRole::Root | KeyRole::Ca | KeyRole::EnrollmentCa | KeyRole::EnrollmentService => {
                 Operation::FoundAuthority
             }
+            KeyRole::Audit if self.operation == Operation::RotateAuditKey => Operation::RotateAuditKey,
             KeyRole::Audit | KeyRole::TlsCa => Operation::FoundInstance,
             KeyRole::Probe => return Err(mixed_up(self.operation, key)),
         };

@@ -1,6 +1,7 @@
 //! One running instance: opens the store and the tokens, serves both listeners, and ends in good order.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::{File, TryLockError};
 use std::future::Future;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -10,16 +11,18 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
+use crate::audit::chain::Head;
 use crate::caller::Caller;
 use crate::config::{self, Config};
-use crate::custody::{self, Custody, Slot, Standing};
+use crate::custody::{self, Custody, Ledger, LogFiles, Pace, Slot, Standing};
 use crate::enrollment::cluster::Product;
 use crate::enrollment::instance;
 use crate::error::{Error, Reason, Result};
 use crate::grpc::Door;
 use crate::grpc::server::Services;
-use crate::policy::Operation;
+use crate::policy::{self, Asked, Operation};
 use crate::store::{Sqlite, Store};
 use crate::tls::{Authority, Identity};
 use crate::token::host::{HostProgram, HostToken};
@@ -150,12 +153,32 @@ async fn open(
             sku: config.file.enrollment.sku.clone(),
             version: config.file.enrollment.version.clone(),
         }),
-        audit_trust: read(config, config::AUDIT_TRUST.as_ref())?.into(),
     };
     let services = Services::new(&door)?;
+    // From here on what this run begins with is signed, or it does not begin.
+    custody.checkpoint().await?;
     services.set_serving(true).await;
     bound(&Bound { api, join, closed_intents });
-    run(&services, listeners, &identity, door.authority.certificate_pem(), stop).await
+    tokio::select! {
+        served = run(&services, listeners, &identity, door.authority.certificate_pem(), stop) => served,
+        never = keep_signed(custody, &services) => match never {},
+    }
+}
+
+/// Has the log signed at its pace, and says to health checks when it is not.
+async fn keep_signed(custody: &Custody, services: &Services) -> Infallible {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut serving = true;
+    loop {
+        every.tick().await;
+        custody.keep_signed().await;
+        let now = custody.require_signed().is_ok();
+        if now != serving {
+            serving = now;
+            services.set_serving(serving).await;
+        }
+    }
 }
 
 /// What an instance listens with.
@@ -285,12 +308,67 @@ pub async fn open_custody(config: &Config, create: bool) -> Result<Arc<Custody>>
     start_custody(config, create, in_process).await.map(|(custody, _)| custody)
 }
 
+/// A store that does not continue what was signed over it.
+pub struct Contradiction {
+    /// In which way.
+    pub why: Error,
+    /// The log, and how many records the store has of it.
+    pub log: Head,
+    /// The anchor: a signed note, if there is one.
+    pub anchor: Option<String>,
+}
+
+/// Looks whether the store of a data directory continues its anchor. Writes nothing.
+///
+/// # Errors
+/// Those of opening a store, and whatever no new anchor helps against.
+pub async fn contradiction(config: &Config) -> Result<Option<Contradiction>> {
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
+    let (files, log) = (log_files(config), store.head());
+    let checked = files.check(store.as_ref()).await;
+    store.close().await;
+    let why = match checked {
+        Ok(()) => return Ok(None),
+        Err(why) => why,
+    };
+    let own = files.read_trust()?.is_some_and(|trust| trust.log() == log.log);
+    let helps = [Reason::StoreRewound, Reason::StoreForked, Reason::LogMissing, Reason::AnchorInvalid];
+    if !own || !helps.contains(&why.reason()) {
+        return Err(why);
+    }
+    let anchor = files.read_anchor().ok().flatten().map(|note| note.to_string());
+    Ok(Some(Contradiction { why, log, anchor }))
+}
+
+/// Has a person decide that the log goes on from the store as it is; gives the new anchor.
+///
+/// # Errors
+/// As [`open_custody`]; those of signing the log.
+pub async fn re_anchor(config: &Config, caller: &Caller, given_up: Contradiction) -> Result<String> {
+    let asked = Asked { operation: Operation::ReAnchor, cluster: None, signs: None };
+    let permit = policy::permit(caller, &asked)?;
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
+    let (custody, _) = begin(config, store, in_process).await?;
+    let done = custody.re_anchor(permit, &given_up.why, given_up.anchor.unwrap_or_default()).await;
+    custody.stop().await;
+    done.map(|note| note.to_string())
+}
+
 /// How a configured token is opened and logged in to.
 type OpenToken = fn(&Config, &config::Token) -> Result<Arc<dyn Token>>;
 
 /// Opens store and tokens and begins a run; gives the number of intents that were left open before.
 async fn start_custody(config: &Config, create: bool, open: OpenToken) -> Result<(Arc<Custody>, usize)> {
     let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), create).await?);
+    if let Err(fault) = log_files(config).check(store.as_ref()).await {
+        store.close().await;
+        return Err(fault);
+    }
+    begin(config, store, open).await
+}
+
+/// Opens the tokens and begins a run on a store.
+async fn begin(config: &Config, store: Arc<dyn Store>, open: OpenToken) -> Result<(Arc<Custody>, usize)> {
     let tokens = match open_tokens(config, &store, open).await {
         Ok(tokens) => tokens,
         Err(fault) => {
@@ -298,9 +376,18 @@ async fn start_custody(config: &Config, create: bool, open: OpenToken) -> Result
             return Err(fault);
         }
     };
-    let custody = Arc::new(Custody::new(store, tokens));
+    let pace = Pace {
+        records: config.file.audit.checkpoint_records,
+        time: Duration::from_secs(config.file.audit.checkpoint_seconds),
+    };
+    let custody = Arc::new(Custody::new(store, tokens, Ledger::open(log_files(config), pace)?));
     let closed_intents = custody.start(env!("CARGO_PKG_VERSION")).await?;
     Ok((custody, closed_intents))
+}
+
+/// What stands beside the store.
+fn log_files(config: &Config) -> LogFiles {
+    LogFiles { trust: config.path(config::AUDIT_TRUST.as_ref()), anchor: config.path(&config.file.audit.anchor) }
 }
 
 /// Opens every configured token. The first that cannot be opened ends the start.

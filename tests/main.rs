@@ -1,5 +1,6 @@
 //! The integration tests, in one binary.
 
+mod anchor;
 mod cli;
 mod custody_faults;
 mod enrollment;
@@ -7,6 +8,7 @@ mod faults;
 mod kit;
 mod licensing;
 mod merkle;
+mod proofs;
 mod store_contract;
 mod tidy;
 mod token_contract;

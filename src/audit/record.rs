@@ -106,6 +106,21 @@ pub enum Event {
         /// SHA-256 of the object's stored bytes, hexadecimal.
         sha256: String,
     },
+    /// The log goes on from a store that does not continue what was signed before it, because a person said so.
+    ReAnchored {
+        /// Who said so.
+        caller: CallerNote,
+        /// The rule that allows it.
+        rule: String,
+        /// Who agreed, in words.
+        agreed: String,
+        /// What was wrong: the closed reason.
+        reason: String,
+        /// The same in words, with what is lost.
+        message: String,
+        /// The anchor that is given up, a signed checkpoint; empty if there was none to read.
+        anchor: String,
+    },
     /// A token's PIN was refused and is latched, or a token is quarantined, or a person cleared that.
     TokenState {
         /// The device: label and serial.

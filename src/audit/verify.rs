@@ -126,6 +126,7 @@ pub fn event_type(event: &Event) -> &'static str {
         Event::Enrollment { .. } => "enrollment",
         Event::Performed { .. } => "performed",
         Event::Changed { .. } => "changed",
+        Event::ReAnchored { .. } => "re-anchored",
         Event::TokenState { .. } => "token-state",
     }
 }

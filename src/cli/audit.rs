@@ -10,7 +10,7 @@ use crate::audit::checkpoint::Checkpoint;
 use crate::audit::note::Note;
 use crate::audit::trust::Trust;
 use crate::audit::verify::{self, Report};
-use crate::cli::{Global, connect, output, runtime};
+use crate::cli::{Global, anchor, connect, output, prove, runtime};
 use crate::error::{Error, Reason, Result};
 use crate::grpc::client::failed;
 use crate::grpc::v1;
@@ -35,6 +35,26 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE")]
         trust: Option<PathBuf>,
     },
+    /// Write a proof that a record is in the log, or that the log continues an earlier checkpoint
+    Prove(prove::Args),
+    /// Check such a proof, offline: exit 0 if it holds, 1 if not, 3 if something cannot be read
+    VerifyProof(prove::VerifyArgs),
+    /// Write the signed checkpoint of the log as it ends now
+    Checkpoint {
+        /// The file to make
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Sign another instance's checkpoint with this instance's audit key, if it continues the one signed before
+    Countersign(prove::CountersignArgs),
+    /// Put a new key, made in the token, in the place of the audit key; both sign the change
+    RotateKey,
+    /// Go on from a store that is older than its anchor, or another: shows what is lost. The service must be stopped
+    ReAnchor {
+        /// The words that this command shows when it is run without them
+        #[arg(long, value_name = "WORDS")]
+        confirm: Option<String>,
+    },
 }
 
 pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
@@ -47,6 +67,12 @@ pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
             let beside = checkpoint.unwrap_or_else(|| file.with_file_name(CHECKPOINT));
             Ok(verify(&file, &beside, trust.as_deref(), global))
         }
+        Command::Prove(args) => prove::run(&args, global),
+        Command::VerifyProof(args) => Ok(prove::verify(&args, global)),
+        Command::Checkpoint { out } => runtime()?.block_on(prove::checkpoint_of_service(&out, global)).map(|()| 0),
+        Command::Countersign(args) => runtime()?.block_on(prove::countersign(&args, global)).map(|()| 0),
+        Command::RotateKey => runtime()?.block_on(prove::rotate_key(global)).map(|()| 0),
+        Command::ReAnchor { confirm } => anchor::re_anchor(confirm.as_deref(), global),
     }
 }
 

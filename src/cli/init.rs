@@ -11,7 +11,7 @@ use crate::caller::Caller;
 use crate::cli::output::{self, write_new};
 use crate::cli::{Global, stop_signal};
 use crate::clock;
-use crate::config::{self, Api, Config, Enrollment, File, Join, Operator, PinSource, Store, Tls};
+use crate::config::{self, Api, Audit, Config, Enrollment, File, Join, Operator, PinSource, Store, Tls};
 use crate::custody::Custody;
 use crate::enrollment::instance;
 use crate::error::{Error, Reason, Result};
@@ -53,6 +53,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
             "pins": token.pin.file.parent(),
             "tls_authority": file.tls.authority,
             "audit_trust": config::AUDIT_TRUST,
+            "audit_anchor": file.audit.anchor,
         });
         output::object(global.output, &shown);
         return Ok(0);
@@ -64,6 +65,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
     println!("  PINs           {} and pins/{}.so, random, readable by you alone", token.pin.file.display(), token.name);
     println!("  TLS authority  {}, its key in the token", file.tls.authority.display());
     println!("  log            {}: give it to whoever is to verify exports", config::AUDIT_TRUST);
+    println!("  anchor         {}: set audit.anchor to a file on another disk", file.audit.anchor.display());
     println!("next: keyward serve {directory}");
     Ok(0)
 }
@@ -93,6 +95,7 @@ fn plan(args: &Args) -> File {
         store: Store { sqlite: "keyward.db".into() },
         join: Join { listen: args.join_listen.clone() },
         enrollment: Enrollment::default(),
+        audit: Audit::default(),
         tls: Tls { authority: "tls/authority.pem".into() },
         tokens: vec![config::Token {
             name: "main".into(),

@@ -19,6 +19,7 @@ macro_rules! eprintln {
     ($($words:tt)*) => { $crate::cli::output::tell(format_args!("{}\n", format_args!($($words)*))) };
 }
 
+mod anchor;
 mod audit;
 mod authority;
 mod bench;
@@ -33,6 +34,7 @@ mod license;
 mod node;
 mod output;
 mod probe;
+mod prove;
 mod serve;
 mod show;
 mod token;

@@ -157,6 +157,11 @@ impl Drop for NewFile<'_> {
     }
 }
 
+/// Reads a text file.
+pub(super) fn read(path: &Path, hint: &str) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|fault| unreadable(path, &fault, hint))
+}
+
 /// Why a file cannot be read, and what to do.
 pub(super) fn unreadable(path: &Path, fault: &std::io::Error, hint: &str) -> Error {
     Error::new(Reason::InvalidArgument, format!("{} cannot be read: {fault}", path.display())).hint(hint)

@@ -1,38 +1,321 @@
-//! Signed statements of where the log ends and which key signs for it.
+//! Signed statements of where the log ends and which key signs for it: when they are made, what is checked before, and
+//! what no longer happens while they cannot be made.
 
-use std::time::Instant;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use crate::audit::chain::Head;
-use crate::audit::checkpoint::{self, Checkpoint};
-use crate::audit::merkle::TreeHash;
+use crate::audit::chain::{ChainHash, Head};
+use crate::audit::checkpoint::{self, Checkpoint, OtherHead};
+use crate::audit::merkle::{Frontier, TreeHash, consistency_path};
 use crate::audit::note::{Note, VerifierKey};
+use crate::audit::record::Event;
 use crate::audit::trust::Trust;
-use crate::custody::Custody;
-use crate::error::Result;
+use crate::custody::anchor::LogFiles;
+use crate::custody::{Custody, DEADLINE_S, Held, KeyRecord, performed};
+use crate::error::{Error, Reason, Result};
+use crate::key::KeyState;
+use crate::policy::Permit;
+use crate::store::{Batch, Kind, Write, ask};
 
-/// Resource name of the key that signs checkpoints.
+/// Resource name of the key that signs checkpoints; later ones have a number behind it.
 pub const AUDIT_KEY: &str = "keys/audit";
+/// How many times the pace of checkpoints records may stand unsigned, before nothing more is signed with other keys.
+const OVERDUE: u32 = 10;
+/// Records that one read takes while they are checked.
+const PAGE_RECORDS: u64 = 1000;
+/// Most audit keys that are looked through: those of the history, and some that were made and never used.
+const KEYS_MAX: u32 = 200;
+
+/// How often checkpoints are made while the log grows.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// After so many records.
+    pub records: u64,
+    /// After so much time, if fewer came.
+    pub time: Duration,
+}
+
+/// What an instance knows of its signed log.
+pub struct Ledger {
+    pub(super) files: LogFiles,
+    pace: Pace,
+    trust: RwLock<Option<Trust>>,
+    /// The last checkpoint. Held while the next one is made.
+    last: tokio::sync::Mutex<Option<Signed>>,
+    progress: RwLock<Progress>,
+}
+
+/// How far the log is signed.
+#[derive(Default)]
+struct Progress {
+    signed: u64,
+    /// Since when there are records behind that.
+    unsigned_since: Option<Instant>,
+    /// Why nothing may be signed with other keys, if so.
+    halted: Option<Error>,
+}
+
+/// A checkpoint of this log and the tree that it was signed over.
+struct Signed {
+    checkpoint: Checkpoint,
+    tree: Frontier,
+    note: Note,
+}
+
+impl Ledger {
+    /// Reads the history of audit keys, if the instance has one yet.
+    ///
+    /// # Errors
+    /// As [`LogFiles::read_trust`].
+    pub fn open(files: LogFiles, pace: Pace) -> Result<Self> {
+        let trust = RwLock::new(files.read_trust()?);
+        Ok(Ledger { files, pace, trust, last: tokio::sync::Mutex::default(), progress: RwLock::default() })
+    }
+
+    fn progress<T>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
+        change(&mut self.progress.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 impl Custody {
-    /// Signs a checkpoint over a log that ends at `head` and whose tree has this root.
+    /// The history of this log's audit keys.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` if this instance has none yet.
+    pub fn trust(&self) -> Result<Trust> {
+        let trust = self.ledger.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
+        trust.ok_or_else(|| {
+            Error::new(Reason::ConfigInvalid, "this instance has no audit key: it was never founded whole")
+        })
+    }
+
+    /// Begins the history of audit keys: its first entry, which verifiers are given beforehand.
     ///
     /// # Errors
     /// The token's; `NOT_FOUND` if the instance has no audit key.
-    pub async fn checkpoint(&self, head: &Head, root: TreeHash, deadline: Instant) -> Result<Note> {
-        let checkpoint =
-            Checkpoint { log: head.log.clone(), size: head.size, root, chain: head.chain, others: Vec::new() };
-        let key = self.key(AUDIT_KEY).await?;
-        self.sign_note(&key, checkpoint.note()?, deadline).await
-    }
-
-    /// The first entry of the log's history of audit keys: what verifiers are given beforehand.
-    ///
-    /// # Errors
-    /// As [`Custody::checkpoint`].
-    pub async fn trust(&self, deadline: Instant) -> Result<Note> {
+    pub async fn begin_trust(&self, deadline: Instant) -> Result<Trust> {
         let key = self.key(AUDIT_KEY).await?;
         let log = self.store.head().log;
         let verifier = VerifierKey::new(&checkpoint::origin(&log), &key.record.public)?;
-        self.sign_note(&key, Trust::first(&log, 0, &verifier)?, deadline).await
+        let trust: Trust =
+            self.sign_note(&key, Trust::first(&log, 0, &verifier)?, deadline).await?.to_string().parse()?;
+        self.set_trust(trust.clone());
+        Ok(trust)
+    }
+
+    pub(super) fn set_trust(&self, trust: Trust) {
+        *self.ledger.trust.write().unwrap_or_else(PoisonError::into_inner) = Some(trust);
+    }
+
+    /// The key that signs checkpoints now.
+    pub(super) async fn audit_key(&self) -> Result<Arc<Held>> {
+        let public = self.trust()?.key().public_key();
+        for object in self.store.list(Kind::Key, AUDIT_KEY, "", KEYS_MAX).await? {
+            let key = self.key(&object.name).await?;
+            if key.record.public == public {
+                return Ok(key);
+            }
+        }
+        Err(Error::new(Reason::KeyMissing, "the store has no record of the audit key that audit.trust names last"))
+    }
+
+    /// The checkpoint over the log as it ends now: the last one while the log has not grown since. A new one is signed
+    /// only over records that were read back and lead from what was signed last to this end; it is kept in the store and
+    /// in the anchor before anybody sees it.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN` if the stored records are not those that the tree was made of, or do not continue the last
+    /// checkpoint: from then on nothing is signed. The token's; those of the store and of the anchor's file.
+    pub async fn checkpoint(&self) -> Result<Note> {
+        let mut last = self.ledger.last.lock().await;
+        if last.is_none() {
+            *last = self.last_signed().await?;
+        }
+        self.sign_end(&mut last).await
+    }
+
+    /// A checkpoint over at least `size` records: the last one, if it is.
+    pub(super) async fn checkpoint_of(&self, size: u64) -> Result<Note> {
+        let mut last = self.ledger.last.lock().await;
+        if last.is_none() {
+            *last = self.last_signed().await?;
+        }
+        match last.as_ref().filter(|signed| signed.checkpoint.size >= size) {
+            Some(signed) => Ok(signed.note.clone()),
+            None => self.sign_end(&mut last).await,
+        }
+    }
+
+    /// Goes on from the store as it is, though it does not continue what was signed before: records what is given up and
+    /// who said so, and signs the whole log anew.
+    ///
+    /// # Errors
+    /// As [`Custody::checkpoint`].
+    pub async fn re_anchor(&self, permit: Permit, why: &Error, anchor: String) -> Result<Note> {
+        let mut last = self.ledger.last.lock().await;
+        let event = Event::ReAnchored {
+            caller: permit.caller().note(),
+            rule: permit.rule().to_owned(),
+            agreed: "one local operator; nobody else was asked".to_owned(),
+            reason: why.reason().code().to_owned(),
+            message: why.message().to_owned(),
+            anchor,
+        };
+        self.store.commit(Batch::event(event)).await?;
+        *last = None;
+        self.sign_end(&mut last).await
+    }
+
+    async fn sign_end(&self, last: &mut Option<Signed>) -> Result<Note> {
+        let (head, tree) = self.store.tree();
+        if let Some(signed) = last.as_ref().filter(|signed| signed.tree == tree) {
+            return Ok(signed.note.clone());
+        }
+        let checkpoint = match self.check_records(last.as_ref(), &head, &tree).await {
+            Err(fault) if fault.reason() == Reason::RecordBroken => {
+                tracing::error!(?fault, "the log does not hold; nothing more is signed");
+                self.ledger.progress(|progress| progress.halted = Some(fault.clone()));
+                return Err(fault);
+            }
+            checked => checked?,
+        };
+        let deadline = Instant::now() + Duration::from_secs(DEADLINE_S);
+        let key = self.audit_key().await?;
+        let note = self.sign_note(&key, checkpoint.note()?, deadline).await?;
+        self.publish(&note).await?;
+        self.ledger.progress(|progress| {
+            progress.signed = checkpoint.size;
+            progress.unsigned_since = None;
+        });
+        *last = Some(Signed { checkpoint, tree, note: note.clone() });
+        Ok(note)
+    }
+
+    /// Hands the log over to a new audit key: the old one signs the end of what it answers for, both sign the new entry of
+    /// the history, the new one signs what comes after. Gives the history.
+    ///
+    /// # Errors
+    /// The token's; those of the store and of the files.
+    pub async fn hand_over(&self, permit: Permit, to: &str) -> Result<Trust> {
+        let mut last = self.ledger.last.lock().await;
+        if last.is_none() {
+            *last = self.last_signed().await?;
+        }
+        let signed: Checkpoint = self.sign_end(&mut last).await?.text().parse()?;
+        let (old, new, mut trust) = (self.audit_key().await?, self.key(to).await?, self.trust()?);
+        let verifier = VerifierKey::new(&checkpoint::origin(&signed.log), &new.record.public)?;
+        let mut entry = trust.hand_over(signed.size, &verifier)?;
+        for key in [&old, &new] {
+            entry = self.sign_note(key, entry, Instant::now() + Duration::from_secs(DEADLINE_S)).await?;
+        }
+        trust.add(entry)?;
+        // From here on the new key signs, whatever else goes wrong.
+        self.ledger.files.write_trust(&trust)?;
+        self.set_trust(trust.clone());
+        let archived = KeyRecord { state: KeyState::Archived, ..old.record.clone() };
+        let writes = vec![Write::new(Kind::Key, &old.record.name, old.version, &archived)?];
+        self.store.commit(Batch { writes, events: vec![performed(permit, to)] }).await?;
+        self.sign_end(&mut last).await?;
+        Ok(trust)
+    }
+
+    /// A name for the next audit key, and the token of the present one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn next_audit_key(&self) -> Result<(String, String)> {
+        let token = self.audit_key().await?.record.token.clone();
+        let count = self.store.list(Kind::Key, AUDIT_KEY, "", KEYS_MAX).await?.len();
+        Ok((format!("{AUDIT_KEY}-{}", count + 1), token))
+    }
+
+    /// Keeps a signed checkpoint in the store and outside of it.
+    async fn publish(&self, note: &Note) -> Result<()> {
+        self.store.keep_checkpoint(&note.to_string()).await?;
+        let (files, note) = (self.ledger.files.clone(), note.clone());
+        let written = tokio::task::spawn_blocking(move || files.write_anchor(&note)).await;
+        written.map_err(|fault| Error::new(Reason::Internal, "the anchor was not written").detail(fault))?
+    }
+
+    /// The checkpoint that was kept last, with the tree that the store has there.
+    async fn last_signed(&self) -> Result<Option<Signed>> {
+        let Some(text) = self.store.last_checkpoint().await? else { return Ok(None) };
+        let note: Note = text.parse()?;
+        let checkpoint = self.trust()?.checkpoint(&note)?;
+        let tree = ask(self.store.as_ref(), |tree| Frontier::of(checkpoint.size, tree)).await?;
+        self.ledger.progress(|progress| progress.signed = checkpoint.size);
+        Ok(Some(Signed { checkpoint, tree, note }))
+    }
+
+    /// Reads the records behind the last checkpoint back and requires that they lead from its tree to this end. Gives
+    /// the checkpoint to be signed.
+    async fn check_records(&self, last: Option<&Signed>, head: &Head, tree: &Frontier) -> Result<Checkpoint> {
+        let broken = |words: &str| Err(Error::new(Reason::RecordBroken, format!("before a checkpoint: {words}")));
+        let mut at = last.map(|signed| signed.tree.clone()).unwrap_or_default();
+        if last.is_some_and(|signed| signed.tree.root() != signed.checkpoint.root) {
+            return broken("the stored tree is not the one that was signed last");
+        }
+        let mut chain = last.map_or(ChainHash::ZERO, |signed| signed.checkpoint.chain);
+        while at.size() < head.size {
+            let count = (head.size - at.size()).min(PAGE_RECORDS);
+            for record in self.records(at.size(), u32::try_from(count).unwrap_or(u32::MAX)).await? {
+                at.append(TreeHash::leaf(&record), |_, _, _| {});
+                chain = ChainHash::of(&record);
+            }
+        }
+        if at != *tree || chain != head.chain {
+            return broken("the stored records are not those that were committed");
+        }
+        let heads = self.store.heads().await?;
+        let others = heads.into_iter().filter(|other| other.log != head.log);
+        let others = others.map(|Head { log, size, chain, .. }| OtherHead { log, size, chain }).collect();
+        let now = Checkpoint { log: head.log.clone(), size: head.size, root: tree.root(), chain, others };
+        if let Some(Signed { checkpoint, .. }) = last {
+            let path = ask(self.store.as_ref(), |source| consistency_path(checkpoint.size, now.size, source)).await?;
+            if let Err(fault) = now.continues(checkpoint, &path) {
+                return broken(fault.message());
+            }
+        }
+        Ok(now)
+    }
+
+    /// Makes a checkpoint if one is due, and sees to it that nothing is signed with other keys while records stand
+    /// unsigned for too long. To be called every second or so.
+    pub async fn keep_signed(&self) {
+        let Pace { records, time } = self.ledger.pace;
+        let size = self.store.head().size;
+        let (unsigned, since) = self.ledger.progress(|progress| {
+            let unsigned = size.saturating_sub(progress.signed);
+            let since = (unsigned > 0).then(|| *progress.unsigned_since.get_or_insert_with(Instant::now));
+            (unsigned, since.map(|since| since.elapsed()).unwrap_or_default())
+        });
+        if unsigned < records && since < time {
+            return;
+        }
+        match self.checkpoint().await {
+            Ok(_) => self.ledger.progress(|progress| {
+                let overdue = |fault: &Error| fault.reason() == Reason::CheckpointOverdue;
+                progress.halted = progress.halted.take().filter(|fault| !overdue(fault));
+            }),
+            Err(fault) => {
+                tracing::error!(?fault, unsigned, "no checkpoint could be made");
+                if unsigned >= records * u64::from(OVERDUE) || since >= time * OVERDUE {
+                    let words = format!("{unsigned} records stand unsigned: {fault}");
+                    let overdue = Error::new(Reason::CheckpointOverdue, words)
+                        .hint(fault.next_step().unwrap_or("find out why the log cannot be signed").to_owned());
+                    self.ledger.progress(|progress| {
+                        progress.halted.get_or_insert(overdue);
+                    });
+                }
+            }
+        }
+    }
+
+    /// Whether acts with keys may be done, as far as the log is concerned.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN` once a check of the log failed, `CHECKPOINT_OVERDUE` while too much stands unsigned.
+    pub fn require_signed(&self) -> Result<()> {
+        self.ledger.progress(|progress| progress.halted.clone()).map_or(Ok(()), Err)
     }
 }

@@ -16,16 +16,20 @@ use crate::store::{Batch, Kind, Store, Write};
 use crate::token::lane::{Lane, LaneError};
 use crate::token::{Class, Description, Failure, Token};
 
+mod anchor;
 mod checkpoint;
+mod countersign;
 pub mod faultpoint;
 mod generate;
 mod proof;
+mod prove;
 mod read;
 mod record;
 mod sign;
 mod start;
 
-pub use checkpoint::AUDIT_KEY;
+pub use anchor::LogFiles;
+pub use checkpoint::{AUDIT_KEY, Ledger, Pace};
 pub use generate::Making;
 use proof::Failed;
 pub use proof::{Intent, Recorded, Verified};
@@ -37,6 +41,7 @@ pub use sign::Signing;
 pub struct Custody {
     store: Arc<dyn Store>,
     tokens: BTreeMap<String, Slot>,
+    ledger: Ledger,
     held: RwLock<HashMap<String, Arc<Held>>>,
     /// Held for reading by each act under way; true once no more may begin.
     stopping: Arc<tokio::sync::RwLock<bool>>,
@@ -75,10 +80,10 @@ pub struct Held {
 }
 
 impl Custody {
-    /// Takes over the store and the open tokens, by their names in the configuration.
+    /// Takes over the store, the open tokens by their names in the configuration, and what is known of the signed log.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, tokens: BTreeMap<String, Slot>) -> Self {
-        Custody { store, tokens, held: RwLock::default(), stopping: Arc::default() }
+    pub fn new(store: Arc<dyn Store>, tokens: BTreeMap<String, Slot>, ledger: Ledger) -> Self {
+        Custody { store, tokens, ledger, held: RwLock::default(), stopping: Arc::default() }
     }
 
     /// The store, for the rooms that keep records of their own.
@@ -138,6 +143,9 @@ impl Custody {
             }
             if let Err(refusal) = proof::check_clock(custody.store.as_ref()) {
                 return Err(custody.refuse(permit.caller(), permit.operation(), "clock", refusal).await);
+            }
+            if let Err(refusal) = custody.require_signed() {
+                return Err(custody.refuse(permit.caller(), permit.operation(), "log", refusal).await);
             }
             let act_name = note.name();
             let intent = Intent::open(custody.store.as_ref(), permit, note).await?;

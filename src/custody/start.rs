@@ -38,18 +38,22 @@ impl Custody {
         Ok(open.len())
     }
 
-    /// Ends this run: no more acts, tokens closed, the log closed, the store closed.
+    /// Ends this run: no more acts, the log closed and signed, tokens closed, the store closed.
     pub async fn stop(self: &Arc<Self>) {
         // Waits for every act under way, with or without its caller; none begins after this.
         *self.stopping.write().await = true;
+        if let Err(fault) = self.store.commit(Batch::event(Event::LogClosed {})).await {
+            tracing::error!(?fault, "the end of this run cannot be recorded");
+        } else if self.trust().is_ok()
+            && let Err(fault) = self.checkpoint().await
+        {
+            tracing::error!(?fault, "the end of this run cannot be signed");
+        }
         let custody = Arc::clone(self);
         // Closing a lane waits for its threads.
         let closed = tokio::task::spawn_blocking(move || custody.tokens.values().for_each(|slot| slot.lane.close()));
         if closed.await.is_err() {
             tracing::error!("a token did not close cleanly");
-        }
-        if let Err(fault) = self.store.commit(Batch::event(Event::LogClosed {})).await {
-            tracing::error!(?fault, "the end of this run cannot be recorded");
         }
         self.store.close().await;
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::audit::trust::Trust;
 use crate::caller::Caller;
 use crate::custody::{AUDIT_KEY, Custody, Making};
 use crate::error::Result;
@@ -38,8 +39,22 @@ pub async fn found(custody: &Arc<Custody>, caller: &Caller) -> Result<Founded> {
     let key = custody.key(TLS_KEY).await?;
     let unsigned = Authority::found("Keyward TLS authority", &key.record.public)?;
     let issued = sign(custody, caller, Operation::FoundInstance, "Keyward TLS authority", unsigned).await?;
-    let audit_trust = custody.trust(Instant::now() + ACT).await?.to_string();
+    let audit_trust = custody.begin_trust(Instant::now() + ACT).await?.to_string();
     Ok(Founded { tls_authority_pem: issued.certificate_pem, audit_trust })
+}
+
+/// Puts a new key, made in the same token, in the place of the audit key. Gives its name and the history of audit keys.
+///
+/// # Errors
+/// `PERMISSION_DENIED`; those of custody. A key that was made before something failed is recorded and not used.
+pub async fn rotate_audit_key(custody: &Arc<Custody>, caller: &Caller) -> Result<(String, Trust)> {
+    let asked = Asked { operation: Operation::RotateAuditKey, cluster: None, signs: None };
+    let permit = policy::permit(caller, &asked)?;
+    let (name, token) = custody.next_audit_key().await?;
+    let making = Making { name: name.clone(), role: KeyRole::Audit, mode: Mode::Two, token, beside: Vec::new() };
+    custody.generate(permit, making, Instant::now() + ACT).await?.answer();
+    let trust = custody.hand_over(policy::permit(caller, &asked)?, &name).await?;
+    Ok((name, trust))
 }
 
 /// Has a certificate signed by the TLS authority's key.

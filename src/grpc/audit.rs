@@ -1,7 +1,6 @@
 //! The service `Audit`.
 
 use std::pin::Pin;
-use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -9,8 +8,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::audit::chain::Head;
+use crate::audit::checkpoint::Checkpoint;
 use crate::audit::merkle::{Frontier, TreeHash};
-use crate::custody::DEADLINE_S;
+use crate::audit::note::Note;
 use crate::error::{Error, Reason, Result};
 use crate::grpc::{Door, status, v1};
 use crate::policy::{Asked, Operation, permit};
@@ -32,26 +32,73 @@ impl v1::audit_server::Audit for Door {
             Ok(permit) => permit,
             Err(refusal) => return Err(self.refused(&caller, Operation::ExportLog, "log", refusal).await),
         };
-        let head = self.custody.export(permit).await.map_err(status::status)?;
+        self.custody.export(permit).await.map_err(status::status)?;
+        let checkpoint = self.custody.checkpoint().await.map_err(status::status)?;
         let (send, receive) = mpsc::channel(4);
         let door = self.clone();
         tokio::spawn(async move {
-            let sent = door.export(&head, &send).await;
+            let sent = door.export(&checkpoint, &send).await;
             if let Err(fault) = sent {
                 let _ = send.send(Err(status::status(fault))).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
+
+    async fn get_checkpoint(
+        &self,
+        request: Request<v1::GetCheckpointRequest>,
+    ) -> Result<Response<v1::Checkpoint>, Status> {
+        let caller = self.caller(&request).await?;
+        let done = self.signed_end(&caller).await;
+        self.answer(&caller, Operation::ExportLog, "log", done).await
+    }
+
+    async fn prove_entry(
+        &self,
+        request: Request<v1::ProveEntryRequest>,
+    ) -> Result<Response<v1::ProveEntryResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let done = self.proof_of_entry(&caller, &request.get_ref().name).await;
+        self.answer(&caller, Operation::ExportLog, "log", done).await
+    }
+
+    async fn prove_consistency(
+        &self,
+        request: Request<v1::ProveConsistencyRequest>,
+    ) -> Result<Response<v1::ProveConsistencyResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let done = self.proof_of_consistency(&caller, request.get_ref().old_size).await;
+        self.answer(&caller, Operation::ExportLog, "log", done).await
+    }
+
+    async fn rotate_audit_key(
+        &self,
+        request: Request<v1::RotateAuditKeyRequest>,
+    ) -> Result<Response<v1::RotateAuditKeyResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let done = self.rotate(&caller).await;
+        self.answer(&caller, Operation::RotateAuditKey, "audit key", done).await
+    }
+
+    async fn countersign_checkpoint(
+        &self,
+        request: Request<v1::CountersignCheckpointRequest>,
+    ) -> Result<Response<v1::Checkpoint>, Status> {
+        let caller = self.caller(&request).await?;
+        let done = self.countersigned(&caller, request.get_ref()).await;
+        self.answer(&caller, Operation::Countersign, "checkpoint", done).await
+    }
 }
 
 impl Door {
-    /// Sends the records up to a head, and a checkpoint over just what was sent.
-    async fn export(&self, head: &Head, send: &mpsc::Sender<Result<v1::ExportLogResponse, Status>>) -> Result<()> {
+    /// Sends the records that a checkpoint was signed over, and the checkpoint.
+    async fn export(&self, note: &Note, send: &mpsc::Sender<Result<v1::ExportLogResponse, Status>>) -> Result<()> {
+        let signed: Checkpoint = note.text().parse()?;
         let mut frontier = Frontier::default();
-        let mut at = Head::empty(head.log.clone());
-        while at.size < head.size {
-            let count = u32::try_from(head.size - at.size).unwrap_or(u32::MAX).min(EXPORT_RECORDS);
+        let mut at = Head::empty(signed.log.clone());
+        while at.size < signed.size {
+            let count = u32::try_from(signed.size - at.size).unwrap_or(u32::MAX).min(EXPORT_RECORDS);
             let records = self.custody.records(at.size, count).await?;
             for record in &records {
                 at.follow(record)?;
@@ -61,12 +108,10 @@ impl Door {
                 return Ok(());
             }
         }
-        if at != *head {
-            return Err(Error::new(Reason::RecordBroken, "the stored records do not lead to the log's head"));
+        if (at.chain, frontier.root()) != (signed.chain, signed.root) {
+            return Err(Error::new(Reason::RecordBroken, "the stored records do not lead to the log's checkpoint"));
         }
-        let deadline = Instant::now() + Duration::from_secs(DEADLINE_S);
-        let checkpoint = self.custody.checkpoint(head, frontier.root(), deadline).await?.to_string();
-        let trust = self.audit_trust.to_string();
+        let (checkpoint, trust) = (note.to_string(), self.custody.trust()?.to_string());
         let _ = send.send(Ok(v1::ExportLogResponse { records: Vec::new(), checkpoint, trust })).await;
         Ok(())
     }

@@ -19,6 +19,7 @@ mod incoming;
 mod keys;
 mod licensing;
 mod nodes;
+mod proofs;
 pub mod server;
 pub mod status;
 
@@ -50,8 +51,6 @@ pub struct Door {
     pub join_endpoint: Arc<str>,
     /// What clusters are enrolled as.
     pub product: Arc<Product>,
-    /// The history of the log's audit keys, as exports carry it.
-    pub audit_trust: Arc<str>,
 }
 
 /// When the caller stops waiting: what its `grpc-timeout` says, or ten seconds from now if that is sooner.

@@ -36,6 +36,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::PinLatched
         | Reason::StoreUnavailable
         | Reason::StoreClosed
+        | Reason::CheckpointOverdue
         | Reason::ClockBehind
         | Reason::PeerUnreachable => Code::Unavailable,
         Reason::InvalidArgument
@@ -61,6 +62,10 @@ pub fn code(reason: Reason) -> Code {
         | Reason::TokenAmbiguous
         | Reason::PinSource
         | Reason::SchemaNewer
+        | Reason::StoreRewound
+        | Reason::StoreForked
+        | Reason::LogMissing
+        | Reason::AnchorInvalid
         | Reason::RecordBroken
         | Reason::PeerRefused
         | Reason::Internal => Code::Internal,

@@ -2,3 +2,4 @@
 
 #[path = "../kit/mod.rs"]
 mod kit;
+mod log;

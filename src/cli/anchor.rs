@@ -1,0 +1,69 @@
+//! `keyward audit re-anchor`: a person decides that the log goes on from a store that does not continue its anchor.
+
+use serde_json::json;
+
+use crate::caller::Caller;
+use crate::cli::{Global, output, runtime};
+use crate::config::Config;
+use crate::error::{Error, Reason, Result};
+use crate::serve::{self, Contradiction, Lock};
+
+/// Shows what would be given up; does it if `confirm` repeats the words shown.
+pub(super) fn re_anchor(confirm: Option<&str>, global: &Global) -> Result<u8> {
+    let config = Config::load(&global.data)?;
+    let _lock = Lock::take(&config.directory)?;
+    serve::prepare_modules(&config)?;
+    let runtime = runtime()?;
+    let Some(found) = runtime.block_on(serve::contradiction(&config))? else {
+        return Err(Error::new(Reason::InvalidArgument, "the store continues its anchor: there is nothing to give up")
+            .hint("start the service"));
+    };
+    let words = format!("re-anchor log {} at {}", found.log.log, found.log.size);
+    show(&found, &words, confirm.is_some(), global);
+    match confirm {
+        None => return Ok(0),
+        Some(confirm) if confirm == words => {}
+        Some(_) => {
+            return Err(Error::new(
+                Reason::InvalidArgument,
+                "these are not the words that were shown; nothing was done",
+            )
+            .hint(format!("--confirm \"{words}\"")));
+        }
+    }
+    let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
+    let anchor = runtime.block_on(serve::re_anchor(&config, &caller, found))?;
+    if global.output == output::Format::Json {
+        output::object(global.output, &json!({ "anchor": anchor }));
+    } else {
+        println!("the log goes on, and says who decided it; the new anchor is {}", config.file.audit.anchor.display());
+        println!("next: tell whoever holds older checkpoints, then: keyward serve {}", config.directory.display());
+    }
+    Ok(0)
+}
+
+fn show(found: &Contradiction, words: &str, confirmed: bool, global: &Global) {
+    let Contradiction { why, log, anchor } = found;
+    if global.output == output::Format::Json {
+        if !confirmed {
+            let shown = json!({
+                "reason": why.reason().code(),
+                "message": why.message(),
+                "log": log.log,
+                "records": log.size,
+                "anchor": anchor,
+                "confirm": words,
+            });
+            output::object(global.output, &shown);
+        }
+        return;
+    }
+    println!("log      {}", log.log);
+    println!("store    {} records", log.size);
+    println!("fault    {} [{}]", why.message(), why.reason().code());
+    println!("anchor   {}", anchor.as_deref().and_then(|note| note.lines().nth(1)).unwrap_or("cannot be read"));
+    if !confirmed {
+        println!("What was signed and is not in this store stays lost. Nobody else is asked; the log will say so.");
+        println!("next: keyward audit re-anchor --confirm \"{words}\"");
+    }
+}

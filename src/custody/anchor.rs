@@ -1,0 +1,182 @@
+//! The anchor: the log's last checkpoint in a file outside the store, which an older or other store contradicts.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::audit::checkpoint::Checkpoint;
+use crate::audit::merkle::Frontier;
+use crate::audit::note::Note;
+use crate::audit::trust::Trust;
+use crate::error::{Error, Reason, Result};
+use crate::store::{Store, ask};
+
+/// Where an instance keeps what must not be in its store.
+#[derive(Clone, Debug)]
+pub struct LogFiles {
+    /// The history of the log's audit keys.
+    pub trust: PathBuf,
+    /// The last checkpoint.
+    pub anchor: PathBuf,
+}
+
+impl LogFiles {
+    /// The history of audit keys; none if there is no such file.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` if the file cannot be read or holds something else.
+    pub fn read_trust(&self) -> Result<Option<Trust>> {
+        let wrong = |fault: &dyn std::fmt::Display| {
+            Error::new(Reason::ConfigInvalid, format!("{} cannot be read: {fault}", self.trust.display()))
+                .hint("bring back the file as it was given out when the instance was made, or later")
+        };
+        match read(&self.trust).map_err(|fault| wrong(&fault))? {
+            Some(text) => text.parse().map(Some).map_err(|fault: Error| wrong(&fault)),
+            None => Ok(None),
+        }
+    }
+
+    /// The anchor; none if there is no such file.
+    ///
+    /// # Errors
+    /// `ANCHOR_INVALID` if the file cannot be read or holds no signed note.
+    pub fn read_anchor(&self) -> Result<Option<Note>> {
+        match read(&self.anchor).map_err(|fault| invalid(format!("{}: {fault}", self.anchor.display())))? {
+            Some(text) => text.parse().map(Some).map_err(|fault: Error| {
+                invalid(format!("{} holds no signed checkpoint", self.anchor.display())).detail(fault)
+            }),
+            None => Ok(None),
+        }
+    }
+
+    /// Puts a checkpoint in the place of the anchor, whole or not at all, durable on return.
+    ///
+    /// # Errors
+    /// `ANCHOR_INVALID` if the file cannot be written.
+    pub fn write_anchor(&self, note: &Note) -> Result<()> {
+        replace(&self.anchor, &note.to_string()).map_err(|fault| {
+            Error::new(Reason::AnchorInvalid, format!("{} cannot be written: {fault}", self.anchor.display()))
+                .hint("look at that disk: whether it is there, has space, and this user may write")
+        })
+    }
+
+    /// The same for the history of audit keys.
+    ///
+    /// # Errors
+    /// `DATA_DIRECTORY` if the file cannot be written.
+    pub fn write_trust(&self, trust: &Trust) -> Result<()> {
+        replace(&self.trust, &trust.to_string()).map_err(|fault| {
+            Error::new(Reason::DataDirectory, format!("{} cannot be written: {fault}", self.trust.display()))
+        })
+    }
+
+    /// Checks that a store continues what was signed over it: that it ends not before the anchor, has the records that
+    /// the anchor was signed over, and all the logs that it knows. A log without records has nothing to continue.
+    ///
+    /// # Errors
+    /// `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`; those of the store.
+    pub async fn check(&self, store: &dyn Store) -> Result<()> {
+        let head = store.head();
+        let Some(trust) = self.read_trust()? else {
+            if head.size == 0 {
+                return Ok(());
+            }
+            return Err(Error::new(Reason::ConfigInvalid, format!("{} is missing", self.trust.display()))
+                .hint("bring back the file as it was given out when the instance was made, or later"));
+        };
+        if trust.log() != head.log {
+            let words = format!("the store has no log {}: the files beside it speak of that one", trust.log());
+            return Err(Error::new(Reason::LogMissing, words)
+                .hint("bring back the store that belongs to this data directory; this one was not touched"));
+        }
+        let kept = match store.last_checkpoint().await? {
+            Some(note) => Some(trust.checkpoint(&note.parse()?).map_err(|fault| {
+                Error::new(Reason::RecordBroken, "the store's last checkpoint is not signed by the log's key")
+                    .detail(fault)
+            })?),
+            None => None,
+        };
+        let anchor = match (self.read_anchor()?, &kept) {
+            (Some(note), _) => Some(trust.checkpoint(&note).map_err(|fault| {
+                invalid(format!("{} is not signed by the log's key", self.anchor.display())).detail(fault)
+            })?),
+            (None, Some(_)) => return Err(invalid(format!("{} is missing", self.anchor.display()))),
+            (None, None) => None,
+        };
+        for signed in [anchor, kept].into_iter().flatten() {
+            continues(store, &signed).await.map_err(|fault| fault.hint(RECOVER))?;
+        }
+        Ok(())
+    }
+}
+
+const RECOVER: &str = "bring back the newest store; if there is none, say what is lost: keyward audit re-anchor";
+
+/// Checks that a store continues a checkpoint that was signed over it.
+async fn continues(store: &dyn Store, signed: &Checkpoint) -> Result<()> {
+    let head = store.head();
+    if head.size < signed.size {
+        let words = format!(
+            "the store is older than its anchor: it ends after {} records, {} were signed, {} are lost",
+            head.size,
+            signed.size,
+            signed.size - head.size
+        );
+        return Err(Error::new(Reason::StoreRewound, words));
+    }
+    let tree = ask(store, |tree| Frontier::of(signed.size, tree)).await?;
+    if tree.root() != signed.root {
+        let words = format!("the store's first {} records are others than those that were signed: a fork", signed.size);
+        return Err(Error::new(Reason::StoreForked, words));
+    }
+    let heads = store.heads().await?;
+    for before in &signed.others {
+        let log = &before.log;
+        match heads.iter().find(|now| now.log == *log) {
+            None => {
+                return Err(Error::new(
+                    Reason::LogMissing,
+                    format!("the store lacks log {log}, which its anchor knows"),
+                ));
+            }
+            Some(now) if now.size < before.size => {
+                let words = format!("log {log} ends after {} records; {} were known", now.size, before.size);
+                return Err(Error::new(Reason::StoreRewound, words));
+            }
+            Some(now) if now.size == before.size && now.chain != before.chain => {
+                return Err(Error::new(
+                    Reason::StoreForked,
+                    format!("log {log} has another end than the one known: a fork"),
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn invalid(words: String) -> Error {
+    Error::new(Reason::AnchorInvalid, words).hint(
+        "bring back the anchor, or set audit.anchor to where it is; if it is lost, say so: keyward audit re-anchor",
+    )
+}
+
+fn read(path: &Path) -> std::io::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Writes a file beside the old one and puts it in its place.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let mut file = File::create(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}

@@ -1,0 +1,205 @@
+//! Proofs about the log that somebody else can check: from the service, from an export alone, and offline; and the change
+//! of the key that signs them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::kit::{Instance, Ran, events, keyward};
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A running instance and two licenses that it signed.
+async fn with_licenses() -> (Instance, [PathBuf; 2]) {
+    let instance = Instance::with_cluster();
+    let (node, draft) = (instance.connect("node-1").await, instance.draft("demo"));
+    let mut licenses = Vec::new();
+    for user in ["alice@example.test", "bob@example.test"] {
+        let draft = crate::kit::Draft { user: user.into(), ..draft.clone() };
+        let signed = node.licensing().sign_document(draft.request("clusters/demo")).await.unwrap().into_inner();
+        let path = instance.path(&format!("{user}.xml"));
+        fs::write(&path, signed.document).unwrap();
+        licenses.push(path);
+    }
+    (instance, licenses.try_into().unwrap())
+}
+
+fn verify_proof(instance: &Instance, proof: &Path, more: &[&str]) -> Ran {
+    let trust = instance.data().join("audit.trust");
+    keyward(&[&["audit", "verify-proof", text(proof), "--trust", text(&trust), "--output", "json"], more].concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_license_was_signed_is_proved_from_an_export_alone_and_checked_without_anything() {
+    let (mut instance, [license, other]) = with_licenses().await;
+    let export = instance.export().join("audit.jsonl");
+    assert_eq!(instance.stop(), Some(0));
+    let prove = |license: &Path, out: &str| {
+        let out = instance.path(out);
+        let args = ["audit", "prove", "--file", text(license), "--export", text(&export), "--out", text(&out)];
+        (keyward(&args), out)
+    };
+    let (ran, proof) = prove(&license, "license.tlog-proof");
+    ran.good();
+    let shown: Value =
+        serde_json::from_str(&verify_proof(&instance, &proof, &["--file", text(&license)]).good()).unwrap();
+    assert_eq!(shown["event"]["type"], "outcome", "{shown}");
+    let log = fs::read_to_string(&export).unwrap();
+    let line = log.lines().nth(usize::try_from(shown["record"].as_u64().unwrap()).unwrap()).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(line).unwrap()["event"], shown["event"]);
+
+    // Of another document, of a changed one, and of one that this log does not know.
+    verify_proof(&instance, &proof, &["--file", text(&other)]).refused(1, "SIGNATURE_INVALID");
+    let changed = instance.path("changed.xml");
+    fs::write(&changed, fs::read_to_string(&license).unwrap().replace("alice", "carol")).unwrap();
+    prove(&changed, "none").0.refused(65, "SIGNATURE_INVALID");
+    let (stranger, [foreign, _]) = with_licenses().await;
+    let (ran, none) = prove(&foreign, "none");
+    ran.refused(65, "NOT_FOUND");
+    assert!(!none.exists(), "nothing half-made is left");
+
+    // Under other keys, and after any change, it does not hold.
+    let foreign_trust = stranger.data().join("audit.trust");
+    let args = ["audit", "verify-proof", text(&proof), "--trust", text(&foreign_trust)];
+    keyward(&args).refused(1, "SIGNATURE_INVALID");
+    let good = fs::read_to_string(&proof).unwrap();
+    let changed = instance.path("changed.tlog-proof");
+    fs::write(&changed, good.replace("index ", "index 1")).unwrap();
+    verify_proof(&instance, &changed, &[]).refused(1, "SIGNATURE_INVALID");
+    fs::write(&changed, &good[..good.len() / 2]).unwrap();
+    assert_eq!(verify_proof(&instance, &changed, &[]).code, Some(3));
+
+    // An export that was changed proves nothing.
+    fs::write(&export, log.replace("node-1", "node-2")).unwrap();
+    prove(&license, "none").0.refused(74, "RECORD_BROKEN");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_record_is_proved_by_the_service_up_to_the_newest() {
+    let (instance, _) = with_licenses().await;
+    let log = instance.log();
+    for seq in [0, 1, log.len() / 2, log.len() - 1] {
+        let proof = instance.path(&format!("{seq}.tlog-proof"));
+        instance.cli(&["audit", "prove", "--entry", &seq.to_string(), "--out", text(&proof)]).good();
+        let shown: Value = serde_json::from_str(&verify_proof(&instance, &proof, &[]).good()).unwrap();
+        assert_eq!((&shown["event"], shown["record"].as_u64()), (&log[seq]["event"], Some(seq as u64)));
+    }
+    let none = instance.path("none");
+    instance.cli(&["audit", "prove", "--entry", "100000", "--out", text(&none)]).refused(65, "NOT_FOUND");
+    assert!(!none.exists());
+    let both = ["audit", "prove", "--entry", "1", "--since", "x", "--out", text(&none)];
+    assert_eq!(instance.cli(&both).code, Some(64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_the_log_continues_an_earlier_checkpoint_is_proved() {
+    let mut instance = Instance::new();
+    instance.start();
+    let earlier = instance.path("earlier.checkpoint");
+    instance.cli(&["audit", "checkpoint", "--out", text(&earlier)]).good();
+    instance.cluster("demo");
+    let proof = instance.path("continues");
+    let since = ["audit", "prove", "--since", text(&earlier), "--out"];
+    instance.cli(&[&since[..], &[text(&proof)]].concat()).good();
+    let continues = |since: &Path| verify_proof(&instance, &proof, &["--since", text(since)]);
+    let shown: Value = serde_json::from_str(&continues(&earlier).good()).unwrap();
+    assert!(shown["records"].as_u64() > shown["continues"].as_u64(), "{shown}");
+
+    // Another instance's log does not continue this one's, and says so.
+    let mut other = Instance::new();
+    other.start();
+    let foreign = other.path("foreign.checkpoint");
+    other.cli(&["audit", "checkpoint", "--out", text(&foreign)]).good();
+    continues(&foreign).refused(1, "SIGNATURE_INVALID");
+    let newer = instance.path("newer.checkpoint");
+    instance.cli(&["audit", "checkpoint", "--out", text(&newer)]).good();
+    assert_eq!(continues(&newer).code, Some(3), "a proof from another size");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_audit_key_is_vouched_for_by_the_old_one_and_both_sides_of_the_change_verify() {
+    let (mut instance, [license, _]) = with_licenses().await;
+    let trust = instance.data().join("audit.trust");
+    let given_out = instance.path("given-out.trust");
+    fs::copy(&trust, &given_out).unwrap();
+    let before = instance.export();
+
+    let rotated = instance.json(&["audit", "rotate-key"]);
+    assert_eq!(rotated["key"], "keys/audit-2");
+    let again = instance.json(&["audit", "rotate-key"]);
+    assert_eq!(again["key"], "keys/audit-3");
+    let after = instance.export();
+    for export in [&before, &after] {
+        instance.verify(export).good();
+    }
+    let (old, new) = (fs::read_to_string(&given_out).unwrap(), fs::read_to_string(&trust).unwrap());
+    assert!(new.starts_with(&old), "the history is only ever continued");
+    assert_eq!(fs::read_to_string(after.join("audit.trust")).unwrap(), new);
+
+    // Across a restart, the newest key signs.
+    assert_eq!(instance.stop(), Some(0));
+    instance.start();
+    let log = instance.log();
+    let rotations: Vec<_> =
+        events(&log, "performed").into_iter().filter(|event| event["operation"] == "rotate-audit-key").collect();
+    assert_eq!(rotations.iter().map(|event| &event["target"]).collect::<Vec<_>>(), ["keys/audit-2", "keys/audit-3"]);
+    let proof = instance.path("license.tlog-proof");
+    let export = after.join("audit.jsonl");
+    keyward(&["audit", "prove", "--file", text(&license), "--export", text(&export), "--out", text(&proof)]).good();
+    verify_proof(&instance, &proof, &["--file", text(&license)]).good();
+}
+
+#[test]
+fn another_instance_countersigns_a_checkpoint_that_continues_the_one_before_and_no_other() {
+    let (mut log, mut witness) = (Instance::new(), Instance::new());
+    log.start();
+    witness.start();
+    let trust = log.data().join("audit.trust");
+    let checkpoint = |name: &str| {
+        let path = log.path(name);
+        log.cli(&["audit", "checkpoint", "--out", text(&path)]).good();
+        path
+    };
+    let countersign = |proof: &Path, out: &str| {
+        let out = log.path(out);
+        let args = ["audit", "countersign", text(proof), "--trust", text(&trust), "--out", text(&out)];
+        (witness.cli(&args), out)
+    };
+    let witnessed = |proof: &Path| {
+        let by = witness.data().join("audit.trust");
+        verify_proof(&log, proof, &["--witness", text(&by)])
+    };
+    let first = checkpoint("first");
+    witnessed(&first).refused(1, "SIGNATURE_INVALID");
+    let (ran, signed) = countersign(&first, "first.signed");
+    ran.good();
+    witnessed(&signed).good();
+
+    // What comes later must be proved to continue that.
+    log.cluster("demo");
+    let (ran, none) = countersign(&checkpoint("second"), "none");
+    let said = ran.refused(65, "INVALID_ARGUMENT");
+    assert!(said.contains("--since") && !none.exists(), "{said}");
+    let proof = log.path("continues");
+    log.cli(&["audit", "prove", "--since", text(&first), "--out", text(&proof)]).good();
+    let (ran, signed) = countersign(&proof, "second.signed");
+    ran.good();
+    witnessed(&signed).good();
+    let (ran, _) = countersign(&first, "none");
+    ran.refused(65, "INVALID_ARGUMENT");
+
+    let records = witness.log();
+    let acts = events(&records, "performed");
+    let acts: Vec<_> = acts.iter().filter(|event| event["operation"] == "countersign-checkpoint").collect();
+    assert_eq!(acts.len(), 2, "each is recorded");
+    let own = witness.path("own");
+    witness.cli(&["audit", "checkpoint", "--out", text(&own)]).good();
+    let (own_trust, none) = (witness.data().join("audit.trust"), witness.path("none"));
+    let args = ["audit", "countersign", text(&own), "--trust", text(&own_trust), "--out", text(&none)];
+    witness.cli(&args).refused(65, "INVALID_ARGUMENT");
+}
