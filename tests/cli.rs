@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use keyward::audit::merkle::TreeHash;
-use keyward::audit::record::Event;
+use keyward::audit::record::{Event, Moment};
 use keyward::store::{Sqlite, Store as _};
 use serde_json::Value;
 
@@ -378,7 +378,7 @@ async fn nothing_is_signed_while_the_clock_is_behind_the_log() {
     let store = Sqlite::open(&path, false).await.unwrap();
     let (mut head, mut tree) = store.tree();
     store.close().await;
-    let record = head.append(Event::LogClosed {}, head.time_us + 3_600_000_000).unwrap();
+    let record = head.append(&Event::LogClosed {}.bytes().unwrap(), &Moment::of(head.time_us + 3_600_000_000)).unwrap();
     tree.append(TreeHash::leaf(&record.bytes), |_, _, _| {});
     let rows = format!(
         "INSERT INTO entry VALUES ({}, x'{}'); UPDATE log SET size = {}, chain = x'{}', time_us = {}, frontier = x'{}'",

@@ -5,7 +5,7 @@ use std::fmt;
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
-use crate::audit::record::{Event, FORMAT, Record, time_text};
+use crate::audit::record::{Moment, Record};
 use crate::error::{Error, Reason, Result};
 
 /// SHA-256 of a record's canonical bytes.
@@ -27,7 +27,9 @@ impl ChainHash {
 
 impl fmt::Display for ChainHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        let mut text = [0; 64];
+        hex::encode_to_slice(self.0, &mut text).map_err(|_| fmt::Error)?;
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -82,26 +84,25 @@ impl Head {
         Head { log: log.into(), size: 0, chain: ChainHash::ZERO, time_us: 0 }
     }
 
-    /// Gives an event the next place and moves the head there. The time never runs back within a log: a clock that
+    /// Gives an event, as its canonical bytes, the next place and moves the head there. The time never runs back within a log: a clock that
     /// was set back repeats the last record's time.
     ///
     /// # Errors
     /// `INTERNAL` if the record cannot be written.
-    pub fn append(&mut self, event: Event, now_us: i64) -> Result<Placed> {
-        let time_us = now_us.max(self.time_us);
-        let record = Record {
-            v: FORMAT,
-            log: self.log.clone(),
-            seq: self.size,
-            prev: self.chain,
-            time: time_text(time_us),
-            event,
+    pub fn append(&mut self, event: &[u8], now: &Moment) -> Result<Placed> {
+        let last;
+        let time = if now.us() < self.time_us {
+            last = Moment::of(self.time_us);
+            &last
+        } else {
+            now
         };
-        let bytes = record.bytes()?;
+        let seq = self.size;
+        let bytes = Record::bytes_around(event, &self.log, seq, self.chain, time.text())?;
         self.chain = ChainHash::of(&bytes);
         self.size += 1;
-        self.time_us = time_us;
-        Ok(Placed { seq: record.seq, bytes })
+        self.time_us = time.us();
+        Ok(Placed { seq, bytes })
     }
 
     /// Checks that these bytes are the next record and moves the head there.

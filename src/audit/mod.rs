@@ -1,5 +1,6 @@
 //! The log of who did what with which key and why: records, their chain, and their verifier. No IO, no clock.
 
+pub mod canonical;
 pub mod chain;
 pub mod checkpoint;
 pub mod gathered;

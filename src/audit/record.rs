@@ -1,15 +1,21 @@
 //! One record of the log and its canonical bytes (RFC 8785 JSON), which are what is stored, hashed and exported.
 
+use std::io::Write;
+
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
+use crate::audit::canonical;
 use crate::audit::chain::ChainHash;
 use crate::caller::CallerNote;
 use crate::error::{Error, Reason, Result};
 
 /// Version of the record format.
 pub const FORMAT: u32 = 1;
+
+/// What a record's bytes are beyond event and log, at most about.
+const ENVELOPE_BYTES: usize = 192;
 
 /// One record. `seq` counts from 0 without gaps; `prev` is the hash of the bytes of the record before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,14 +216,43 @@ impl ActNote {
     }
 }
 
+fn unwritten(fault: serde_json::Error) -> Error {
+    Error::new(Reason::Internal, "a record cannot be written as JSON").detail(fault)
+}
+
+impl Event {
+    /// The canonical bytes: RFC 8785 JSON.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the event cannot be written as JSON.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        canonical::to_vec(self).map_err(unwritten)
+    }
+}
+
 impl Record {
     /// The canonical bytes: RFC 8785 JSON.
     ///
     /// # Errors
     /// `INTERNAL` if the record cannot be written as JSON.
     pub fn bytes(&self) -> Result<Vec<u8>> {
-        serde_json_canonicalizer::to_vec(self)
-            .map_err(|fault| Error::new(Reason::Internal, "a record cannot be written as JSON").detail(fault))
+        canonical::to_vec(self).map_err(unwritten)
+    }
+
+    /// The same bytes, for an event whose canonical bytes are known.
+    ///
+    /// # Errors
+    /// As [`Record::bytes`].
+    pub fn bytes_around(event: &[u8], log: &str, seq: u64, prev: ChainHash, time: &str) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(event.len() + log.len() + ENVELOPE_BYTES);
+        bytes.extend_from_slice(b"{\"event\":");
+        bytes.extend_from_slice(event);
+        bytes.extend_from_slice(b",\"log\":");
+        serde_json::to_writer(&mut bytes, log).map_err(unwritten)?;
+        // Digits and a time need no escapes.
+        write!(bytes, ",\"prev\":\"{prev}\",\"seq\":{seq},\"time\":\"{time}\",\"v\":{FORMAT}}}")
+            .map_err(|fault| Error::new(Reason::Internal, "a record cannot be written").detail(fault))?;
+        Ok(bytes)
     }
 
     /// Reads stored bytes. They must be canonical: what [`Record::bytes`] would write.
@@ -244,6 +279,33 @@ impl Record {
         OffsetDateTime::parse(&self.time, &Rfc3339)
             .map(crate::clock::micros)
             .map_err(|_| Error::new(Reason::RecordBroken, format!("{} is not a time", self.time)))
+    }
+}
+
+/// A time and its text in records: written once for all records of a commit.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    us: i64,
+    text: String,
+}
+
+impl Moment {
+    /// The moment so many microseconds after 1970.
+    #[must_use]
+    pub fn of(us: i64) -> Self {
+        Moment { us, text: time_text(us) }
+    }
+
+    /// Microseconds since 1970, UTC.
+    #[must_use]
+    pub const fn us(&self) -> i64 {
+        self.us
+    }
+
+    /// As records have it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 
@@ -283,6 +345,18 @@ mod tests {
         );
         assert_eq!(Record::read(&bytes).unwrap(), record());
         assert_eq!(record().time_us().unwrap(), 1_700_000_000_000_001);
+    }
+
+    #[test]
+    fn bytes_around_an_event_are_those_of_its_record() {
+        for text in ["", "a \"quoted\" \\ name", "line\nfeed \u{1} \u{7f} é \u{1f600}"] {
+            let event = Event::Outcome { intent: 7, result: OutcomeNote::Done { result: text.into() } };
+            let record = Record { log: text.into(), seq: 1 << 40, event, ..record() };
+            let Record { log, seq, prev, time, event, .. } = &record;
+            let bytes = Record::bytes_around(&event.bytes().unwrap(), log, *seq, *prev, time).unwrap();
+            assert_eq!(bytes, serde_json_canonicalizer::to_vec(&record).unwrap());
+            assert_eq!(bytes, record.bytes().unwrap());
+        }
     }
 
     #[test]

@@ -134,6 +134,7 @@ pub fn event_type(event: &Event) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::record::Moment;
 
     fn log(events: usize) -> (Vec<Vec<u8>>, Checkpoint) {
         let mut head = Head::empty("a-log");
@@ -145,7 +146,8 @@ mod tests {
                 } else {
                     Event::Changed { object: "key".into(), name: format!("k{n}"), version: 1, sha256: "00".into() }
                 };
-                let mut line = head.append(event, 1_000_000 * i64::try_from(n).unwrap()).unwrap().bytes;
+                let moment = Moment::of(1_000_000 * i64::try_from(n).unwrap());
+                let mut line = head.append(&event.bytes().unwrap(), &moment).unwrap().bytes;
                 tree.append(TreeHash::leaf(&line), |_, _, _| {});
                 line.push(b'\n');
                 line

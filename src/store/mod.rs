@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::audit::canonical;
 use crate::audit::chain::Head;
 use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
@@ -158,7 +159,7 @@ impl Write {
     /// # Errors
     /// `INTERNAL` if the value cannot be written as JSON.
     pub fn new(kind: Kind, name: &str, over: u64, value: &impl Serialize) -> Result<Self> {
-        let body = serde_json_canonicalizer::to_vec(value)
+        let body = canonical::to_vec(value)
             .map_err(|fault| Error::new(Reason::Internal, "an object cannot be written as JSON").detail(fault))?;
         Ok(Write { kind, name: name.to_owned(), over, body: body.into() })
     }

@@ -1,5 +1,6 @@
 //! The embedded store: one SQLite file, one writer, a few readers.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::error::{Error, Reason, Result};
 use crate::store::sql::{Sql, migration, number, run, unavailable};
-use crate::store::writer::{Backend, New, State, Writer};
+use crate::store::writer::{Backend, GROUP_BATCHES_MAX, New, State, Writer};
 use crate::store::{Batch, Kind, Object, Store, Write};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -26,15 +27,22 @@ const BUSY_S: u64 = 5;
 /// The file has one log: it needs no look at the id.
 const ENTRIES: &str = "SELECT record FROM entry WHERE seq >= $2 ORDER BY seq LIMIT $3";
 
-/// The end of every commit. All records come as one value, with the begin (from 1) and length of each beside it, so
-/// that the statements are prepared once, whatever the size of the group.
-macro_rules! append {
-    () => {
-        "INSERT INTO entry (seq, record) \
-         SELECT $1 + key, substr($2, value ->> 0, value ->> 1) FROM json_each($3); \
-         UPDATE log SET size = $4, chain = $5, time_us = $6, open_from = $7, frontier = $8; \
-         COMMIT"
-    };
+/// Statements that SQLite keeps prepared: one for each size of a group, and those of readers.
+const STATEMENTS: usize = 2 * GROUP_BATCHES_MAX;
+
+/// The end of every commit: so many records, the head, and that it is durable. One statement text means one hand-over to
+/// SQLite's thread for all of it: what a commit costs beside the disk is mostly hand-overs.
+fn append_statements(begun: bool, rows: usize) -> String {
+    let mut text = String::with_capacity(192 + 16 * rows);
+    text.push_str(if begun { "" } else { "BEGIN IMMEDIATE; " });
+    for row in 0..rows {
+        let before = if row == 0 { "INSERT INTO entry (seq, record) VALUES " } else { "," };
+        // Writing to a string does not fail.
+        let _ = write!(text, "{before}($1+{row},${})", row + 7);
+    }
+    text.push_str(if rows == 0 { "" } else { "; " });
+    text.push_str("UPDATE log SET size = $2, chain = $3, time_us = $4, open_from = $5, frontier = $6; COMMIT");
+    text
 }
 
 /// Roots of subtrees that became complete: there are some in one commit of many.
@@ -66,6 +74,7 @@ impl Sqlite {
             .create_if_missing(create)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
+            .statement_cache_capacity(STATEMENTS)
             .busy_timeout(Duration::from_secs(BUSY_S))
             .disable_statement_logging();
         if !create {
@@ -222,26 +231,17 @@ impl Backend for Writing {
             let kept = sqlx::query(KEEP_ROOTS).bind(self.log.clone()).bind(json(&kept)?);
             kept.execute(&mut self.connection).await.map_err(unavailable)?;
         }
-        // One hand-over to SQLite's thread for all of it: what a commit costs beside the disk is mostly hand-overs.
-        let statements = if begun { append!() } else { concat!("BEGIN IMMEDIATE; ", append!()) };
-        let mut places = Vec::with_capacity(records.len());
-        let mut begin = 1;
-        for record in &records {
-            places.push([begin, record.len()]);
-            begin += record.len();
-        }
-        sqlx::query(statements)
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(append_statements(begun, records.len())))
             .bind(number(first))
-            .bind(records.concat())
-            .bind(json(&places)?)
             .bind(number(end.head.size))
             .bind(end.head.chain.0.to_vec())
             .bind(end.head.time_us)
             .bind(number(end.open_from()))
-            .bind(end.tree.to_bytes())
-            .execute(&mut self.connection)
-            .await
-            .map_err(unavailable)?;
+            .bind(end.tree.to_bytes());
+        for record in records {
+            query = query.bind(record);
+        }
+        query.execute(&mut self.connection).await.map_err(unavailable)?;
         Ok(())
     }
 

@@ -6,20 +6,29 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::audit::chain::{ChainHash, Head};
 use crate::audit::gathered::Kept;
 use crate::audit::merkle::{Frontier, TreeHash};
-use crate::audit::record::Event;
+use crate::audit::record::{Event, Moment};
 use crate::clock;
 use crate::error::{Error, Reason, Result};
 use crate::store::sql::note;
 use crate::store::{Batch, Kind, Object, Write};
 
 /// Batches that one commit takes at most.
-const GROUP_BATCHES_MAX: usize = 256;
+pub(super) const GROUP_BATCHES_MAX: usize = 256;
 /// Batches that may wait for the next commit; who comes later waits to enqueue.
 const QUEUE_BATCHES_MAX: usize = 4096;
+
+/// With so many acts under way, a commit waits for company: it costs as much as many records, and what these acts wait
+/// for is the token.
+const COMPANY_ACTS_MIN: usize = 8;
+/// One act in so many makes company enough.
+const COMPANY_SHARE: usize = 2;
+/// How long a commit waits for company, in milliseconds.
+const COMPANY_WAIT_MS: u64 = 4;
 
 /// Where a log stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +47,9 @@ impl State {
         self.open.first().copied().unwrap_or(self.head.size)
     }
 
-    /// Gives an event the next place.
-    fn append(&mut self, event: Event, now_us: i64, new: &mut New) -> Result<()> {
-        let record = self.head.append(event, now_us)?.bytes;
+    /// Gives an event, as its canonical bytes, the next place.
+    fn append(&mut self, event: &[u8], now: &Moment, new: &mut New) -> Result<()> {
+        let record = self.head.append(event, now)?.bytes;
         self.tree.append(TreeHash::leaf(&record), |level, index, root| new.kept.extend(Kept::of(level, index, root)));
         new.records.push(record);
         Ok(())
@@ -84,9 +93,27 @@ pub(super) trait Backend: Send {
 
 /// A batch and who waits for it.
 struct Request {
-    batch: Batch,
+    writes: Vec<Write>,
+    /// One for each written object, then the batch's own.
+    records: Vec<Composed>,
     checkpoint: Option<String>,
     done: oneshot::Sender<Result<u64>>,
+}
+
+/// An event and its canonical bytes, made by the thread that commits it: the writer has enough to do.
+struct Composed {
+    event: Event,
+    bytes: Vec<u8>,
+}
+
+fn compose(writes: &[Write], events: Vec<Event>) -> Result<Vec<Composed>> {
+    let changed = writes.iter().map(|write| Event::Changed {
+        object: write.kind.name().to_owned(),
+        name: write.name.clone(),
+        version: write.over + 1,
+        sha256: ChainHash::of(&write.body).to_string(),
+    });
+    changed.chain(events).map(|event| Ok(Composed { bytes: event.bytes()?, event })).collect()
 }
 
 /// What readers see of the last commit.
@@ -124,8 +151,10 @@ impl Writer {
     async fn write(&self, batch: Batch, checkpoint: Option<String>) -> Result<u64> {
         let gone = || Error::new(Reason::StoreUnavailable, "the store is closed");
         let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(gone)?;
+        let Batch { writes, events } = batch;
+        let records = compose(&writes, events)?;
         let (done, result) = oneshot::channel();
-        queue.send(Request { batch, checkpoint, done }).await.map_err(|_| gone())?;
+        queue.send(Request { writes, records, checkpoint, done }).await.map_err(|_| gone())?;
         drop(queue);
         result.await.map_err(|_| gone())?
     }
@@ -179,8 +208,9 @@ impl Task {
     async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         let mut group = Vec::new();
         while queue.recv_many(&mut group, GROUP_BATCHES_MAX).await > 0 {
-            let answered = group.len();
-            match self.commit(&mut group).await {
+            let under_way = self.state.as_ref().map_or(0, |state| state.open.len());
+            gather(&mut queue, &mut group, under_way).await;
+            match self.commit(&group).await {
                 Ok(results) => {
                     for (request, result) in group.drain(..).zip(results) {
                         let _ = request.done.send(result);
@@ -193,16 +223,12 @@ impl Task {
                     }
                 }
             }
-            // Those who were answered may come back at once: better all in the next group than the first of them alone.
-            if answered > 1 {
-                tokio::task::yield_now().await;
-            }
         }
         self.backend.close().await;
     }
 
     /// One transaction over the whole group. A batch that loses a compare-and-swap leaves its neighbours alone.
-    async fn commit(&mut self, group: &mut [Request]) -> Result<Vec<Result<u64>>> {
+    async fn commit(&mut self, group: &[Request]) -> Result<Vec<Result<u64>>> {
         let start = match self.state.take() {
             Some(state) => state,
             None => self.backend.state().await?,
@@ -228,24 +254,25 @@ impl Task {
         }
     }
 
-    async fn attempt(&mut self, start: &State, group: &mut [Request]) -> Result<(State, Vec<Result<u64>>)> {
-        let begun = group.iter().any(|request| !request.batch.writes.is_empty() || request.checkpoint.is_some());
+    async fn attempt(&mut self, start: &State, group: &[Request]) -> Result<(State, Vec<Result<u64>>)> {
+        let begun = group.iter().any(|request| !request.writes.is_empty() || request.checkpoint.is_some());
         if begun {
             self.backend.begin().await?;
         }
-        let now_us = clock::now_us();
+        let now = Moment::of(clock::now_us().max(start.head.time_us));
         let mut end = start.clone();
         let mut new = New { records: Vec::with_capacity(group.len()), kept: Vec::new() };
         let mut kept = false;
         let mut results = Vec::with_capacity(group.len());
-        for Request { batch, checkpoint, .. } in group {
-            if let Some(note) = checkpoint {
+        for request in group {
+            if let Some(note) = &request.checkpoint {
                 self.backend.keep(note).await?;
                 kept = true;
             }
-            let swapped = if batch.writes.is_empty() { Ok(()) } else { self.backend.swap(&batch.writes).await? };
+            let writes = &request.writes;
+            let swapped = if writes.is_empty() { Ok(()) } else { self.backend.swap(writes).await? };
             results.push(match swapped {
-                Ok(()) => Ok(append(&mut end, batch, now_us, &mut new)?),
+                Ok(()) => Ok(append(&mut end, request, &now, &mut new)?),
                 Err(lost) => Err(lost),
             });
         }
@@ -260,7 +287,7 @@ impl Task {
     fn seen(&self, group: &[Request], results: &[Result<u64>], end: State) {
         if let Some(objects) = &self.seen.objects {
             let won = group.iter().zip(results).filter(|(_, result)| result.is_ok());
-            let mut writes = won.flat_map(|(request, _)| &request.batch.writes).peekable();
+            let mut writes = won.flat_map(|(request, _)| &request.writes).peekable();
             if writes.peek().is_some() {
                 let mut objects = objects.write().unwrap_or_else(PoisonError::into_inner);
                 for write in writes {
@@ -273,21 +300,39 @@ impl Task {
     }
 }
 
-/// Places a winner's records; gives the place of its first own record.
-fn append(state: &mut State, batch: &mut Batch, now_us: i64, new: &mut New) -> Result<u64> {
-    for write in &batch.writes {
-        let event = Event::Changed {
-            object: write.kind.name().to_owned(),
-            name: write.name.clone(),
-            version: write.over + 1,
-            sha256: ChainHash::of(&write.body).to_string(),
-        };
-        state.append(event, now_us, new)?;
+/// Takes into the group what comes together with its first, and waits a moment for more if many acts are under way.
+async fn gather(queue: &mut mpsc::Receiver<Request>, group: &mut Vec<Request>, under_way: usize) {
+    // Those who were answered by the last commit come back at once, one after the other.
+    let mut had = 0;
+    while had < group.len() && group.len() < GROUP_BATCHES_MAX {
+        had = group.len();
+        tokio::task::yield_now().await;
+        while group.len() < GROUP_BATCHES_MAX
+            && let Ok(request) = queue.try_recv()
+        {
+            group.push(request);
+        }
     }
-    let first = state.head.size;
-    for event in batch.events.drain(..) {
-        note(&mut state.open, state.head.size, &event);
-        state.append(event, now_us, new)?;
+    if under_way < COMPANY_ACTS_MIN {
+        return;
+    }
+    let company = (under_way / COMPANY_SHARE).min(GROUP_BATCHES_MAX);
+    let until = Instant::now() + Duration::from_millis(COMPANY_WAIT_MS);
+    while group.len() < company {
+        let room = GROUP_BATCHES_MAX - group.len();
+        match timeout_at(until, queue.recv_many(group, room)).await {
+            Ok(more) if more > 0 => {}
+            _ => return,
+        }
+    }
+}
+
+/// Places a winner's records; gives the place of its first own record.
+fn append(state: &mut State, request: &Request, now: &Moment, new: &mut New) -> Result<u64> {
+    let first = state.head.size + request.writes.len() as u64;
+    for Composed { event, bytes } in &request.records {
+        note(&mut state.open, state.head.size, event);
+        state.append(bytes, now, new)?;
     }
     Ok(first)
 }
