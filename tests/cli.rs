@@ -542,6 +542,12 @@ fn the_bench_measures_all_sides_in_one_run_and_leaves_nothing_behind() {
     for row in callers {
         assert!(row["per_s"].as_u64().unwrap() > 0 && row["ratio"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["p50_us"].as_u64().unwrap() <= row["p99_us"].as_u64().unwrap(), "{row}");
+        for part in ["token_host_cpu_us", "service_cpu_us", "callers_cpu_us"] {
+            assert!(row[part].as_u64().unwrap() > 0, "{part}: {row}");
+        }
     }
+    let lone = &report["lone_call_us"];
+    let parts = ["token", "two_fdatasync", "rest"].map(|part| lone[part].as_i64().unwrap());
+    assert!((parts.iter().sum::<i64>() - lone["p50"].as_i64().unwrap()).abs() <= 1, "{lone}");
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
 }

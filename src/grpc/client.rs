@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+pub use tonic::transport::Channel;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity, Uri};
 
 use crate::error::{Error, Reason, Result};
 use crate::grpc::{MESSAGE_BYTES_MAX, status, v1};

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::store::sql::unavailable;
 
 /// Rows per second that one connection makes durable in an SQLite file of its own, in commits of `rows` rows of
-/// `bytes` bytes each: one table, one prepared statement, nothing beside it.
+/// `bytes` bytes each: one table, one prepared statement, nothing beside it. The file is set up as the store's is.
 ///
 /// # Errors
 /// `STORE_UNAVAILABLE` if the file cannot be made or written.
@@ -71,6 +71,21 @@ pub async fn postgres_rows_per_second(url: &str, rows: usize, bytes: usize, dura
     sqlx::query("DROP TABLE bare").execute(&mut connection).await.map_err(unavailable)?;
     connection.close().await.map_err(unavailable)?;
     Ok(per_second)
+}
+
+/// Bytes of a PostgreSQL database on disk, without the server's write-ahead log.
+///
+/// # Errors
+/// `STORE_UNAVAILABLE` if the database cannot be reached.
+pub async fn postgres_bytes(url: &str) -> Result<u64> {
+    let options = PgConnectOptions::from_str(url).map_err(unavailable)?.disable_statement_logging();
+    let mut connection = options.connect().await.map_err(unavailable)?;
+    let size: i64 = sqlx::query_scalar("SELECT pg_database_size(current_database())")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(unavailable)?;
+    connection.close().await.map_err(unavailable)?;
+    Ok(size.unsigned_abs())
 }
 
 fn per_second(commits: u32, rows: usize, start: Instant) -> f64 {

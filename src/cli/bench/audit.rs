@@ -74,6 +74,17 @@ impl Database<'_> {
         })
     }
 
+    /// Bytes of it on disk, while this log is closed.
+    async fn bytes(&self, writers: usize) -> Result<u64> {
+        match self {
+            Database::Sqlite(place) => {
+                let file = place.join(format!("store-{writers}.db"));
+                Ok(std::fs::metadata(file).map_or(0, |file| file.len()))
+            }
+            Database::Postgres(url) => bare::postgres_bytes(url).await,
+        }
+    }
+
     async fn bare(&self, rows: usize, bytes: usize, duration: Duration) -> Result<f64> {
         match self {
             Database::Sqlite(place) => {
@@ -91,13 +102,17 @@ async fn measure(args: &Args, database: &Database<'_>) -> Result<Vec<Value>> {
     let duration = Duration::from_secs(args.seconds);
     let mut rows = Vec::with_capacity(args.writers.len());
     for count in &args.writers {
+        let empty_bytes = database.bytes(*count).await?;
         let store = database.store(*count).await?;
+        let first = store.head().size;
         records_per_second(&store, *count, duration / 8).await?;
         let bytes = mean_bytes(store.as_ref()).await?;
         let before = database.bare(*count, bytes, duration / 2).await?;
         let per_second = records_per_second(&store, *count, duration).await?;
         let after = database.bare(*count, bytes, duration / 2).await?;
+        let signatures = (store.head().size - first) / 2;
         store.close().await;
+        let grown = database.bytes(*count).await?.saturating_sub(empty_bytes);
         let bare = f64::midpoint(before, after);
         rows.push(json!({
             "writers": count,
@@ -105,6 +120,7 @@ async fn measure(args: &Args, database: &Database<'_>) -> Result<Vec<Value>> {
             "bare_per_s": whole(bare),
             "ratio": (per_second / bare * 1000.0).round() / 1000.0,
             "record_bytes": bytes,
+            "bytes_per_signature": grown / signatures.max(1),
         }));
     }
     Ok(rows)

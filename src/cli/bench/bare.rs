@@ -13,12 +13,11 @@ use crate::token::{Generate, KeyRef, Token};
 pub(super) struct Bare {
     token: Pkcs11Token,
     key: KeyRef,
-    threads: usize,
 }
 
 impl Bare {
     /// Opens the first token of a configuration and makes a probe key of 2048 bits in it.
-    pub(super) fn open(config: &Config, threads: usize) -> Result<Self> {
+    pub(super) fn open(config: &Config) -> Result<Self> {
         let binding = config
             .file
             .tokens
@@ -33,11 +32,11 @@ impl Bare {
             decrypt: KeyRole::Probe.decrypts(),
         };
         let made = token.generate(&request)?;
-        Ok(Bare { token, key: KeyRef { id: request.id, public: made.public }, threads })
+        Ok(Bare { token, key: KeyRef { id: request.id, public: made.public } })
     }
 
-    /// Signatures per second over this time.
-    pub(super) fn per_second(&self, duration: Duration) -> Result<f64> {
-        Ok(self.token.bare_signatures_per_second(&self.key, self.threads, duration)?)
+    /// Signatures per second of so many threads over this time.
+    pub(super) fn per_second(&self, threads: usize, duration: Duration) -> Result<f64> {
+        Ok(self.token.bare_signatures_per_second(&self.key, threads, duration)?)
     }
 }

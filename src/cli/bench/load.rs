@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::cli::connect;
 use crate::clock;
 use crate::error::{Error, Reason, Result};
-use crate::grpc::client::{Connection, NodeIdentity, failed};
+use crate::grpc::client::{Channel, Connection, LicensingClient, NodeIdentity, failed};
 use crate::grpc::v1;
 use crate::xrml::time::XrmlTime;
 
@@ -29,6 +29,7 @@ pub(super) struct Load {
 /// One measurement.
 pub(super) struct Measured {
     pub(super) callers: usize,
+    pub(super) signatures: usize,
     pub(super) per_second: f64,
     pub(super) p50_us: u64,
     pub(super) p99_us: u64,
@@ -68,17 +69,30 @@ impl Load {
         format!("{before}{}{after}", XrmlTime::from_moment(clock::now()))
     }
 
-    /// Lets so many callers ask one after the other, each waiting for its answer, for this long.
-    pub(super) async fn run(&self, callers: usize, duration: Duration) -> Result<Measured> {
+    /// Opens a connection for each caller and asks once over it: the token has found its key by then.
+    pub(super) async fn callers(&self, callers: usize) -> Result<Callers> {
+        let request = v1::SignDocumentRequest { cluster: self.cluster.clone(), body: self.text() };
         let mut clients = Vec::with_capacity(callers);
         for _ in 0..callers {
-            clients.push(Connection::node(&self.identity).await?.licensing());
-        }
-        let request = v1::SignDocumentRequest { cluster: self.cluster.clone(), body: self.text() };
-        // One call each before the clock starts: connections are open, the token has found its key.
-        for client in &mut clients {
+            let mut client = Connection::node(&self.identity).await?.licensing();
             client.sign_document(request.clone()).await.map_err(failed)?;
+            clients.push(client);
         }
+        Ok(Callers { clients, request })
+    }
+}
+
+/// Connected callers and what they ask.
+pub(super) struct Callers {
+    clients: Vec<LicensingClient<Channel>>,
+    request: v1::SignDocumentRequest,
+}
+
+impl Callers {
+    /// Lets them ask one after the other, each waiting for its answer, for this long.
+    pub(super) async fn run(self, duration: Duration) -> Result<Measured> {
+        let Callers { clients, request } = self;
+        let callers = clients.len();
         let start = Instant::now();
         let tasks: Vec<_> = clients
             .into_iter()
@@ -105,7 +119,7 @@ impl Load {
         let at = |percent: usize| times.get(times.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0);
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52 signatures")]
         let per_second = times.len() as f64 / elapsed;
-        Ok(Measured { callers, per_second, p50_us: at(50), p99_us: at(99) })
+        Ok(Measured { callers, signatures: times.len(), per_second, p50_us: at(50), p99_us: at(99) })
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::bare::Bare;
-use super::load::{self, Load};
-use crate::cli::{Global, output, runtime};
+use super::load::{self, Load, Measured};
+use crate::cli::{Global, output};
 use crate::clock;
 use crate::config::Config;
 use crate::error::{Error, Reason, Result};
@@ -62,42 +62,67 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
     let seconds = Duration::from_secs(args.seconds);
 
     let service = Service::start(&keyward, &data)?;
-    let bare = Bare::open(&config, BARE_THREADS)?;
-    let before = bare.per_second(seconds)?;
+    let bare = Bare::open(&config)?;
+    let before = bare.per_second(BARE_THREADS, seconds)?;
+    let token_us = 1e6 / bare.per_second(1, seconds / 2)?;
     let fdatasync_us = fdatasync(&place.0)?;
-    let runtime = runtime()?;
+    // The callers share the machine with what they measure: one thread is enough for them.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|fault| internal("the runtime cannot start", fault))?;
     let load = Load::prepare(&keyward, &place.0, &data)?;
     let mut measured = Vec::new();
     for callers in &args.callers {
-        measured.push(runtime.block_on(load.run(*callers, seconds))?);
+        let callers = runtime.block_on(load.callers(*callers))?;
+        let begin = Spent::now(&service)?;
+        let run = runtime.block_on(callers.run(seconds))?;
+        measured.push((run, begin, Spent::now(&service)?));
     }
     let rss_mib = service.rss_mib()?;
-    let after = bare.per_second(seconds)?;
+    let after = bare.per_second(BARE_THREADS, seconds)?;
     let raw = f64::midpoint(before, after);
-    let rows: Vec<Value> = measured
-        .iter()
-        .map(|run| {
-            json!({
-                "callers": run.callers,
-                "per_s": round(run.per_second, 0),
-                "ratio": round(run.per_second / raw, 3),
-                "p50_us": run.p50_us,
-                "p99_us": run.p99_us,
-            })
-        })
-        .collect();
+    let rows: Vec<Value> = measured.iter().map(|(run, begin, end)| row(run, raw, begin, end)).collect();
     let report = json!({
         "raw_per_s": round(raw, 0),
         "raw_before_per_s": round(before, 0),
         "raw_after_per_s": round(after, 0),
         "body_bytes": load.body_bytes(),
+        "token_us": round(token_us, 0),
         "fdatasync_us": fdatasync_us,
         "rss_mib": round(rss_mib, 1),
+        "lone_call_us": measured.iter().find(|(run, ..)| run.callers == 1).map(|(run, ..)| lone(run, token_us, fdatasync_us)),
         "callers": rows,
     });
     service.stop()?;
     print(&report, &rows, global);
     Ok(())
+}
+
+/// A measurement as it is shown: beside the bare loop, and with the processor time that each signature took where.
+fn row(run: &Measured, raw: f64, begin: &Spent, end: &Spent) -> Value {
+    #[allow(clippy::cast_precision_loss, reason = "a day is below 2^52 ns")]
+    let each = |begin: u64, end: u64| round((end - begin) as f64 / 1000.0 / run.signatures.max(1) as f64, 0);
+    json!({
+        "callers": run.callers,
+        "per_s": round(run.per_second, 0),
+        "ratio": round(run.per_second / raw, 3),
+        "p50_us": run.p50_us,
+        "p99_us": run.p99_us,
+        "token_host_cpu_us": each(begin.host_ns, end.host_ns),
+        "service_cpu_us": each(begin.service_ns, end.service_ns),
+        "callers_cpu_us": each(begin.callers_ns, end.callers_ns),
+    })
+}
+
+/// What a lone call waits for: the token, the disk twice, and the rest.
+fn lone(run: &Measured, token_us: f64, fdatasync_us: u64) -> Value {
+    #[allow(clippy::cast_precision_loss, reason = "a call is far below 2^52 µs")]
+    let (p50_us, disk_us) = (run.p50_us as f64, 2.0 * fdatasync_us as f64);
+    json!({
+        "p50": run.p50_us,
+        "token": round(token_us, 0),
+        "two_fdatasync": round(disk_us, 0),
+        "rest": round(p50_us - token_us - disk_us, 0),
+    })
 }
 
 fn print(report: &Value, rows: &[Value], global: &Global) {
@@ -114,6 +139,54 @@ fn print(report: &Value, rows: &[Value], global: &Global) {
         report["body_bytes"]
     );
     output::list(global.output, rows);
+    if let Some(lone) = report["lone_call_us"].as_object() {
+        println!(
+            "a lone call, µs: p50 {} = token {} + twice fdatasync {} + the rest {}",
+            lone["p50"], lone["token"], lone["two_fdatasync"], lone["rest"]
+        );
+    }
+}
+
+/// Processor time that the parts of a bench have spent, in nanoseconds.
+struct Spent {
+    host_ns: u64,
+    service_ns: u64,
+    callers_ns: u64,
+}
+
+impl Spent {
+    fn now(service: &Service) -> Result<Self> {
+        let service = service.child.id();
+        let mut host_ns = 0;
+        for child in children(service)? {
+            host_ns += processor_ns(child)?;
+        }
+        Ok(Spent { host_ns, service_ns: processor_ns(service)?, callers_ns: processor_ns(std::process::id())? })
+    }
+}
+
+/// Processes that a process has started and that still run.
+fn children(process: u32) -> Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for thread in threads(process)? {
+        let listed = std::fs::read_to_string(thread.join("children")).unwrap_or_default();
+        children.extend(listed.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+    }
+    Ok(children)
+}
+
+/// Processor time of a process's threads.
+fn processor_ns(process: u32) -> Result<u64> {
+    let spent = |thread: PathBuf| {
+        std::fs::read_to_string(thread.join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok()
+    };
+    Ok(threads(process)?.into_iter().filter_map(spent).sum())
+}
+
+fn threads(process: u32) -> Result<Vec<PathBuf>> {
+    let fault = |fault| internal("this system does not tell what a process does", fault);
+    let listed = std::fs::read_dir(format!("/proc/{process}/task")).map_err(fault)?;
+    Ok(listed.filter_map(|entry| Some(entry.ok()?.path())).collect())
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "figures for people, far below the bounds of the type")]
