@@ -173,7 +173,13 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
 
 /// The runtime of a command, made after everything that must happen in a process with one thread.
 fn runtime() -> Result<tokio::runtime::Runtime> {
+    runtime_of(std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// A runtime of so many threads.
+fn runtime_of(threads: usize) -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
         .enable_all()
         .build()
         .map_err(|fault| Error::new(Reason::Internal, "the runtime cannot start").detail(fault))

@@ -1,7 +1,11 @@
 //! Keys in tokens, and the only way to use them: permit, durable intent, token, verification, durable outcome.
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Poll;
 use std::time::Instant;
 
 use aws_lc_rs::signature::ParsedPublicKey;
@@ -150,12 +154,7 @@ impl Custody {
             let act_name = note.name();
             let intent = Intent::open(custody.store.as_ref(), permit, note).await?;
             faultpoint::reach("after-intent", act_name).await;
-            let acting = Arc::clone(&custody);
-            // Apart, so that an act that panics is closed like any other that failed.
-            let result = tokio::spawn(async move { act.run(&acting).await }).await.unwrap_or_else(|fault| {
-                let error = Error::new(Reason::Internal, "the act broke off").detail(fault);
-                Err(Failed::from(error).afterwards())
-            });
+            let result = unbroken(act.run(&custody)).await;
             faultpoint::reach("before-outcome", act_name).await;
             proof::close(&custody.store, intent, result).await
         });
@@ -228,6 +227,18 @@ impl Custody {
             tracing::error!(device, state, ?fault, "the standing of a token cannot be recorded");
         }
     }
+}
+
+/// Runs an act; one that panics is closed like any other that failed.
+async fn unbroken<T>(act: impl Future<Output = Result<Verified<T>, Failed>>) -> Result<Verified<T>, Failed> {
+    let mut act = pin!(act);
+    poll_fn(|context| {
+        catch_unwind(AssertUnwindSafe(|| act.as_mut().poll(context))).unwrap_or_else(|_| {
+            let error = Error::new(Reason::Internal, "the act broke off");
+            Poll::Ready(Err(Failed::from(error).afterwards()))
+        })
+    })
+    .await
 }
 
 /// The part of an act between intent and outcome.
