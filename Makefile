@@ -41,3 +41,4 @@ check: setup
 
 prove: kit
 	cargo nextest run --release --profile prove --features prove $(LOCKED) -E 'binary(prove)'
+	scripts/fuzz

@@ -88,7 +88,7 @@ fn case(name: &str, texts: &[String], mut work: impl FnMut(&[String])) {
         .iter()
         .map(|text| {
             let document = Document::read(text).unwrap();
-            let key = Content::read(document.body()).unwrap().issuer.unwrap().key.unwrap();
+            let key = *Content::read(document.body()).unwrap().issuer.unwrap().key.unwrap();
             (document.body().clone(), Signature::read(document.signature().unwrap()).unwrap(), key)
         })
         .collect();
@@ -147,7 +147,7 @@ fn main() {
     });
     let names = ["ul.xml", "slc.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
     let chain: Vec<String> = names.iter().map(|name| vector(name)).collect();
-    let root = Content::read(Document::read(&chain[4]).unwrap().body()).unwrap().issuer.unwrap().key.unwrap();
+    let root = *Content::read(Document::read(&chain[4]).unwrap().body()).unwrap().issuer.unwrap().key.unwrap();
     let pins = [Pin::of(&root)];
     case("chain of five", &chain, |texts| {
         let documents: Vec<Document> = texts.iter().map(|text| Document::read(text).unwrap()).collect();

@@ -2,7 +2,11 @@
 //! without a fuzzer.
 #![allow(clippy::expect_used, clippy::panic)]
 
+use std::sync::LazyLock;
+
 use base64::Engine;
+use keyward::enrollment::request::Request;
+use keyward::enrollment::response;
 use keyward::error::Result;
 use keyward::key::{Hash, RsaPublicKey};
 use keyward::secret::Secret;
@@ -13,6 +17,7 @@ use keyward::xrml::markup::Element;
 use keyward::xrml::rights::{Asker, evaluate};
 use keyward::xrml::sealed::{ContentKey, SealProfile, open};
 use keyward::xrml::text::Body;
+use keyward::xrml::time::XrmlTime;
 use keyward::xrml::{
     ca, carrier, chain, clc, enrollment_ca, enrollment_service, pl, rac, revocation, rights_data as erd, signature,
     slc, spc, template, ul, unknown,
@@ -110,4 +115,54 @@ pub fn rights_data(data: &[u8]) {
         let Ok(rights) = erd::RightsData::read(document.body()) else { continue };
         let _ = evaluate(&rights, None, &Asker::default(), time::OffsetDateTime::UNIX_EPOCH);
     }
+}
+
+/// An enrollment request by file: what is taken is written again and says the same.
+pub fn request(data: &[u8]) {
+    let Ok(request) = Request::read(data) else { return };
+    let written = request.write();
+    assert!(written.is_ascii());
+    assert_eq!(Request::read(written.as_bytes()).expect("what we write we read"), request);
+}
+
+/// A good response, and the request that it answers.
+struct Enrolled {
+    request: Request,
+    certificate: Certificate,
+    pin: chain::Pin,
+    at: XrmlTime,
+}
+
+static ENROLLED: LazyLock<Enrolled> = LazyLock::new(|| {
+    let documents = carrier::read(include_bytes!("../corpus/response/soap")).expect("the seed can be read");
+    let certificate = slc::read(documents[0].body()).expect("the seed begins with a licensor certificate");
+    let root =
+        Content::read(documents[3].body()).ok().and_then(|ca| ca.issuer?.key).expect("the seed ends below its root");
+    let server = certificate.principal.object.clone().expect("a server has an object");
+    let level = |name: &str| certificate.principal.level(name).unwrap_or_default().to_owned();
+    let request = Request {
+        revocation: Vec::new(),
+        key: certificate.key().expect("a server has a key").clone(),
+        guid: server.id.value.parse().expect("a server has a GUID"),
+        sku: level("Server-SKU"),
+        version: level("Server-Version"),
+        name: server.name.clone().unwrap_or_default(),
+        url: server.url().unwrap_or_default().to_owned(),
+    };
+    Enrolled { request, pin: chain::Pin::of(&root), at: certificate.issued_time, certificate }
+});
+
+/// An enrollment response by file, against a pin: only what the authority signed is ever taken.
+pub fn response(data: &[u8]) {
+    is_taken(data);
+}
+
+/// Whether a response is taken.
+pub fn is_taken(data: &[u8]) -> bool {
+    let known = &*ENROLLED;
+    let checked = response::check(&known.request, data, &[known.pin], &[], known.at.moment());
+    let Ok((chain, certificate, differences)) = checked else { return false };
+    assert_eq!(certificate, known.certificate);
+    assert!(chain.documents.len() == 4 && differences.is_empty());
+    true
 }

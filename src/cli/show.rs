@@ -116,7 +116,7 @@ fn tell(content: &Content, kind: Option<Kind>, facts: &mut Vec<Fact>) {
     }
     if let Some(conditions) = &content.conditions {
         facts.extend(restrictions(conditions).into_iter().map(|words| ("condition", words)));
-        facts.extend(conditions.refresh.iter().flat_map(refresh).map(|words| ("revocation", words)));
+        facts.extend(conditions.refresh.as_deref().into_iter().flat_map(refresh).map(|words| ("revocation", words)));
     }
     facts.extend(content.policies.iter().flat_map(policy).map(|words| ("application", words)));
     for data in &content.data {
@@ -140,7 +140,7 @@ fn tell_work(work: &Work, facts: &mut Vec<Fact>) {
         facts.extend(restrictions(conditions).into_iter().map(|words| ("condition", words)));
     }
     if let Some(conditions) = &work.conditions {
-        facts.extend(conditions.refresh.iter().flat_map(refresh).map(|words| ("revocation", words)));
+        facts.extend(conditions.refresh.as_deref().into_iter().flat_map(refresh).map(|words| ("revocation", words)));
     }
     facts.extend(work.rights.iter().map(|given| ("right", right(given))));
 }
@@ -163,7 +163,7 @@ fn restrictions(conditions: &Conditions) -> Vec<String> {
     let ranges = conditions.ranges.iter().map(span);
     let interval = conditions.interval.iter().filter_map(|interval| Some(format!("for {}", length(interval)?)));
     let named = conditions.named.iter().map(|c| format!("{} ({}) {}", c.name, c.kind, c.value));
-    let unknown = conditions.unknown.iter().map(|_| "a condition of unknown meaning".to_owned());
+    let unknown = (!conditions.unknown.is_empty()).then(|| "a condition of unknown meaning".to_owned());
     ranges.chain(interval).chain(named).chain(unknown).collect()
 }
 

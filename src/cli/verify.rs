@@ -1,5 +1,6 @@
 //! `keyward verify`: documents, their signatures, links and trust, without a service or a token.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -82,12 +83,16 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     let unreadable = |fault: std::io::Error| {
         Error::new(Reason::InvalidArgument, format!("{} cannot be read: {fault}", path.display()))
     };
-    let size = std::fs::metadata(path).map_err(unreadable)?.len();
-    if size > carrier::CARRIER_BYTES_MAX as u64 {
-        let message = format!("{} has {size} bytes; the bound is {}", path.display(), carrier::CARRIER_BYTES_MAX);
+    const MOST: u64 = carrier::CARRIER_BYTES_MAX as u64;
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    // What says no size, or a wrong one, is not read for ever.
+    file.take(MOST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MOST {
+        let message = format!("{} has more than {MOST} bytes", path.display());
         return Err(Error::new(Reason::LimitExceeded, message));
     }
-    std::fs::read(path).map_err(unreadable)
+    Ok(bytes)
 }
 
 /// A pin from its digits, or from a file of digits, of a public key, or of the certificate below the root.
@@ -145,13 +150,15 @@ fn judge(at: Option<XrmlTime>, global: &Global, material: &Material) -> u8 {
         if !material.lists.is_empty() {
             row["revoked"] = json!(revoked.as_ref().map_or("no", |reason| reason.message()));
         }
-        notes.extend(hints(finding).into_iter().map(|note| format!("{name}: {note}")));
+        let hints = hints(finding);
         if global.output == output::Format::Json {
             row["guid"] = json!(finding.guid);
             row["issued"] = json!(finding.content.as_ref().ok().and_then(|c| c.issued).map(|t| t.to_string()));
             row["fault"] = json!(finding.fault.as_ref().map(Error::message));
             row["unknown"] = json!(finding.unknown);
+            row["notes"] = json!(hints);
         }
+        notes.extend(hints.into_iter().map(|note| format!("{name}: {note}")));
         rows.push(row);
     }
     output::list(global.output, &rows);

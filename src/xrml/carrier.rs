@@ -66,8 +66,11 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'static, str>> {
     if !rest.is_empty() {
         return Err(malformed("the file is marked as UTF-16 and has an odd number of bytes"));
     }
-    let mut text = String::with_capacity(bytes.len() / 2);
-    for decoded in char::decode_utf16(pairs.iter().map(|pair| unit(*pair))) {
+    let characters = || char::decode_utf16(pairs.iter().map(|pair| unit(*pair)));
+    // Counted first: a text that grew as it came would take more than twice what it needs.
+    let length = characters().map(|decoded| decoded.map_or(0, char::len_utf8)).sum();
+    let mut text = String::with_capacity(length);
+    for decoded in characters() {
         text.push(decoded.map_err(|_| malformed("the file is UTF-16 with half of a surrogate pair"))?);
     }
     Ok(Cow::Owned(text))
@@ -100,9 +103,10 @@ fn envelope(text: &str) -> Result<Vec<Document>> {
         let start = reader.buffer_position();
         let event =
             reader.read_event().map_err(|e| malformed("the markup around the documents is broken").detail(e))?;
+        let rest = usize::try_from(reader.buffer_position()).ok().and_then(|at| text.get(at..)).unwrap_or_default();
         match event {
             Event::Start(tag) if tag.name().as_ref() == "XrML" => {
-                reader.read_to_end(tag.name()).map_err(|e| malformed("a document does not end").detail(e))?;
+                skip(&mut reader)?;
                 let span = (usize::try_from(start).ok()).zip(usize::try_from(reader.buffer_position()).ok());
                 let inline = span.and_then(|(start, end)| text.get(start..end)).unwrap_or_default();
                 add(&mut found, inline)?;
@@ -124,9 +128,9 @@ fn envelope(text: &str) -> Result<Vec<Document>> {
                     add(&mut found, content)?;
                 }
             }
-            Event::Text(run) => keep(&mut texts, &run),
-            Event::CData(run) => keep(&mut texts, &run),
-            Event::GeneralRef(entity) => keep(&mut texts, character(&entity)?.encode_utf8(&mut [0; 4])),
+            Event::Text(run) => keep(&mut texts, &run, rest),
+            Event::CData(run) => keep(&mut texts, &run, rest),
+            Event::GeneralRef(entity) => keep(&mut texts, character(&entity)?.encode_utf8(&mut [0; 4]), rest),
             Event::DocType(_) => {
                 let message = "the markup around the documents has a document type definition";
                 return Err(Error::new(Reason::DocumentForbidden, message));
@@ -144,8 +148,32 @@ fn envelope(text: &str) -> Result<Vec<Document>> {
     Ok(found)
 }
 
-fn keep(texts: &mut [String], run: &str) {
+/// Reads over a document that has begun, to the end of its end tag.
+fn skip(reader: &mut Reader<&[u8]>) -> Result<()> {
+    let mut depth = 1;
+    while depth > 0 {
+        match reader.read_event().map_err(|e| malformed("a document does not end").detail(e))? {
+            Event::Start(_) if depth == DEPTH_MAX => {
+                return Err(Error::new(
+                    Reason::LimitExceeded,
+                    format!("nesting of elements: the bound is {DEPTH_MAX}"),
+                ));
+            }
+            Event::Start(_) => depth += 1,
+            Event::End(_) => depth -= 1,
+            Event::Eof => return Err(malformed("a document does not end")),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Adds a run to the text of the innermost element. No more can follow without a break than goes on to the next bracket.
+fn keep(texts: &mut [String], run: &str, rest: &str) {
     if let Some(text) = texts.last_mut() {
+        if text.capacity() < text.len() + run.len() {
+            text.reserve_exact(run.len() + rest.find('<').unwrap_or(rest.len()));
+        }
         text.push_str(run);
     }
 }

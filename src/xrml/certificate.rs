@@ -91,7 +91,7 @@ impl Certificate {
             issuer,
             principal,
             range,
-            revocation: content.conditions.and_then(|conditions| conditions.refresh),
+            revocation: content.conditions.and_then(|conditions| conditions.refresh).map(|refresh| *refresh),
         })
     }
 
@@ -109,7 +109,7 @@ impl Certificate {
         write_principal("ISSUEDPRINCIPALS", &self.principal, &mut xml);
         issue_work(&self.descriptor, self.range, reference(&self.principal)).write(true, &mut xml);
         if let Some(refresh) = &self.revocation {
-            Conditions { refresh: Some(refresh.clone()), ..Conditions::default() }.write(true, &mut xml);
+            Conditions { refresh: Some(Box::new(refresh.clone())), ..Conditions::default() }.write(true, &mut xml);
         }
         let body = end(xml)?;
         Certificate::read(&body)?;

@@ -67,7 +67,7 @@ impl ClientCertificate {
         self.issuer.write("ISSUER", &mut xml);
         self.points.iter().for_each(|point| point.write(&mut xml));
         write_principal("ISSUEDPRINCIPALS", &self.user, &mut xml);
-        let access = Principal { enabling: Some(self.enabling.clone()), ..reference(&self.user) };
+        let access = Principal { enabling: Some(Box::new(self.enabling.clone())), ..reference(&self.user) };
         issue_work(&self.descriptor, self.range, access).write(true, &mut xml);
         let body = end(xml)?;
         ClientCertificate::read(&body)?;
@@ -76,5 +76,5 @@ impl ClientCertificate {
 }
 
 fn sealed(right: &Right) -> Option<EnablingBits> {
-    right.conditions.access.iter().find_map(|principal| principal.enabling.clone())
+    right.conditions.access.iter().find_map(|principal| principal.enabling.as_deref().cloned())
 }

@@ -3,9 +3,10 @@
 use super::element::{DistributionPoint, Object, Principal};
 use super::kind::{Kind, LICENSE};
 use super::license::{AuthenticatedData, Conditions, PolicyList, Work};
-use super::markup::{Element, incomplete};
+use super::markup::{Element, incomplete, read_each};
 use super::text::Body;
 use super::time::{Range, XrmlTime};
+use super::weight;
 use super::write::Xml;
 use crate::error::Result;
 
@@ -43,19 +44,19 @@ impl Content {
     /// `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`, with the element.
     pub fn read(body: &Body) -> Result<Content> {
         let root = body.element();
-        let points = root.all("DISTRIBUTIONPOINT").map(DistributionPoint::read).collect::<Result<_>>()?;
+        weight::check(root)?;
         Ok(Content {
             issued: root.optional("ISSUEDTIME")?.map(XrmlTime::read).transpose()?,
             validity: root.optional("VALIDITYTIME")?.map(Range::read).transpose()?,
             descriptor: root.optional("DESCRIPTOR")?.map(|d| Object::read(d.required("OBJECT")?)).transpose()?,
             issuer: root.optional("ISSUER")?.map(Principal::read).transpose()?,
-            points,
+            points: read_each(root.all("DISTRIBUTIONPOINT"), DistributionPoint::read)?,
             principal: single_principal(root, "ISSUEDPRINCIPALS")?,
             work: root.optional("WORK")?.map(Work::read).transpose()?,
-            data: root.all("AUTHENTICATEDDATA").map(AuthenticatedData::read).collect::<Result<_>>()?,
-            conditions: root.optional("CONDITIONLIST")?.map(Conditions::read).transpose()?,
+            data: read_each(root.all("AUTHENTICATEDDATA"), AuthenticatedData::read)?,
+            conditions: root.optional("CONDITIONLIST")?.map(|list| Conditions::read(list.children())).transpose()?,
             federation: single_principal(root, "FEDERATIONPRINCIPALS")?,
-            policies: root.all("POLICYLIST").map(PolicyList::read).collect::<Result<_>>()?,
+            policies: read_each(root.all("POLICYLIST"), PolicyList::read)?,
         })
     }
 
@@ -66,6 +67,7 @@ impl Content {
     /// As [`Content::read`], for those parts.
     pub(super) fn read_links(body: &Body) -> Result<Content> {
         let root = body.element();
+        weight::check(root)?;
         let descriptor = root.optional("DESCRIPTOR")?.map(|d| d.required("OBJECT")).transpose()?;
         let work = root.optional("WORK")?.map(Work::read).transpose();
         let is_certificate = Kind::of(body).is_ok_and(Kind::issues);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::markup::{Element, incomplete};
+use super::markup::{Element, incomplete, read_each};
 use super::value::{hash_name, hash_named, read_base64, read_key, read_value, write_key, write_value};
 use super::write::Xml;
 use crate::error::Result;
@@ -122,7 +122,7 @@ impl Object {
     }
 
     pub(super) fn read(element: Element<'_>) -> Result<Self> {
-        let addresses = element.all("ADDRESS").map(|address| {
+        let addresses = read_each(element.all("ADDRESS"), |address| {
             let kind = address.required_attribute("type")?.into_owned();
             Ok(Address { kind, value: address.content()?.into_owned() })
         });
@@ -133,7 +133,7 @@ impl Object {
                 .optional("NAME")?
                 .map(|name| Ok::<_, crate::error::Error>(name.content()?.into_owned()))
                 .transpose()?,
-            addresses: addresses.collect::<Result<_>>()?,
+            addresses: addresses?,
         })
     }
 
@@ -261,7 +261,8 @@ impl HardwareId {
     }
 }
 
-/// What stands in PRINCIPAL and in ISSUER: who, which key, which levels, which sealed key.
+/// What stands in PRINCIPAL and in ISSUER: who, which key, which levels, which sealed key. Rights data may name thousands,
+/// who have nothing but an object; so the rest takes room only where it is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Principal {
     /// Attribute `internal-id`: by it other elements refer to this principal.
@@ -269,20 +270,20 @@ pub struct Principal {
     /// OBJECT.
     pub object: Option<Object>,
     /// PUBLICKEY.
-    pub key: Option<RsaPublicKey>,
+    pub key: Option<Box<RsaPublicKey>>,
     /// DIGEST of the hardware id, in a machine certificate only.
-    pub hardware: Option<HardwareId>,
+    pub hardware: Option<Box<HardwareId>>,
     /// SECURITYLEVELs in their order.
     pub levels: Vec<SecurityLevel>,
     /// ENABLINGBITS.
-    pub enabling: Option<EnablingBits>,
+    pub enabling: Option<Box<EnablingBits>>,
 }
 
 impl Principal {
     /// A principal with an object and a key.
     #[must_use]
     pub fn new(object: Object, key: RsaPublicKey) -> Self {
-        Principal { object: Some(object), key: Some(key), ..Principal::default() }
+        Principal { object: Some(object), key: Some(Box::new(key)), ..Principal::default() }
     }
 
     /// What ISSUER holds in documents that this principal signs: object, key and levels.
@@ -311,22 +312,22 @@ impl Principal {
     /// # Errors
     /// `DOCUMENT_INCOMPLETE` if there is none.
     pub fn required_key(&self, whose: &str) -> Result<&RsaPublicKey> {
-        self.key.as_ref().ok_or_else(|| incomplete(format!("{whose} has no PUBLICKEY")))
+        self.key.as_deref().ok_or_else(|| incomplete(format!("{whose} has no PUBLICKEY")))
     }
 
     /// Reads ISSUER or PRINCIPAL.
     pub(super) fn read(element: Element<'_>) -> Result<Self> {
-        let levels = element.all("SECURITYLEVEL").map(|level| {
+        let levels = read_each(element.all("SECURITYLEVEL"), |level| {
             let name = level.required_attribute("name")?.into_owned();
             Ok(SecurityLevel { name, value: level.required_attribute("value")?.into_owned() })
         });
         Ok(Principal {
             internal_id: element.attribute("internal-id").map(Into::into),
             object: element.optional("OBJECT")?.map(Object::read).transpose()?,
-            key: element.optional("PUBLICKEY")?.map(read_key).transpose()?,
-            hardware: element.optional("DIGEST")?.map(HardwareId::read).transpose()?,
-            levels: levels.collect::<Result<_>>()?,
-            enabling: element.optional("ENABLINGBITS")?.map(EnablingBits::read).transpose()?,
+            key: element.optional("PUBLICKEY")?.map(read_key).transpose()?.map(Box::new),
+            hardware: element.optional("DIGEST")?.map(HardwareId::read).transpose()?.map(Box::new),
+            levels: levels?,
+            enabling: element.optional("ENABLINGBITS")?.map(EnablingBits::read).transpose()?.map(Box::new),
         })
     }
 
@@ -366,14 +367,14 @@ pub struct DistributionPoint {
     /// OBJECT.
     pub object: Object,
     /// PUBLICKEY: the key that signs the list.
-    pub key: Option<RsaPublicKey>,
+    pub key: Option<Box<RsaPublicKey>>,
 }
 
 impl DistributionPoint {
     pub(super) fn read(element: Element<'_>) -> Result<Self> {
         Ok(DistributionPoint {
             object: Object::read(element.required("OBJECT")?)?,
-            key: element.optional("PUBLICKEY")?.map(read_key).transpose()?,
+            key: element.optional("PUBLICKEY")?.map(read_key).transpose()?.map(Box::new),
         })
     }
 

@@ -1,10 +1,13 @@
 //! What licenses say: works, rights, conditions, application policies and application data (MS-RMPR 2.2.9.7 to 2.2.9.10).
 
 use super::element::{DistributionPoint, Object, Principal};
-use super::markup::{Element, incomplete};
+use super::markup::{Element, incomplete, read_each};
 use super::time::{Interval, Range};
 use super::write::Xml;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
+
+/// Most RANGETIMEs of one list of conditions. Real ones have one.
+pub const RANGES_MAX: usize = 16;
 
 /// REFRESH: revocation lists that must be at hand, and how old they may be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +36,14 @@ impl Condition {
         Condition { name: "OS-Exclusion".into(), kind: "versionspan".into(), value: format!("{least}-{most}") }
     }
 
+    fn read(element: Element<'_>) -> Result<Self> {
+        Ok(Condition {
+            name: element.required_attribute("NAME")?.into_owned(),
+            kind: element.attribute("TYPE").unwrap_or_default().into_owned(),
+            value: element.content()?.into_owned(),
+        })
+    }
+
     /// The two ends of a version range.
     #[must_use]
     pub fn version_span(&self) -> Option<(&str, &str)> {
@@ -50,48 +61,57 @@ pub struct Conditions {
     /// ACCESS/PRINCIPAL: who, or a reference to a principal of the document with a sealed key.
     pub access: Vec<Principal>,
     /// REFRESH.
-    pub refresh: Option<Refresh>,
+    pub refresh: Option<Box<Refresh>>,
     /// CONDITION.
     pub named: Vec<Condition>,
-    /// Elements of no known name, as received.
-    pub unknown: Vec<String>,
+    /// Elements of no known name, as received, one after the other.
+    pub unknown: String,
 }
 
 impl Conditions {
-    /// Reads the conditions that stand directly below an element.
-    pub(super) fn read(element: Element<'_>) -> Result<Self> {
-        let mut conditions = Conditions::default();
-        for child in element.children() {
-            match child.name() {
-                "TIME" => conditions.read_time(child)?,
-                "ACCESS" => {
-                    for principal in child.all("PRINCIPAL") {
-                        conditions.access.push(Principal::read(principal)?);
-                    }
-                }
+    /// Reads conditions: the children of CONDITIONLIST, or what stands in its place.
+    pub(super) fn read<'a>(elements: impl Iterator<Item = Element<'a>> + Clone) -> Result<Self> {
+        let named = |name: &'static str| elements.clone().filter(move |element| element.name() == name);
+        let mut conditions = Conditions {
+            access: read_each(named("ACCESS").flat_map(|access| access.all("PRINCIPAL")), Principal::read)?,
+            named: read_each(named("CONDITION"), Condition::read)?,
+            ..Conditions::default()
+        };
+        let room = || elements.clone().map(|element| element.outer().len()).sum();
+        for element in elements.clone() {
+            match element.name() {
+                "ACCESS" | "CONDITION" => {}
+                "TIME" => conditions.read_time(element, room)?,
                 "REFRESH" if conditions.refresh.is_some() => return Err(incomplete("more than one REFRESH")),
-                "REFRESH" => conditions.refresh = Some(read_refresh(child)?),
-                "CONDITION" => conditions.named.push(Condition {
-                    name: child.required_attribute("NAME")?.into_owned(),
-                    kind: child.attribute("TYPE").unwrap_or_default().into_owned(),
-                    value: child.content()?.into_owned(),
-                }),
-                _ => conditions.unknown.push(child.outer().to_owned()),
+                "REFRESH" => conditions.refresh = Some(Box::new(read_refresh(element)?)),
+                _ => conditions.keep(element, room),
             }
         }
         Ok(conditions)
     }
 
-    fn read_time(&mut self, time: Element<'_>) -> Result<()> {
+    fn read_time(&mut self, time: Element<'_>, room: impl Fn() -> usize) -> Result<()> {
         for child in time.children() {
             match child.name() {
+                "RANGETIME" if self.ranges.len() == RANGES_MAX => {
+                    let message = format!("RANGETIMEs of one list of conditions: the bound is {RANGES_MAX}");
+                    return Err(Error::new(Reason::LimitExceeded, message));
+                }
                 "RANGETIME" => self.ranges.push(Range::read(child)?),
                 "INTERVALTIME" if self.interval.is_some() => return Err(incomplete("more than one INTERVALTIME")),
                 "INTERVALTIME" => self.interval = Some(Interval::read(child)?),
-                _ => self.unknown.push(child.outer().to_owned()),
+                _ => self.keep(child, &room),
             }
         }
         Ok(())
+    }
+
+    /// Keeps an element of no known name; `room` says how long all of them can be.
+    fn keep(&mut self, unknown: Element<'_>, room: impl Fn() -> usize) {
+        if self.unknown.is_empty() {
+            self.unknown.reserve_exact(room());
+        }
+        self.unknown.push_str(unknown.outer());
     }
 
     /// Writes CONDITIONLIST. Certificates have the time before the access, licenses after it.
@@ -121,7 +141,7 @@ impl Conditions {
         for condition in &self.named {
             xml.leaf("CONDITION", &[("NAME", &condition.name), ("TYPE", &condition.kind)], &condition.value);
         }
-        self.unknown.iter().for_each(|element| xml.received(element));
+        xml.received(&self.unknown);
         xml.close(list);
     }
 
@@ -140,7 +160,7 @@ impl Conditions {
 
 fn read_refresh(element: Element<'_>) -> Result<Refresh> {
     Ok(Refresh {
-        points: element.all("DISTRIBUTIONPOINT").map(DistributionPoint::read).collect::<Result<_>>()?,
+        points: read_each(element.all("DISTRIBUTIONPOINT"), DistributionPoint::read)?,
         interval: element.optional("INTERVALTIME")?.map(Interval::read).transpose()?.unwrap_or_default(),
     })
 }
@@ -175,8 +195,10 @@ impl Right {
     fn read(element: Element<'_>) -> Result<Self> {
         let is_named = element.name() == "RIGHT";
         let name = if is_named { element.required_attribute("name")?.into_owned() } else { element.name().to_owned() };
-        // An owner's license made by a client has ACCESS directly below the right.
-        let conditions = Conditions::read(element.optional("CONDITIONLIST")?.unwrap_or(element))?;
+        // An owner's license made by a client has ACCESS directly below the right. Wherever a condition stands, it counts.
+        let list = element.optional("CONDITIONLIST")?.into_iter().flat_map(Element::children);
+        let conditions =
+            Conditions::read(list.chain(element.children().filter(|child| child.name() != "CONDITIONLIST")))?;
         Ok(Right { name, is_named, conditions })
     }
 
@@ -223,14 +245,17 @@ impl Work {
         };
         let group = element.optional("RIGHTSGROUP")?;
         let rights = match group {
-            Some(group) => group.required("RIGHTSLIST")?.children().map(Right::read).collect::<Result<_>>()?,
+            Some(group) => read_each(group.required("RIGHTSLIST")?.children(), Right::read)?,
             None => Vec::new(),
         };
         Ok(Work {
             object: element.optional("OBJECT")?.map(Object::read).transpose()?,
             owner: owner.transpose()?,
-            conditions: element.optional("CONDITIONLIST")?.map(Conditions::read).transpose()?,
-            preconditions: element.optional("PRECONDITIONLIST")?.map(Conditions::read).transpose()?,
+            conditions: element.optional("CONDITIONLIST")?.map(|list| Conditions::read(list.children())).transpose()?,
+            preconditions: element
+                .optional("PRECONDITIONLIST")?
+                .map(|list| Conditions::read(list.children()))
+                .transpose()?,
             group: group.map(|group| group.attribute("name").unwrap_or_default().into_owned()),
             rights,
         })
@@ -312,19 +337,16 @@ pub struct Policy {
 
 impl PolicyList {
     pub(super) fn read(element: Element<'_>) -> Result<Self> {
-        let policies = element.all("POLICY").map(|policy| {
+        let policies = read_each(element.all("POLICY"), |policy| {
             let object = policy.required("OBJECT")?;
             let span = object.optional("VERSIONSPAN")?;
             let versions = span.map(|span| {
                 let minimum = span.required_attribute("min")?.into_owned();
-                Ok::<_, crate::error::Error>((minimum, span.required_attribute("max")?.into_owned()))
+                Ok::<_, Error>((minimum, span.required_attribute("max")?.into_owned()))
             });
             Ok(Policy { id: Object::read(object)?.id, versions: versions.transpose()? })
         });
-        Ok(PolicyList {
-            kind: element.required_attribute("type")?.into_owned(),
-            policies: policies.collect::<Result<_>>()?,
-        })
+        Ok(PolicyList { kind: element.required_attribute("type")?.into_owned(), policies: policies? })
     }
 
     pub(super) fn write(&self, xml: &mut Xml) {

@@ -18,16 +18,18 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// Longest attribute value as written, in bytes of UTF-8.
 pub const ATTRIBUTE_BYTES_MAX: usize = 8192;
 
-/// One element: offsets into the text in bytes of UTF-8. `text[start..end]` is the whole element and
-/// `text[content..close]` what it holds; `next` is the index of the first element after its subtree.
+/// One element: `text[start..end]`, in bytes of UTF-8. Where its parts are is looked up when they are asked for: an element
+/// can be four bytes short, and what is kept of a text must stay in proportion to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node {
     start: u32,
-    content: u32,
-    close: u32,
     end: u32,
-    next: u32,
 }
+
+/// Bytes that are kept of each element beside its text.
+pub(super) const NODE_BYTES: usize = size_of::<Node>();
+/// Bytes of the shortest element, `<A/>`.
+const SHORTEST: usize = 4;
 
 /// One element of a checked text.
 #[derive(Clone, Copy)]
@@ -53,15 +55,15 @@ impl<'a> Element<'a> {
 
     /// The tag between its brackets, without the slash of an empty element: name and attributes.
     fn tag(self) -> &'a str {
-        let node = self.node();
-        self.text[node.start as usize + 1..node.content as usize - 1].trim_end_matches('/')
+        let outer = self.outer();
+        outer[1..tag_end(outer) - 1].trim_end_matches('/')
     }
 
     /// The name.
     #[must_use]
     pub fn name(self) -> &'a str {
-        let tag = self.tag();
-        &tag[..tag.find(is_space).unwrap_or(tag.len())]
+        let tag = &self.outer()[1..];
+        &tag[..tag.find(|c| is_space(c) || matches!(c, '>' | '/')).unwrap_or(tag.len())]
     }
 
     /// The whole element as received, tags included.
@@ -74,8 +76,10 @@ impl<'a> Element<'a> {
     /// What stands between its tags, as received.
     #[must_use]
     pub fn inner(self) -> &'a str {
-        let node = self.node();
-        &self.text[node.content as usize..node.close as usize]
+        let outer = self.outer();
+        let content = tag_end(outer);
+        // The last bracket opens the end tag, if there is one.
+        &outer[content..outer.rfind('<').unwrap_or(0).max(content).min(outer.len())]
     }
 
     /// The attributes in their order: name and value as written, entities not replaced.
@@ -100,21 +104,33 @@ impl<'a> Element<'a> {
     }
 
     /// The elements directly below, in their order.
-    pub fn children(self) -> impl Iterator<Item = Element<'a>> {
-        let end = self.node().next as usize;
+    pub fn children(self) -> impl Iterator<Item = Element<'a>> + Clone {
+        let end = self.node().end;
         let mut at = self.at + 1;
         std::iter::from_fn(move || {
-            if at >= end {
+            let child = Element { at, ..self };
+            if self.nodes.get(at)?.start >= end {
                 return None;
             }
-            let child = Element { at, ..self };
-            at = child.node().next as usize;
+            at = child.after();
             Some(child)
         })
     }
 
+    /// Index of the first element after this one and all that it holds: most hold few, so the steps grow.
+    pub(super) fn after(self) -> usize {
+        let is_within = |node: &Node| node.start < self.node().end;
+        let (mut low, mut step) = (self.at + 1, 1);
+        while self.nodes.get(low + step - 1).is_some_and(is_within) {
+            low += step;
+            step *= 2;
+        }
+        let high = (low + step - 1).min(self.nodes.len());
+        low + self.nodes[low..high].partition_point(is_within)
+    }
+
     /// The children of a name, in their order.
-    pub fn all(self, name: &str) -> impl Iterator<Item = Element<'a>> {
+    pub fn all(self, name: &str) -> impl Iterator<Item = Element<'a>> + Clone {
         self.children().filter(move |child| child.name() == name)
     }
 
@@ -141,10 +157,11 @@ impl<'a> Element<'a> {
 
     /// The runs of text directly below, as received: before, between and after its children.
     pub(super) fn runs(self) -> impl Iterator<Item = &'a str> {
-        let whole = self.node();
-        let starts = std::iter::once(whole.content).chain(self.children().map(|child| child.node().end));
-        let ends = self.children().map(|child| child.node().start).chain(std::iter::once(whole.close));
-        starts.zip(ends).map(move |(start, end)| &self.text[start as usize..end as usize])
+        let (inner, first) = (self.inner(), self.node().start as usize + tag_end(self.outer()));
+        let place = move |at: u32| at as usize - first;
+        let starts = std::iter::once(0).chain(self.children().map(move |child| place(child.node().end)));
+        let ends = self.children().map(move |child| place(child.node().start)).chain(std::iter::once(inner.len()));
+        starts.zip(ends).map(move |(start, end)| &inner[start..end])
     }
 
     /// The text of an element that holds no others, entities replaced.
@@ -152,11 +169,41 @@ impl<'a> Element<'a> {
     /// # Errors
     /// `DOCUMENT_INCOMPLETE` if it holds elements.
     pub fn content(self) -> Result<Cow<'a, str>> {
-        if self.node().next as usize != self.at + 1 {
+        if self.after() != self.at + 1 {
             return Err(incomplete(format!("{} holds elements where it must hold text", self.name())));
         }
         Ok(unescape(self.inner()))
     }
+}
+
+/// The length of the start tag that an element begins with.
+fn tag_end(outer: &str) -> usize {
+    let mut quote = None;
+    let is_end = |byte: u8| {
+        match (quote, byte) {
+            (Some(open), _) if open == byte => quote = None,
+            (None, b'"' | b'\'') => quote = Some(byte),
+            (None, b'>') => return true,
+            _ => {}
+        }
+        false
+    };
+    outer.bytes().position(is_end).map_or(outer.len(), |at| at + 1)
+}
+
+/// Reads some elements into a vector that has no room to spare.
+///
+/// # Errors
+/// The first that `read` gives.
+pub(super) fn read_each<'a, T>(
+    elements: impl Iterator<Item = Element<'a>> + Clone,
+    read: impl Fn(Element<'a>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut all = Vec::with_capacity(elements.clone().count());
+    for element in elements {
+        all.push(read(element)?);
+    }
+    Ok(all)
 }
 
 /// Shorthand for the most frequent failure of this room.
@@ -203,8 +250,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
     }
     let mut reader = Reader::from_str(text);
     reader.config_mut().check_end_names = true;
-    let mut nodes: Vec<Node> = Vec::with_capacity(start_tags(text)?);
-    let mut open: Vec<usize> = Vec::new();
+    // No text has more elements than it has room for, whatever its brackets promise.
+    let mut nodes: Vec<Node> = Vec::with_capacity(start_tags(text)?.min(text.len() / SHORTEST + 1));
+    let mut open: Vec<usize> = Vec::with_capacity(DEPTH_MAX);
     loop {
         let start = offset(reader.buffer_position())?;
         let event = reader.read_event().map_err(|e| malformed(start as usize, "the markup is broken").detail(e))?;
@@ -220,17 +268,15 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
                     return Err(limit(at, "nesting of elements", DEPTH_MAX));
                 }
                 open.push(nodes.len());
-                nodes.push(Node { start, content: end, close: 0, end: 0, next: 0 });
+                nodes.push(Node { start, end });
             }
             Event::Empty(tag) => {
                 check_tag(tag.strip_suffix('/').unwrap_or(&tag), at)?;
-                let next = offset(nodes.len() as u64 + 1)?;
-                nodes.push(Node { start, content: end, close: end, end, next });
+                nodes.push(Node { start, end });
             }
             Event::End(_) => {
                 let opened = open.pop().ok_or_else(|| malformed(at, "an end tag without a start tag"))?;
-                let next = offset(nodes.len() as u64)?;
-                nodes[opened] = Node { close: start, end, next, ..nodes[opened] };
+                nodes[opened].end = end;
             }
             Event::Text(_) | Event::GeneralRef(_) if open.is_empty() => {
                 return Err(malformed(at, "text stands outside the element"));

@@ -27,7 +27,8 @@
 //! | turn rights data into rights | [`rights_data::decrypt`], [`rights::evaluate`] |
 //!
 //! Whatever is written goes through the same strict reader as what comes from outside. Random bytes, the time, and the
-//! private half of a decryption are arguments.
+//! private half of a decryption are arguments. What a text may be made of is bounded in [`markup`] and [`text`], and the
+//! memory that reading it takes in [`weight`].
 
 pub mod ca;
 pub mod carrier;
@@ -57,4 +58,5 @@ pub mod time;
 pub mod ul;
 pub mod unknown;
 pub mod value;
+pub mod weight;
 mod write;

@@ -104,7 +104,7 @@ impl PublishingLicense {
     /// # Errors
     /// `DOCUMENT_INCOMPLETE`; never for a license that was read.
     pub fn enabling(&self) -> Result<&EnablingBits> {
-        self.server.enabling.as_ref().ok_or_else(|| incomplete("PRINCIPAL has no ENABLINGBITS"))
+        self.server.enabling.as_deref().ok_or_else(|| incomplete("PRINCIPAL has no ENABLINGBITS"))
     }
 
     /// The encrypted rights data, base64 as written.

@@ -9,7 +9,7 @@ use super::content::{Content, begin_license, end, write_descriptor};
 use super::element::{Object, Principal};
 use super::kind::Kind;
 use super::license::Refresh;
-use super::markup::{Element, incomplete};
+use super::markup::{Element, incomplete, read_each};
 use super::signature::{self, Digest};
 use super::text::{Body, Document};
 use super::time::XrmlTime;
@@ -67,7 +67,7 @@ impl RevocationList {
             issued_time: Content::required(content.issued, "ISSUEDTIME")?,
             descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
             issuer,
-            entries: list.all("REVOKE").map(read_revoke).collect::<Result<_>>()?,
+            entries: read_each(list.all("REVOKE"), read_revoke)?,
         })
     }
 
@@ -108,9 +108,9 @@ impl RevocationList {
             Revoke::LicenseId(named) => is_object(content.descriptor.as_ref(), named),
             Revoke::LicenseHash(named) if named.hash() == Hash::Sha1 => *sha1 == *named,
             Revoke::LicenseHash(named) => *sha256 == *named,
-            Revoke::IssuerKey(named) => issuer.and_then(|p| p.key.as_ref()) == Some(named),
+            Revoke::IssuerKey(named) => issuer.and_then(|p| p.key.as_deref()) == Some(named),
             Revoke::IssuerId(named) => is_object(issuer.and_then(|p| p.object.as_ref()), named),
-            Revoke::PrincipalKey(named) => principal.and_then(|p| p.key.as_ref()) == Some(named),
+            Revoke::PrincipalKey(named) => principal.and_then(|p| p.key.as_deref()) == Some(named),
             Revoke::PrincipalId(named) => is_object(principal.and_then(|p| p.object.as_ref()), named),
             Revoke::ContentId(named) => is_object(content.work.as_ref().and_then(|w| w.object.as_ref()), named),
             Revoke::Unknown(_) => false,
@@ -170,7 +170,7 @@ pub fn apply(lists: &[RevocationList], documents: &[Document], findings: &[Findi
         let keys = authorities(content);
         counting[at] = (0..lists.len())
             .filter(|list| {
-                let key = lists[*list].issuer.key.as_ref();
+                let key = lists[*list].issuer.key.as_deref();
                 keys.iter().any(|k| Some(*k) == key) || issuer.is_some_and(|above| counting[above].contains(list))
             })
             .collect();
@@ -193,8 +193,8 @@ pub fn apply(lists: &[RevocationList], documents: &[Document], findings: &[Findi
 fn authorities(content: &Content) -> Vec<&RsaPublicKey> {
     let work = content.work.as_ref().and_then(|work| work.conditions.as_ref());
     let refreshes = [work, content.conditions.as_ref()].into_iter().flatten().filter_map(|c| c.refresh.as_ref());
-    let named = refreshes.flat_map(|refresh| &refresh.points).filter_map(|point| point.key.as_ref());
-    content.issuer.iter().filter_map(|issuer| issuer.key.as_ref()).chain(named).collect()
+    let named = refreshes.flat_map(|refresh| &refresh.points).filter_map(|point| point.key.as_deref());
+    content.issuer.iter().filter_map(|issuer| issuer.key.as_deref()).chain(named).collect()
 }
 
 /// Refuses to go on where a license demands lists and one is missing or too old.

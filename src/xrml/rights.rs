@@ -1,5 +1,8 @@
 //! Which rights somebody has: rights data, who asks, and the time give the rights of a use license. Pure.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use time::{Duration, OffsetDateTime};
 
 use super::element::{Object, Principal};
@@ -62,8 +65,8 @@ const INTERNAL: &str = "Internal";
 /// The rights that somebody has at a moment; none if there are none. `owner` is the one that the publishing license names.
 ///
 /// Super users and the owner get OWNER and nothing else, whatever the times say. Everybody else gets each right of which one
-/// condition names them, that is not over yet, and whose conditions are all understood: a condition of unknown meaning
-/// withholds its right.
+/// condition names them, that is not over yet, and whose conditions are all understood: any condition but times and names
+/// withholds its right, and as a precondition all rights.
 #[must_use]
 pub fn evaluate(data: &RightsData, owner: Option<&Object>, asker: &Asker, moment: OffsetDateTime) -> Vec<Grant> {
     let owners = [owner, data.work.owner.as_ref()];
@@ -73,10 +76,11 @@ pub fn evaluate(data: &RightsData, owner: Option<&Object>, asker: &Asker, moment
     }
     let none = Conditions::default();
     let before = data.work.preconditions.as_ref().unwrap_or(&none);
-    if !before.unknown.is_empty() || before.ranges.iter().any(|range| !range.holds(moment)) {
+    if !is_understood(before) || !before.access.is_empty() || before.ranges.iter().any(|range| !range.holds(moment)) {
         return Vec::new();
     }
     let mut grants: Vec<Grant> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for right in data.work.rights.iter().filter(|right| is_given(right, asker)) {
         let grant = Grant {
             name: right.name.clone(),
@@ -87,10 +91,13 @@ pub fn evaluate(data: &RightsData, owner: Option<&Object>, asker: &Asker, moment
         if grant.end(moment).is_some_and(|end| end <= moment) {
             continue;
         }
-        match grants.iter_mut().find(|known| known.name == grant.name) {
-            Some(known) if outlasts(&grant, known, moment) => *known = grant,
-            Some(_) => {}
-            None => grants.push(grant),
+        match places.entry(right.name.as_str()) {
+            Entry::Occupied(place) if outlasts(&grant, &grants[*place.get()], moment) => grants[*place.get()] = grant,
+            Entry::Occupied(_) => {}
+            Entry::Vacant(place) => {
+                place.insert(grants.len());
+                grants.push(grant);
+            }
         }
     }
     // Whoever holds everything needs nothing else beside it.
@@ -117,15 +124,24 @@ pub fn admits(policies: &[PolicyList], application: &str, version: &str) -> bool
 }
 
 fn is_within(version: &str, least: &str, most: &str) -> Option<bool> {
-    let parse = |text: &str| text.split('.').map(|part| part.parse::<u32>().ok()).collect::<Option<Vec<_>>>();
+    let parse = |text: &str| {
+        let mut parts = text.split('.').map(|part| part.parse::<u32>().ok()).collect::<Option<Vec<_>>>()?;
+        // What is not written counts zero: 1.0 is 1.0.0.0.
+        parts.truncate(parts.iter().rposition(|part| *part != 0).map_or(0, |at| at + 1));
+        Some(parts)
+    };
     let (version, least, most) = (parse(version)?, parse(least)?, parse(most)?);
     Some(least <= version && version <= most)
 }
 
 fn is_given(right: &Right, asker: &Asker) -> bool {
     let conditions = &right.conditions;
-    let is_understood = conditions.unknown.is_empty() && conditions.named.is_empty();
-    is_understood && conditions.access.iter().any(|principal| is_asker(principal, asker))
+    is_understood(conditions) && conditions.access.iter().any(|principal| is_asker(principal, asker))
+}
+
+/// Whether there is nothing but times and names: a grant can carry no other condition on.
+fn is_understood(conditions: &Conditions) -> bool {
+    conditions.unknown.is_empty() && conditions.named.is_empty() && conditions.refresh.is_none()
 }
 
 fn is_asker(principal: &Principal, asker: &Asker) -> bool {

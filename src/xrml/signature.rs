@@ -200,12 +200,14 @@ pub fn verify(document: &Document, key: &RsaPublicKey) -> Result<()> {
     let signature = Signature::read(document.signature()?)?;
     let claimed = &signature.digest;
     if digest(document.body(), claimed.hash) != *claimed {
-        let error = Error::new(Reason::SignatureInvalid, "the digest of BODY is not the one in SIGNATURE");
+        const CHANGED: &str = "the digest of BODY is not the one in SIGNATURE";
         return Err(match was_laid_out(document.body(), claimed) {
             true => {
-                error.hint("Get the original: this copy matches only with the white space between its tags removed")
+                let message = format!("{CHANGED}: it matches only with the white space between its tags removed");
+                Error::new(Reason::SignatureInvalid, message).hint("Get the original: this copy was laid out")
             }
-            false => error.hint("Get the original: the text was changed after it was signed"),
+            false => Error::new(Reason::SignatureInvalid, CHANGED)
+                .hint("Get the original: the text was changed after it was signed"),
         });
     }
     verify_digest(claimed, &signature.value, key)

@@ -66,7 +66,7 @@ pub fn certificate_with_authorities(
     let own = service.required_key("the enrollment service")?;
     let points = std::iter::once(own).chain(authorities).map(|key| DistributionPoint {
         object: Object::new(REVOCATION, Id::tag(REVOCATION_AUTHORITY)),
-        key: Some(key.clone()),
+        key: Some(Box::new(key.clone())),
     });
     let refresh = Refresh { points: points.collect(), interval: Interval::default() };
     Ok(Certificate { revocation: Some(refresh), ..certificate(service, server, stamp) })
@@ -106,7 +106,7 @@ pub fn read(body: &Body) -> Result<Certificate> {
 #[must_use]
 pub fn revocation_keys(certificate: &Certificate) -> Vec<&RsaPublicKey> {
     let points = certificate.revocation.iter().flat_map(|refresh| &refresh.points);
-    points.filter_map(|point| point.key.as_ref()).collect()
+    points.filter_map(|point| point.key.as_deref()).collect()
 }
 
 fn check_revocation(certificate: &Certificate) -> Result<()> {

@@ -44,6 +44,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("OWNER", &["OBJECT"]),
     ("PRECONDITIONLIST", &["TIME"]),
     ("RIGHTSGROUP", &["RIGHTSLIST"]),
+    ("RIGHTSLIST", &[]),
     ("CONDITIONLIST", &["TIME", "ACCESS", "REFRESH", "CONDITION"]),
     ("TIME", &["RANGETIME", "INTERVALTIME"]),
     ("REFRESH", &["DISTRIBUTIONPOINT", "INTERVALTIME"]),
@@ -53,30 +54,39 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("REVOKE", &["OBJECT", "DIGEST", "PUBLICKEY"]),
 ];
 
-/// What a right holds; the rights themselves may have any name.
-const RIGHT: &[&str] = &["CONDITIONLIST", "ACCESS", "TIME"];
+/// What a right holds, whatever its name.
+const RIGHT: &[&str] = &["CONDITIONLIST", "TIME", "ACCESS", "REFRESH", "CONDITION"];
 
 /// The paths of unknown elements of a BODY, as `BODY/WORK/X`; what lies below an unknown one is not looked at.
 #[must_use]
 pub fn paths(body: &Body) -> Vec<String> {
     let mut found = Vec::new();
-    walk(body.element(), body.element().name(), &mut found);
+    walk(body.element(), "BODY", known_of("BODY"), &mut found);
     found
 }
 
-fn walk(element: Element<'_>, path: &str, found: &mut Vec<String>) {
-    let known = match element.name() {
-        "RIGHTSLIST" => None,
-        name => Some(KNOWN.iter().find(|(parent, _)| *parent == name).map_or(RIGHT, |(_, children)| children)),
-    };
+fn walk(element: Element<'_>, path: &str, known: &[&str], found: &mut Vec<String>) {
     for child in element.children() {
         if found.len() == UNKNOWN_MAX {
             return;
         }
         let path = format!("{path}/{}", child.name());
-        match known {
-            Some(known) if !known.contains(&child.name()) => found.push(path),
-            _ => walk(child, &path, found),
+        match below(element, child, known) {
+            Some(known) => walk(child, &path, known, found),
+            None => found.push(path),
         }
     }
+}
+
+/// The known children of an element, or nothing if it is itself none of the children, `known`, of its parent.
+pub(super) fn below(parent: Element<'_>, element: Element<'_>, known: &[&str]) -> Option<&'static [&'static str]> {
+    if parent.name() == "RIGHTSLIST" {
+        return Some(RIGHT);
+    }
+    known.contains(&element.name()).then(|| known_of(element.name()))
+}
+
+/// The known children of an element by its name.
+pub(super) fn known_of(name: &str) -> &'static [&'static str] {
+    KNOWN.iter().find(|(parent, _)| *parent == name).map_or(&[], |(_, children)| children)
 }

@@ -271,7 +271,7 @@ fn both_chains_of_machine_certificates_are_good() {
     assert_eq!(chain::names(&findings), ["spc", "processor-issuer", "processor-ca", "ca", "ca"]);
 
     // Version 1: an activation service, in the form of an enrollment service, issues the machine's certificate itself.
-    let service = Principal::new(Object::new("MS-DRM-Server", issuer.object.unwrap().id), issuer.key.unwrap());
+    let service = Principal::new(Object::new("MS-DRM-Server", issuer.object.unwrap().id), *issuer.key.unwrap());
     let service = processor("Server-Licensor-Certificate", &middle.principal, service, &ca);
     let documents = [spc, sign("eca", &service), sign("ca", &middle), root];
     let findings = chain::require(&documents, &[root_pin("mode2")], at("2026-06-01T00:00")).unwrap();

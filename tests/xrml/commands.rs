@@ -51,7 +51,8 @@ fn something_wrong_is_1_and_the_row_says_what() {
     let names = ["ul.xml", "slc-NEG-pretty.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
     let (code, rows) = verify(&paths("mode2", &names), &["--pin", &pin("mode2")]);
     assert_eq!(code, Some(1));
-    assert!(rows[1]["signature"].as_str().unwrap().contains("digest"));
+    assert!(rows[1]["signature"].as_str().unwrap().contains("white space between its tags removed"));
+    assert!(rows[1]["notes"][0].as_str().unwrap().contains("laid out"));
     assert_eq!(rows[0]["trust"], "unpinned");
     let (code, rows) = verify(&paths("mode2", &["ul.xml", "ca.xml"]), &["--pin", &pin("mode2")]);
     assert_eq!(code, Some(1));
@@ -62,8 +63,9 @@ fn something_wrong_is_1_and_the_row_says_what() {
 
 #[test]
 fn what_cannot_be_read_is_3() {
-    for file in ["missing.xml", "mode2/profile.json", "mode2/keys/slc.pem"] {
-        let output = keyward(&["verify", &vectors::path(file).display().to_string()]);
+    let given = |name: &str| vectors::path(name).display().to_string();
+    for file in [&given("missing.xml"), &given("mode2/profile.json"), &given("mode2/keys/slc.pem"), "/dev/zero"] {
+        let output = keyward(&["verify", file]);
         assert_eq!(output.status.code(), Some(3), "{file}");
         assert!(!output.stderr.is_empty());
     }

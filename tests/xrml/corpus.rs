@@ -11,12 +11,14 @@ pub(super) mod fuzz;
 type Target = fn(&[u8]);
 
 /// The targets by their names.
-const TARGETS: [(&str, Target); 5] = [
+const TARGETS: [(&str, Target); 7] = [
     ("documents", fuzz::documents),
     ("markup", fuzz::markup),
     ("kinds", fuzz::kinds),
     ("sealed", fuzz::sealed),
     ("rights_data", fuzz::rights_data),
+    ("request", fuzz::request),
+    ("response", fuzz::response),
 ];
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -45,5 +47,21 @@ fn every_target_has_its_file_and_its_seeds() {
         let at = |parts: &[&str]| [env!("CARGO_MANIFEST_DIR"), "fuzz"].iter().chain(parts).collect::<PathBuf>();
         assert!(at(&["fuzz_targets", &format!("{name}.rs")]).is_file(), "{name}");
         assert!(!files(&at(&["corpus", name])).is_empty(), "{name}");
+    }
+}
+
+/// A target that turned every seed away at the door would look at nothing.
+#[test]
+fn the_seeds_of_request_and_response_are_taken() {
+    let seeds = |name: &str| {
+        let folder = [env!("CARGO_MANIFEST_DIR"), "fuzz", "corpus", name].iter().collect::<PathBuf>();
+        files(&folder).into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect::<Vec<_>>()
+    };
+    for (bytes, path) in seeds("request") {
+        let is_good = keyward::enrollment::request::Request::read(&bytes).is_ok();
+        assert_eq!(is_good, !path.ends_with("standard-with-authorities"), "{}", path.display());
+    }
+    for (bytes, path) in seeds("response") {
+        assert_eq!(fuzz::is_taken(&bytes), !path.ends_with("another-order"), "{}", path.display());
     }
 }

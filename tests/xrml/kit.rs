@@ -43,6 +43,7 @@ impl Key {
     /// What a token answers to a decrypt request in a seal profile.
     pub(super) fn decrypt(&self, block: &[u8], profile: &SealProfile) -> Result<Option<Secret>> {
         Ok(match profile.form {
+            SealForm::V1 if block >= self.public().modulus_be() => None,
             SealForm::V1 => {
                 let plain = self.raw(block);
                 let end = plain.iter().skip(2).position(|b| *b == 0).map(|at| at + 2);

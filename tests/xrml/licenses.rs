@@ -40,6 +40,17 @@ fn every_kind_is_written_as_it_was_read() {
 }
 
 #[test]
+fn rights_data_are_written_as_they_were_read() {
+    for mode in ["mode1", "mode2"] {
+        let notes: serde_json::Value = serde_json::from_str(&vectors::text(&format!("{mode}/profile.json"))).unwrap();
+        let text = notes["erd_plaintext"].as_str().unwrap();
+        let document = Document::read_unsigned(text).unwrap();
+        let written = RightsData::read(document.body()).unwrap().write().unwrap();
+        assert_eq!(signature::unsigned(Root::Client, &written), text, "{mode}");
+    }
+}
+
+#[test]
 fn the_text_a_seal_is_bound_to_is_the_same_before_and_after_the_license_is_written() {
     let document = vectors::document("mode2/pl-online.xml");
     let license = PublishingLicense::read(document.body()).unwrap();

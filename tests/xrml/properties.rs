@@ -5,11 +5,18 @@ use proptest::prelude::*;
 use keyward::key::Hash;
 use keyward::xrml::carrier;
 use keyward::xrml::certificate::{Certificate, Stamp};
-use keyward::xrml::element::Id;
-use keyward::xrml::license::{AuthenticatedData, Conditions, Policy, PolicyList, Right};
-use keyward::xrml::sealed::{ContentKey, Payload, open, seal};
+use keyward::xrml::clc::ClientCertificate;
+use keyward::xrml::element::{DistributionPoint, EnablingBits, Id, Object, Principal, SealForm};
+use keyward::xrml::license::{AuthenticatedData, Conditions, Policy, PolicyList, Right, Work};
+use keyward::xrml::pl::PublishingLicense;
+use keyward::xrml::rac::AccountCertificate;
+use keyward::xrml::revocation::{RevocationList, Revoke};
+use keyward::xrml::rights_data::RightsData;
+use keyward::xrml::sealed::{ContentKey, Payload, SealProfile, open, seal};
 use keyward::xrml::signature;
 use keyward::xrml::slc::{self, Server};
+use keyward::xrml::spc::MachineCertificate;
+use keyward::xrml::template;
 use keyward::xrml::text::{Body, Document};
 use keyward::xrml::time::{Interval, Range, XrmlTime};
 use keyward::xrml::ul::UseLicense;
@@ -89,13 +96,73 @@ proptest! {
     }
 
     #[test]
-    fn a_seal_opens_only_under_its_text(bound in text(), other in text(), key in proptest::collection::vec(any::<u8>(), 16)) {
-        let (profile, recipient) = (profile("mode1"), Key::load("mode1", "slc"));
+    fn every_other_kind_that_is_written_reads_back_equal(texts in [text(), text(), text()], issued in moment(), range in range()) {
+        let [a, b, c] = texts;
+        let vector = |name: &str| vectors::document(&format!("mode2/{name}")).body().clone();
+        let data = AuthenticatedData { id: "APPSPECIFIC".into(), name: Some(b.clone()), value: c.clone() };
+        let named = Object { id: Id { kind: "Windows".into(), value: b.clone() }, ..Object::default() }.named(&a).at(&c);
+        let point = DistributionPoint { object: named.clone(), key: None };
+
+        let mut machine = MachineCertificate::read(&vector("spc.xml")).unwrap();
+        (machine.issued_time, machine.machine.levels[0].value) = (issued, a.clone());
+        prop_assert_eq!(&MachineCertificate::read(&machine.write().unwrap()).unwrap(), &machine);
+
+        let mut account = AccountCertificate::read(&vector("rac.xml")).unwrap();
+        (account.issued_time, account.validity, account.points) = (issued, range, vec![point.clone()]);
+        account.user.object.as_mut().unwrap().name = Some(a.clone());
+        prop_assert_eq!(&AccountCertificate::read(&account.write().unwrap()).unwrap(), &account);
+        account.machine = None;
+        prop_assert_eq!(&AccountCertificate::read(&account.write().unwrap()).unwrap(), &account);
+
+        let mut client = ClientCertificate::read(&vector("clc.xml")).unwrap();
+        (client.issued_time, client.range, client.points) = (issued, range, vec![point.clone(); 2]);
+        prop_assert_eq!(&ClientCertificate::read(&client.write().unwrap()).unwrap(), &client);
+
+        let mut license = PublishingLicense::read(&vector("pl-online.xml")).unwrap();
+        (license.issued_time, license.validity, license.descriptor) = (issued, Some(range), Some(named.clone()));
+        license.data.push(data.clone());
+        prop_assert_eq!(&PublishingLicense::read(&license.write().unwrap()).unwrap(), &license);
+
+        let access = vec![Principal { object: Some(named.clone()), ..Principal::default() }];
+        let right = Right::new(&a, Conditions { ranges: vec![range], access, ..Conditions::default() });
+        let work = Work { object: Some(named.clone()), group: Some(b), rights: vec![right], ..license.work.clone() };
+        let mut rights = RightsData {
+            is_official: false, issued_time: issued, descriptor: Some(named.clone()), issuer: None,
+            points: vec![point], work, data: vec![data], policies: vec![],
+        };
+        prop_assert_eq!(&RightsData::read(&rights.write().unwrap()).unwrap(), &rights);
+        rights.descriptor = license.work.object.clone();
+        (rights.is_official, rights.issuer) = (true, Some(account.issuer));
+        prop_assert_eq!(&template::read(&template::write(&rights).unwrap()).unwrap(), &rights);
+
+        let mut list = RevocationList::read(&vector("revocation-list.xml")).unwrap();
+        list.entries.extend([Revoke::PrincipalId(named.clone()), Revoke::LicenseId(named.clone()), Revoke::ContentId(named)]);
+        prop_assert_eq!(&RevocationList::read(&list.write().unwrap()).unwrap(), &list);
+    }
+
+    #[test]
+    fn a_seal_opens_only_under_its_key_its_form_and_its_text(
+        bound in text(), other in text(), key in proptest::collection::vec(any::<u8>(), 16),
+        place in any::<prop::sample::Index>(), flip in 1u8..
+    ) {
+        let (given, recipient, stranger) = (profile("mode1"), Key::load("mode1", "slc"), Key::load("mode1", "rac"));
         let payload = Payload::Content(ContentKey::new(key).unwrap());
-        let bits = seal(&payload, &recipient.public(), &bound, &profile, seed()).unwrap();
-        let opens = |text: &str| open(&bits, &recipient.public(), text, &profile, seed(), |b| recipient.decrypt(b, &profile)).is_ok();
-        prop_assert!(opens(&bound));
-        prop_assert_eq!(opens(&other), other == bound);
+        let bits = seal(&payload, &recipient.public(), &bound, &given, seed()).unwrap();
+        let opens = |bits: &EnablingBits, key: &Key, text: &str, profile: &SealProfile| {
+            open(bits, &key.public(), text, profile, seed(), |block| key.decrypt(block, &given)).is_ok()
+        };
+        prop_assert!(opens(&bits, &recipient, &bound, &given));
+        prop_assert_eq!(opens(&bits, &recipient, &other, &given), other == bound);
+        prop_assert!(!opens(&bits, &stranger, &bound, &given));
+        let second = SealProfile::of(SealForm::V2, Hash::Sha256);
+        prop_assert!(!opens(&bits, &recipient, &bound, &second));
+        let renamed = EnablingBits { form: SealForm::V2, ..bits.clone() };
+        prop_assert!(!opens(&renamed, &recipient, &bound, &second));
+        prop_assert!(!opens(&renamed, &recipient, &bound, &given));
+        let mut changed = bits.clone();
+        let at = place.index(changed.raw.len());
+        changed.raw[at] ^= flip;
+        prop_assert!(!opens(&changed, &recipient, &bound, &given), "byte {}", at);
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn load(names: &[&str]) -> Vec<Document> {
 fn list(signer: &str, entries: Vec<Revoke>) -> RevocationList {
     let key = Key::load("mode2", signer);
     let mut list = RevocationList::read(vectors::document("mode2/revocation-list.xml").body()).unwrap();
-    list.issuer.key = Some(key.public());
+    list.issuer.key = Some(Box::new(key.public()));
     list.entries = entries;
     let document = key.document(Root::RevocationList, &list.write().unwrap(), Hash::Sha256);
     RevocationList::verified(&document).unwrap()
@@ -60,9 +60,9 @@ fn every_category_revokes_what_it_names() {
         ("license-id", Revoke::LicenseId(upper(content(0).descriptor.unwrap())), [true, false]),
         ("license-hash", Revoke::LicenseHash(signature::digest(documents[0].body(), Hash::Sha1)), [true, false]),
         ("license-hash 256", Revoke::LicenseHash(signature::digest(documents[0].body(), Hash::Sha256)), [true, false]),
-        ("issuer-key", Revoke::IssuerKey(server.key.clone().unwrap()), [true, false]),
+        ("issuer-key", Revoke::IssuerKey(*server.key.clone().unwrap()), [true, false]),
         ("issuer-id", Revoke::IssuerId(server.object.clone().unwrap()), [true, false]),
-        ("principal-key", Revoke::PrincipalKey(user.key.clone().unwrap()), [true, false]),
+        ("principal-key", Revoke::PrincipalKey(*user.key.clone().unwrap()), [true, false]),
         ("principal-id", Revoke::PrincipalId(user.object.clone().unwrap()), [true, false]),
         ("content-id", Revoke::ContentId(work), [true, false]),
         ("unknown", Revoke::Unknown("<REVOKE category=\"x\" type=\"y\"><Z /></REVOKE>".into()), [false, false]),

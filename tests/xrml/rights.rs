@@ -113,7 +113,30 @@ fn rights_go_to_whom_they_are_given_and_to_nobody_else() {
             &in_group,
             &[],
         ),
+        ("a demand for revocation lists withholds", String::new(), view(&anyone, "<REFRESH />"), &in_group, &[]),
+        (
+            "a condition beside the list counts as one in it",
+            String::new(),
+            vec![right("VIEW", &anyone, "").replace("</RIGHT>", &format!("{over}</RIGHT>"))],
+            &in_group,
+            &[],
+        ),
+        (
+            "an unknown condition beside the list withholds",
+            String::new(),
+            vec![right("VIEW", &anyone, "").replace("</RIGHT>", "<NEW /></RIGHT>")],
+            &in_group,
+            &[],
+        ),
         ("an unknown precondition withholds all", pre("<NEW />"), view(&anyone, ""), &in_group, &[]),
+        ("a named precondition withholds all", pre("<CONDITION NAME=\"X\" />"), view(&anyone, ""), &in_group, &[]),
+        (
+            "a precondition of names withholds all",
+            pre(&format!("<ACCESS>{bob}</ACCESS>")),
+            view(&anyone, ""),
+            &bob_himself,
+            &[],
+        ),
     ];
     for (name, preconditions, rights, asker, expected) in table {
         let grants = evaluate(&data(&preconditions, &rights), None, asker, NOW.parse::<XrmlTime>().unwrap().moment());
@@ -160,10 +183,12 @@ fn applications_are_shut_out_and_let_in_by_name_and_version() {
     };
     let out = list("exclusion", "Bad.exe", Some(("1.0.0.0", "2.9")));
     let only = list("inclusion", "good.exe", Some(("3.0", "4.0")));
-    let table: [(&[PolicyList], &str, &str, bool); 12] = [
+    let table: [(&[PolicyList], &str, &str, bool); 14] = [
         (&[], "any.exe", "1.0", true),
         (std::slice::from_ref(&out), "bad.EXE", "1.5", false),
         (std::slice::from_ref(&out), "bad.exe", "1.10.0.0", false),
+        (std::slice::from_ref(&out), "bad.exe", "1", false),
+        (std::slice::from_ref(&out), "bad.exe", "2.9.0.1", true),
         (std::slice::from_ref(&out), "bad.exe", "3.0", true),
         (std::slice::from_ref(&out), "other.exe", "1.5", true),
         (std::slice::from_ref(&out), "bad.exe", "unknown", false),

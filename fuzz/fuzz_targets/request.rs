@@ -1,0 +1,4 @@
+//! Fuzz target: see `request` in the library.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| keyward_fuzz::request(data));
