@@ -40,6 +40,32 @@ fn every_kind_is_written_as_it_was_read() {
 }
 
 #[test]
+fn the_hardware_id_of_a_machine_may_lie_about_its_size_and_is_written_as_it_was_read() {
+    let plain = vectors::document("mode2/spc.xml").body().as_str().to_owned();
+    let (start, rest) = plain.split_once("<VALUE encoding=\"base64\" size=\"256\">").unwrap();
+    let rest = rest.split_once("</VALUE>").unwrap().1;
+    let text = format!("{start}<VALUE encoding=\"base64\" size=\"160\">{}</VALUE>{rest}", "AAEC".repeat(21) + "AA==");
+    let machine = MachineCertificate::read(&Body::read(&text).unwrap()).unwrap();
+    assert_eq!(machine.machine.hardware.as_ref().unwrap().bytes.len(), 64);
+    assert_eq!(machine.write().unwrap().as_str(), text);
+}
+
+#[test]
+fn a_sealed_key_before_the_levels_reads_as_one_after_them() {
+    let plain = vectors::document("mode2/pl-online.xml").body().as_str().to_owned();
+    let bits = &plain[plain.find("<ENABLINGBITS").unwrap()..plain.find("</ENABLINGBITS>").unwrap() + 15];
+    let principal = plain.find("<ISSUEDPRINCIPALS>").unwrap();
+    let level = principal + plain[principal..].find("<SECURITYLEVEL").unwrap();
+    let text = format!("{}{bits}{}", &plain[..level], plain[level..].replacen(bits, "", 1));
+    assert_ne!(text, plain);
+    let read = |text: &str| PublishingLicense::read(&Body::read(text).unwrap()).unwrap();
+    assert_eq!(read(&text), read(&plain));
+    assert!(
+        pl::bound_text(&Body::read(&text).unwrap()).unwrap() == pl::bound_text(&Body::read(&plain).unwrap()).unwrap()
+    );
+}
+
+#[test]
 fn rights_data_are_written_as_they_were_read() {
     for mode in ["mode1", "mode2"] {
         let notes: serde_json::Value = serde_json::from_str(&vectors::text(&format!("{mode}/profile.json"))).unwrap();

@@ -8,7 +8,7 @@ use keyward::xrml::license::Refresh;
 use keyward::xrml::revocation::{RevocationList, Revoke, apply, require_fresh};
 use keyward::xrml::signature::{self, Root};
 use keyward::xrml::slc;
-use keyward::xrml::text::Document;
+use keyward::xrml::text::{Body, Document};
 use keyward::xrml::time::{Interval, XrmlTime};
 
 use super::kit::Key;
@@ -92,6 +92,22 @@ fn a_list_that_was_changed_is_not_applied() {
     let text = vectors::text("mode2/revocation-list.xml").replace("Example revocation list", "Example revocation lisT");
     let error = RevocationList::verified(&Document::read(&text).unwrap()).unwrap_err();
     assert_eq!(error.reason(), Reason::SignatureInvalid);
+}
+
+#[test]
+fn the_spellings_of_the_manual_are_read() {
+    let given = vectors::document("mode2/revocation-list.xml");
+    let text = given
+        .body()
+        .as_str()
+        .replace("<ALGORITHM>RSA<", "<ALGORITHM>RSA-1024<")
+        .replace("\"public-exponent\"", "\"public exponent\"")
+        .replace("\"ascii-tag\"", "\"acsii-tag\"")
+        .replace("<REVOCATIONLIST>", "<REVOCATIONLIST type=\"x\" xml:space=\"preserve\">");
+    assert!(text.contains("acsii-tag") && text.contains("RSA-1024"));
+    let read = RevocationList::read(&Body::read(&text).unwrap()).unwrap();
+    let plain = RevocationList::read(given.body()).unwrap();
+    assert_eq!((read.entries, read.issuer.key), (plain.entries, plain.issuer.key));
 }
 
 #[test]
