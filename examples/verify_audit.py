@@ -4,7 +4,7 @@
     verify_audit.py audit.jsonl [--checkpoint audit.checkpoint] [--trust audit.trust]
 
 Exit status: 0 the log is whole and signed by a trusted key, 1 something is wrong, 2 nothing is wrong but a checkpoint
-or trust is missing, so records may be, too, 3 unreadable.
+or trust is missing, so records may be, too, or the last record is cut off as a crash leaves it, 3 unreadable.
 
 audit.jsonl       one record a line, in the canonical JSON of RFC 8785; "seq" counts from 0; "prev" is the SHA-256 of
                   the line before (without its newline), 64 zeros for the first
@@ -292,7 +292,7 @@ class Log:
 
     def __init__(self):
         self.tree, self.chain, self.time, self.log = Tree(), bytes(32), "", None
-        self.open_intents, self.kinds = set(), {}
+        self.open_intents, self.kinds, self.torn = set(), {}, False
 
     def append(self, line):
         record = record_of(line)
@@ -323,9 +323,12 @@ def read_log(path):
     try:
         with open(path, "rb") as file:
             while line := file.readline(LINE_BYTES_MAX + 1):
-                if not line.endswith(b"\n"):
-                    raise Wrong("it is cut off, or too long for a record")
-                log.append(line[:-1])
+                if len(line) > LINE_BYTES_MAX:
+                    raise Wrong("it is too long for a record")
+                if line.endswith(b"\n"):
+                    log.append(line[:-1])
+                else:
+                    log.torn = True
     except OSError as error:
         raise Unreadable(str(error)) from None
     except Wrong as wrong:
@@ -336,9 +339,11 @@ def read_log(path):
 def check_covered(log, checkpoint):
     if log.log is not None and log.log != checkpoint.log:
         raise Wrong(f"the checkpoint is of log {checkpoint.log!r}, the records are of log {log.log!r}")
+    if log.torn and log.tree.size + 1 == checkpoint.size:
+        return
     if log.tree.size < checkpoint.size:
         raise Wrong(f"the log ends after {log.tree.size} records, {checkpoint.size} were signed: the end was cut off")
-    if log.tree.size > checkpoint.size:
+    if log.tree.size > checkpoint.size or log.torn:
         raise Wrong(f"{checkpoint.size} records were signed, the file has {log.tree.size}")
     if (log.chain, log.tree.root()) != (checkpoint.chain, checkpoint.root):
         raise Wrong("these are not the records that were signed, though each follows from the one before")
@@ -373,6 +378,7 @@ def main():
             print(f"            record {intent} announces an act whose outcome is not in the file")
         if checkpoint:
             check_covered(log, checkpoint)
+        if checkpoint and not log.torn:
             print(f"checkpoint  ok: of all {checkpoint.size} records of {checkpoint.origin}")
             for other in checkpoint.others:
                 print(f"            it has seen: {other}")
@@ -385,6 +391,9 @@ def main():
     except Wrong as wrong:
         print(f"WRONG: {wrong}")
         return 1
+    if log.torn:
+        print("verdict: the last record is cut off, as a crash leaves it; nothing is wrong with those before it")
+        return 2
     if checkpoint and trust:
         print("verdict: good")
         return 0

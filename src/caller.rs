@@ -49,11 +49,15 @@ pub enum Caller {
         node: String,
         /// That node's cluster.
         cluster: String,
+        /// Network address it calls from; empty if it has none.
+        address: String,
     },
     /// A certificate of our authority that belongs to no active principal.
     Stranger {
         /// SHA-256 of the certificate's DER, hexadecimal; empty if there was none.
         certificate_sha256: String,
+        /// Network address it calls from; empty if it has none.
+        address: String,
     },
 }
 
@@ -82,29 +86,27 @@ impl Caller {
     /// How records name this caller.
     #[must_use]
     pub fn note(&self) -> CallerNote {
+        let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         match self {
-            Caller::LocalOperator { uid } => {
-                CallerNote { name: "local-operator".into(), uid: Some(*uid), certificate_sha256: None }
-            }
+            Caller::LocalOperator { uid } => CallerNote { uid: Some(*uid), ..CallerNote::named("local-operator") },
             Caller::Principal(principal) => CallerNote {
-                name: principal.name.clone(),
-                uid: None,
                 certificate_sha256: Some(principal.certificate_sha256.clone()),
+                ..CallerNote::named(&principal.name)
             },
-            Caller::Joiner { node, .. } => {
-                CallerNote { name: format!("join-token for {node}"), uid: None, certificate_sha256: None }
+            Caller::Joiner { node, address, .. } => {
+                CallerNote { address: given(address), ..CallerNote::named(&format!("join-token for {node}")) }
             }
-            Caller::Stranger { certificate_sha256 } => CallerNote {
-                name: "stranger".into(),
-                uid: None,
-                certificate_sha256: Some(certificate_sha256.clone()).filter(|hash| !hash.is_empty()),
+            Caller::Stranger { certificate_sha256, address } => CallerNote {
+                certificate_sha256: given(certificate_sha256),
+                address: given(address),
+                ..CallerNote::named("stranger")
             },
         }
     }
 }
 
 /// A caller as it stands in a record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CallerNote {
     /// Resource name, `local-operator`, `service` or `stranger`.
     pub name: String,
@@ -114,12 +116,21 @@ pub struct CallerNote {
     /// SHA-256 of the client certificate, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_sha256: Option<String>,
+    /// Network address of one who is no principal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 impl CallerNote {
+    /// A caller of whom there is no more than a name.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        CallerNote { name: name.to_owned(), uid: None, certificate_sha256: None, address: None }
+    }
+
     /// The service itself, for what it does at start and stop.
     #[must_use]
     pub fn service() -> Self {
-        CallerNote { name: "service".into(), uid: None, certificate_sha256: None }
+        CallerNote::named("service")
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason, Result};
@@ -19,6 +20,8 @@ pub struct Config {
     pub directory: PathBuf,
     /// The file's content.
     pub file: File,
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
 }
 
 /// The content of the configuration file.
@@ -43,6 +46,9 @@ pub struct File {
     /// The tokens.
     #[serde(default, rename = "token")]
     pub tokens: Vec<Token>,
+    /// Copies of the log for other programs.
+    #[serde(default, rename = "sink", skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<Sink>,
 }
 
 /// Where nodes connect.
@@ -147,6 +153,65 @@ fn sessions() -> usize {
     2
 }
 
+/// A copy of the log: a file of JSON lines, or syslog.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sink {
+    /// What this instance calls it.
+    pub name: String,
+    /// The file, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub json_lines: Option<PathBuf>,
+    /// The file is turned over before it gets longer than this, in MiB.
+    #[serde(default = "rotate_mib")]
+    pub rotate_mib: u32,
+    /// Turned files that are kept.
+    #[serde(default = "keep")]
+    pub keep: u32,
+    /// The Unix datagram socket of a syslog service, if it is one, such as `/dev/log`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syslog: Option<PathBuf>,
+}
+
+fn rotate_mib() -> u32 {
+    64
+}
+
+fn keep() -> u32 {
+    8
+}
+
+/// Largest file of a copy, in MiB.
+const ROTATE_MIB_MAX: u32 = 4096;
+/// Most turned files of a copy.
+const KEEP_MAX: u32 = 1000;
+
+impl Sink {
+    /// What it is and where.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match (&self.json_lines, &self.syslog) {
+            (Some(path), _) => format!("json-lines {}", path.display()),
+            (None, Some(socket)) => format!("syslog {}", socket.display()),
+            (None, None) => String::new(),
+        }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let name = &self.name;
+        let mut faults = Vec::new();
+        if crate::cluster::check_id("name", name).is_err() {
+            faults.push(format!("sink {name:?}: a name is lower-case letters, digits and hyphens"));
+        }
+        if self.json_lines.is_some() == self.syslog.is_some() {
+            faults.push(format!("sink {name}: give it json_lines or syslog, one of the two"));
+        }
+        if !(1..=ROTATE_MIB_MAX).contains(&self.rotate_mib) || self.keep > KEEP_MAX {
+            faults.push(format!("sink {name}: rotate_mib is 1 to {ROTATE_MIB_MAX}, keep at most {KEEP_MAX}"));
+        }
+        faults
+    }
+}
+
 /// Most working sessions of one token.
 const SESSIONS_MAX: usize = 64;
 
@@ -172,7 +237,7 @@ impl Config {
             Error::new(Reason::DataDirectory, format!("{} cannot be read: {fault}", path.display())).hint(hint)
         })?;
         let (file, faults) = parse(&text);
-        let config = file.map(|file| Config { directory: directory.to_owned(), file });
+        let config = file.map(|file| Config::new(directory.to_owned(), file, &text));
         let faults = match &config {
             Some(config) => faults.into_iter().chain(config.faults()).collect(),
             None => faults,
@@ -182,6 +247,34 @@ impl Config {
             _ => Err(Error::new(Reason::ConfigInvalid, format!("{}: {}", path.display(), faults.join("; ")))
                 .hint(format!("correct the file, then: keyward config check --data {}", directory.display()))),
         }
+    }
+
+    /// A configuration with the text of its file.
+    #[must_use]
+    pub fn new(directory: PathBuf, file: File, text: &str) -> Self {
+        Config { directory, file, sha256: hex::encode(digest::digest(&digest::SHA256, text.as_bytes())) }
+    }
+
+    /// What holds, as the log says it: settings and whether they name devices and places, never a secret.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let File { api, join, operator, enrollment, store, audit, tls, tokens, sinks } = &self.file;
+        let mut words = vec![
+            format!("api.listen {}", api.listen),
+            format!("api.server_names {}", api.server_names.join(" ")),
+            format!("join.listen {}", join.listen),
+            format!("operator.socket {}", operator.socket.display()),
+            format!("enrollment {} {}", enrollment.sku, enrollment.version),
+            format!("store.sqlite {}", store.sqlite.display()),
+            format!("audit.anchor {}", audit.anchor.display()),
+            format!("tls.authority {}", tls.authority.display()),
+        ];
+        words.extend(tokens.iter().map(|token| {
+            let Token { name, profile, label, serial, sessions, .. } = token;
+            format!("token {name}: profile {profile}, label {label}, serial {serial}, sessions {sessions}")
+        }));
+        words.extend(sinks.iter().map(|sink| format!("sink {}: {}", sink.name, sink.place())));
+        words
     }
 
     /// Checks a configuration that was not read from a file.
@@ -244,6 +337,12 @@ impl Config {
             if token.sessions == 0 || token.sessions > SESSIONS_MAX {
                 faults.push(format!("token {}: sessions is 1 to {SESSIONS_MAX}", token.name));
             }
+        }
+        for (place, sink) in file.sinks.iter().enumerate() {
+            if file.sinks[..place].iter().any(|other| other.name == sink.name) {
+                faults.push(format!("sink {}: two sinks have this name", sink.name));
+            }
+            faults.extend(sink.faults());
         }
         faults
     }
@@ -336,7 +435,7 @@ mod tests {
     fn faults(text: &str) -> Vec<String> {
         let (file, mut faults) = parse(text);
         if let Some(file) = file {
-            faults.extend(Config { directory: "d".into(), file }.faults());
+            faults.extend(Config::new("d".into(), file, text).faults());
         }
         faults
     }
@@ -352,11 +451,19 @@ mod tests {
             .replace("127.0.0.1:7443", "here")
             .replace("\"localhost\"", "\"localhost\", \"a name\"")
             .replace("sqlite =", "sqlight = 1\n sqlite =")
-            .replace("label =", "colour = 1\n sessions = 0\n label =");
+            .replace("label =", "colour = 1\n sessions = 0\n label =")
+            + "[[sink]]\n name = \"copy\"\n rotate_mib = 0\n lines = 1\n";
         let found = faults(&text).join("\n");
-        for words in
-            ["store.sqlight", "token.0.colour", "api.listen", "\"a name\" is no DNS name", "sessions is 1 to 64"]
-        {
+        for words in [
+            "store.sqlight",
+            "token.0.colour",
+            "api.listen",
+            "\"a name\" is no DNS name",
+            "sessions is 1 to 64",
+            "sink copy: give it json_lines or syslog",
+            "sink copy: rotate_mib is 1 to 4096",
+            "sink.0.lines",
+        ] {
             assert!(found.contains(words), "{words} in\n{found}");
         }
     }

@@ -20,6 +20,7 @@ pub mod key;
 pub mod policy;
 pub mod secret;
 pub mod serve;
+pub mod sink;
 pub mod store;
 pub mod tls;
 pub mod token;

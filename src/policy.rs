@@ -31,7 +31,7 @@ pub enum Operation {
     ReadNode,
     /// Have a document signed.
     SignDocument,
-    /// Read, prove and export the log.
+    /// Prove and export the log.
     ExportLog,
     /// Put another key in the place of the audit key.
     RotateAuditKey,
@@ -39,6 +39,8 @@ pub enum Operation {
     Countersign,
     /// Go on from a store that does not continue its anchor.
     ReAnchor,
+    /// Read the log.
+    ReadLog,
 }
 
 impl Operation {
@@ -62,6 +64,7 @@ impl Operation {
             Operation::RotateAuditKey => "rotate-audit-key",
             Operation::Countersign => "countersign-checkpoint",
             Operation::ReAnchor => "re-anchor",
+            Operation::ReadLog => "read-log",
         }
     }
 }
@@ -136,6 +139,7 @@ const RULES: &[Rule] = &[
     rule("operators-rotate-audit-keys", Role::Operator, Operation::RotateAuditKey, Reach::Any),
     rule("operators-countersign", Role::Operator, Operation::Countersign, Reach::Any),
     rule("operators-re-anchor", Role::Operator, Operation::ReAnchor, Reach::Any),
+    rule("operators-read-the-log", Role::Operator, Operation::ReadLog, Reach::Any),
     rule("nodes-read-their-cluster", Role::Node, Operation::ReadCluster, Reach::Own),
     signing("nodes-sign-use-licenses", Role::Node, Operation::SignDocument, Reach::Own, UL),
 ];
@@ -155,6 +159,28 @@ const fn rule(name: &'static str, role: Role, operation: Operation, reach: Reach
 
 const fn signing(name: &'static str, role: Role, operation: Operation, reach: Reach, signs: Signs) -> Rule {
     Rule { name, role, operation, reach, signs: Some(signs) }
+}
+
+/// The table in words, a line for each rule: what a log says was in force.
+#[must_use]
+pub fn words() -> Vec<String> {
+    RULES.iter().map(Rule::words).collect()
+}
+
+impl Rule {
+    fn words(&self) -> String {
+        let role = match self.role {
+            Role::Node => "node",
+            Role::Operator => "operator",
+            Role::Joiner => "joiner",
+        };
+        let reach = match self.reach {
+            Reach::Any => "any cluster",
+            Reach::Own => "its own cluster",
+        };
+        let signs = self.signs.map(|(key, kind)| format!(", signs {} with {}", kind.name(), key.name()));
+        format!("{}: {role} may {} for {reach}{}", self.name, self.operation.name(), signs.unwrap_or_default())
+    }
 }
 
 /// What is asked.
@@ -321,7 +347,7 @@ mod tests {
     #[test]
     fn the_table_allows_what_it_names_and_nothing_else() {
         use Operation::*;
-        let stranger = Caller::Stranger { certificate_sha256: String::new() };
+        let stranger = Caller::Stranger { certificate_sha256: String::new(), address: String::new() };
         type Case<'a> = (&'a Caller, Operation, Option<&'a str>, Result<&'a str, Reason>);
         let cases: &[Case<'_>] = &[
             (&node("clusters/a"), SignDocument, Some("clusters/a"), Ok("nodes-sign-use-licenses")),
@@ -342,6 +368,19 @@ mod tests {
         for (caller, operation, cluster, expected) in cases {
             assert_eq!(&verdict(caller, *operation, *cluster), expected, "{caller:?} {operation:?} {cluster:?}");
         }
+    }
+
+    #[test]
+    fn no_two_rules_read_the_same() {
+        let words = words();
+        assert!(
+            words.contains(
+                &"nodes-sign-use-licenses: node may sign-document for its own cluster, signs use-license with slc"
+                    .to_owned()
+            )
+        );
+        let distinct: std::collections::HashSet<&String> = words.iter().collect();
+        assert_eq!((words.len(), distinct.len()), (RULES.len(), RULES.len()));
     }
 
     #[test]

@@ -14,16 +14,18 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::audit::chain::Head;
+use crate::audit::verify::{Report, Verifier};
 use crate::caller::Caller;
 use crate::config::{self, Config};
-use crate::custody::{self, Custody, Ledger, LogFiles, Pace, Slot, Standing};
+use crate::custody::{self, Custody, Ledger, LogFiles, Pace, Run, Slot, Standing};
 use crate::enrollment::cluster::Product;
 use crate::enrollment::instance;
 use crate::error::{Error, Reason, Result};
 use crate::grpc::Door;
 use crate::grpc::server::Services;
 use crate::policy::{self, Asked, Operation};
-use crate::store::{Sqlite, Store};
+use crate::sink::{JsonLines, Sink, Sinks, Syslog};
+use crate::store::{self, Sqlite, Store};
 use crate::tls::{Authority, Identity};
 use crate::token::host::{HostProgram, HostToken};
 use crate::token::lane::Lane;
@@ -122,15 +124,35 @@ pub async fn serve(
     let (operators, _socket) = operator_socket(config).await?;
     let listeners = Listeners { nodes, joiners, operators };
     let (custody, closed_intents) = start_custody(config, false, in_host).await?;
-    let served = open(config, &custody, listeners, closed_intents, stop, bound).await;
-    custody.stop().await;
+    let sinks = Arc::new(Sinks::start(custody.store(), copies(config)));
+    let served = open(config, &custody, &sinks, listeners, closed_intents, stop, bound).await;
+    custody.end().await;
+    sinks.finish().await;
+    custody.store().close().await;
     served
+}
+
+/// The copies of the log, as they are configured.
+fn copies(config: &Config) -> Vec<(String, String, Box<dyn Sink>)> {
+    let copy = |sink: &config::Sink| -> Option<Box<dyn Sink>> {
+        let sent = config.directory.join("sinks").join(format!("{}.sent", sink.name));
+        match (&sink.json_lines, &sink.syslog) {
+            (Some(path), _) => {
+                let bytes_max = u64::from(sink.rotate_mib) * 1024 * 1024;
+                Some(Box::new(JsonLines::new(config.path(path), bytes_max, sink.keep)))
+            }
+            (None, Some(socket)) => Some(Box::new(Syslog::new(config.path(socket), sent))),
+            (None, None) => None,
+        }
+    };
+    config.file.sinks.iter().filter_map(|sink| Some((sink.name.clone(), sink.place(), copy(sink)?))).collect()
 }
 
 /// Certifies this server and serves.
 async fn open(
     config: &Config,
     custody: &Arc<Custody>,
+    sinks: &Arc<Sinks>,
     listeners: Listeners,
     closed_intents: usize,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -153,6 +175,7 @@ async fn open(
             sku: config.file.enrollment.sku.clone(),
             version: config.file.enrollment.version.clone(),
         }),
+        sinks: Arc::clone(sinks),
     };
     let services = Services::new(&door)?;
     // From here on what this run begins with is signed, or it does not begin.
@@ -354,6 +377,18 @@ pub async fn re_anchor(config: &Config, caller: &Caller, given_up: Contradiction
     done.map(|note| note.to_string())
 }
 
+/// Checks all that the store of a stopped service holds, log and objects.
+///
+/// # Errors
+/// Whatever keeps the store from being read; what is wrong with its content stands in the report.
+pub async fn inspect_store(config: &Config, verifier: Verifier) -> Result<Report> {
+    let _lock = Lock::take(&config.directory)?;
+    let store = Sqlite::open(&config.path(&config.file.store.sqlite), false).await?;
+    let report = store::inspect(&store, verifier).await;
+    store.close().await;
+    report
+}
+
 /// How a configured token is opened and logged in to.
 type OpenToken = fn(&Config, &config::Token) -> Result<Arc<dyn Token>>;
 
@@ -381,7 +416,12 @@ async fn begin(config: &Config, store: Arc<dyn Store>, open: OpenToken) -> Resul
         time: Duration::from_secs(config.file.audit.checkpoint_seconds),
     };
     let custody = Arc::new(Custody::new(store, tokens, Ledger::open(log_files(config), pace)?));
-    let closed_intents = custody.start(env!("CARGO_PKG_VERSION")).await?;
+    let run = Run {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        settings: config.words(),
+        configuration_sha256: config.sha256.clone(),
+    };
+    let closed_intents = custody.start(run).await?;
     Ok((custody, closed_intents))
 }
 

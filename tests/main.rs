@@ -1,6 +1,7 @@
 //! The integration tests, in one binary.
 
 mod anchor;
+mod audit_log;
 mod cli;
 mod custody_faults;
 mod enrollment;
@@ -9,7 +10,9 @@ mod kit;
 mod licensing;
 mod merkle;
 mod proofs;
+mod sinks;
 mod store_contract;
+mod tamper;
 mod tidy;
 mod token_contract;
 mod token_faults;

@@ -1,10 +1,12 @@
 //! The hash chain: each record carries the hash of the record before, and a head says where the chain ends.
 
 use std::fmt;
+use std::str::FromStr;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::line::Line;
 use crate::audit::record::{Moment, Record};
 use crate::error::{Error, Reason, Result};
 
@@ -39,6 +41,20 @@ impl fmt::Debug for ChainHash {
     }
 }
 
+/// Reads what `Display` writes: 64 hexadecimal digits in lower case, and no other spelling.
+impl FromStr for ChainHash {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut hash = [0; 32];
+        let read = hex::decode_to_slice(text, &mut hash);
+        if read.is_ok() && !text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Ok(ChainHash(hash));
+        }
+        Err(Error::new(Reason::InvalidArgument, "a hash is 64 hexadecimal digits in lower case"))
+    }
+}
+
 impl Serialize for ChainHash {
     fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
         s.collect_str(self)
@@ -47,10 +63,8 @@ impl Serialize for ChainHash {
 
 impl<'de> Deserialize<'de> for ChainHash {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        let mut hash = [0; 32];
-        hex::decode_to_slice(&text, &mut hash).map_err(serde::de::Error::custom)?;
-        Ok(ChainHash(hash))
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -84,8 +98,8 @@ impl Head {
         Head { log: log.into(), size: 0, chain: ChainHash::ZERO, time_us: 0 }
     }
 
-    /// Gives an event, as its canonical bytes, the next place and moves the head there. The time never runs back within a log: a clock that
-    /// was set back repeats the last record's time.
+    /// Gives an event, as its canonical bytes, the next place and moves the head there. The time never runs back within a
+    /// log: a clock that was set back repeats the last record's time.
     ///
     /// # Errors
     /// `INTERNAL` if the record cannot be written.
@@ -109,25 +123,48 @@ impl Head {
     ///
     /// # Errors
     /// `RECORD_BROKEN`, saying in which way the bytes do not follow.
-    pub fn follow(&mut self, bytes: &[u8]) -> Result<Record> {
-        let record = Record::read(bytes)?;
+    pub fn follow(&mut self, bytes: &[u8]) -> Result<()> {
+        let line = Line::read(bytes)?;
+        let time_us = line.time_us()?;
+        self.check_link(&line)?;
+        self.check_time(time_us)?;
+        self.advance(bytes, time_us);
+        Ok(())
+    }
+
+    /// Checks that a record has its place here, by log, number and hash.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN`.
+    pub fn check_link(&self, line: &Line<'_>) -> Result<()> {
         let broken = |words: String| Err(Error::new(Reason::RecordBroken, words));
-        if record.log != self.log {
-            return broken(format!("belongs to log {}, not {}", record.log, self.log));
+        if line.log != self.log {
+            return broken(format!("belongs to log {}, not {}", line.log, self.log));
         }
-        if record.seq != self.size {
-            return broken(format!("has number {} where {} is due", record.seq, self.size));
+        if line.seq != self.size {
+            return broken(format!("has number {} where {} is due", line.seq, self.size));
         }
-        if record.prev != self.chain {
+        if line.prev != self.chain {
             return broken("does not carry the hash of the record before it: one of the two was changed".to_owned());
         }
-        let time_us = record.time_us()?;
+        Ok(())
+    }
+
+    /// Checks that time does not run back.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN`.
+    pub fn check_time(&self, time_us: i64) -> Result<()> {
         if time_us < self.time_us {
-            return broken("is dated before the record it follows".to_owned());
+            return Err(Error::new(Reason::RecordBroken, "is dated before the record it follows"));
         }
+        Ok(())
+    }
+
+    /// Moves the head over a record that was checked.
+    pub(super) fn advance(&mut self, bytes: &[u8], time_us: i64) {
         self.size += 1;
         self.chain = ChainHash::of(bytes);
         self.time_us = time_us;
-        Ok(record)
     }
 }

@@ -3,7 +3,11 @@
 pub mod canonical;
 pub mod chain;
 pub mod checkpoint;
+mod doubt;
+pub mod filter;
+pub mod form;
 pub mod gathered;
+pub mod line;
 pub mod merkle;
 pub mod note;
 pub mod proof;

@@ -1,5 +1,6 @@
 //! One record of the log and its canonical bytes (RFC 8785 JSON), which are what is stored, hashed and exported.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::audit::canonical;
 use crate::audit::chain::ChainHash;
+use crate::audit::line::Line;
 use crate::caller::CallerNote;
 use crate::error::{Error, Reason, Result};
 
@@ -48,6 +50,17 @@ pub enum Event {
     },
     /// An instance ends in good order.
     LogClosed {},
+    /// What holds from now on, for this run: the rules by which permits are given, and the configuration.
+    InForce {
+        /// The rules, one a line.
+        policy: Vec<String>,
+        /// SHA-256 of those lines, each with its line feed, hexadecimal.
+        policy_sha256: String,
+        /// Settings, in words that name no secret.
+        settings: Vec<String>,
+        /// SHA-256 of the configuration file, hexadecimal.
+        configuration_sha256: String,
+    },
     /// An act with a token's key is about to be done.
     Intent {
         /// Who asked.
@@ -77,11 +90,32 @@ pub enum Event {
         /// The words the caller got.
         message: String,
     },
+    /// Refusals of one source beyond those that are recorded each for itself: each was told, and counted.
+    RefusalsCounted {
+        /// Who asked; `others` for strangers beyond those that are told apart.
+        caller: CallerNote,
+        /// How many, by operation and reason, such as `join-cluster UNAUTHENTICATED`.
+        counts: BTreeMap<String, u64>,
+        /// When counting began: RFC 3339, UTC.
+        from: String,
+        /// When it ended.
+        until: String,
+    },
+    /// A node came into being: its join token is spent, its certificate counts from now on.
+    Joined {
+        /// Who held the token.
+        caller: CallerNote,
+        /// Resource name of the node.
+        node: String,
+        /// SHA-256 of its client certificate, hexadecimal.
+        certificate_sha256: String,
+    },
     /// A step of an enrollment: a request written, received or answered, a response taken in or refused.
     Enrollment {
         /// Who asked.
         caller: CallerNote,
-        /// `request-exported`, `request-received`, `response-issued`, `response-imported`, `response-refused`.
+        /// `request-exported`, `request-received`, `request-refused`, `response-issued`, `response-imported`,
+        /// `response-refused`.
         step: String,
         /// The cluster's resource name, or the server GUID at the authority.
         subject: String,
@@ -204,7 +238,86 @@ pub enum OutcomeNote {
     },
 }
 
+impl Event {
+    /// The name of the event's kind, as it stands in the record.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Event::LogOpened { .. } => "log-opened",
+            Event::LogClosed {} => "log-closed",
+            Event::InForce { .. } => "in-force",
+            Event::Intent { .. } => "intent",
+            Event::Outcome { .. } => "outcome",
+            Event::Refusal { .. } => "refusal",
+            Event::RefusalsCounted { .. } => "refusals-counted",
+            Event::Joined { .. } => "joined",
+            Event::Enrollment { .. } => "enrollment",
+            Event::Performed { .. } => "performed",
+            Event::Changed { .. } => "changed",
+            Event::ReAnchored { .. } => "re-anchored",
+            Event::TokenState { .. } => "token-state",
+        }
+    }
+
+    /// Who asked for it, or did it.
+    #[must_use]
+    pub const fn caller(&self) -> Option<&CallerNote> {
+        match self {
+            Event::Intent { caller, .. }
+            | Event::Refusal { caller, .. }
+            | Event::RefusalsCounted { caller, .. }
+            | Event::Joined { caller, .. }
+            | Event::Enrollment { caller, .. }
+            | Event::Performed { caller, .. }
+            | Event::ReAnchored { caller, .. }
+            | Event::TokenState { caller, .. } => Some(caller),
+            _ => None,
+        }
+    }
+
+    /// Resource name of the key that it is about.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Event::Intent { act, .. } => Some(act.key()),
+            Event::Changed { object, name, .. } if object == "key" => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The GUID that it is about: a document's, or the server's in an enrollment at an authority.
+    #[must_use]
+    pub fn guid(&self) -> Option<&str> {
+        match self {
+            Event::Intent { act: ActNote::SignDocument { guid, .. }, .. } => Some(guid),
+            Event::Enrollment { subject, .. } => Some(subject),
+            _ => None,
+        }
+    }
+
+    /// What became of an act, if it says that: `done`, `refused` or `unknown`.
+    #[must_use]
+    pub const fn outcome(&self) -> Option<&'static str> {
+        match self {
+            Event::Outcome { result: OutcomeNote::Done { .. }, .. } => Some("done"),
+            Event::Outcome { result: OutcomeNote::Refused { .. }, .. } => Some("refused"),
+            Event::Outcome { result: OutcomeNote::Unknown { .. }, .. } => Some("unknown"),
+            _ => None,
+        }
+    }
+}
+
 impl ActNote {
+    /// Resource name of the key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            ActNote::GenerateKey { key, .. }
+            | ActNote::SignTlsCertificate { key, .. }
+            | ActNote::SignDocument { key, .. } => key,
+        }
+    }
+
     /// The act's name, as it stands in the record.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -260,25 +373,25 @@ impl Record {
     /// # Errors
     /// `RECORD_BROKEN` for anything else.
     pub fn read(bytes: &[u8]) -> Result<Self> {
-        let record: Record = serde_json::from_slice(bytes)
-            .map_err(|fault| Error::new(Reason::RecordBroken, format!("not a record: {fault}")))?;
-        if record.v != FORMAT {
-            return Err(Error::new(Reason::RecordBroken, format!("record format {} is not known here", record.v)));
-        }
-        if record.bytes()? != bytes {
-            return Err(Error::new(Reason::RecordBroken, "the record is not in canonical form"));
-        }
-        Ok(record)
+        Line::read(bytes)?;
+        Record::stored(bytes)
+    }
+
+    /// Reads bytes of our own store, whose form was checked when they were written.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN` for anything but a record.
+    pub fn stored(bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes)
+            .map_err(|fault| Error::new(Reason::RecordBroken, format!("not a record: {fault}")))
     }
 
     /// When it was written, in microseconds since 1970.
     ///
     /// # Errors
-    /// `RECORD_BROKEN` if the time is not RFC 3339.
+    /// `RECORD_BROKEN` if that is no time in the form of records.
     pub fn time_us(&self) -> Result<i64> {
-        OffsetDateTime::parse(&self.time, &Rfc3339)
-            .map(crate::clock::micros)
-            .map_err(|_| Error::new(Reason::RecordBroken, format!("{} is not a time", self.time)))
+        read_time(&self.time)
     }
 }
 
@@ -308,6 +421,20 @@ impl Moment {
         &self.text
     }
 }
+
+/// Reads a time as records have it, in microseconds since 1970.
+///
+/// # Errors
+/// `RECORD_BROKEN` if it is in another form.
+pub fn read_time(text: &str) -> Result<i64> {
+    let is_ours = text.len() == TIME_CHARS && text.as_bytes()[10] == b'T' && text.ends_with('Z');
+    let time = is_ours.then(|| OffsetDateTime::parse(text, &Rfc3339).ok()).flatten();
+    time.map(crate::clock::micros)
+        .ok_or_else(|| Error::new(Reason::RecordBroken, format!("{text} is not a time as records have it")))
+}
+
+/// Characters of a time in a record, such as `2026-11-24T09:30:00.000000Z`.
+const TIME_CHARS: usize = 27;
 
 /// Writes a time as records do: RFC 3339, UTC, always six digits of a second.
 #[must_use]

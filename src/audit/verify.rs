@@ -1,36 +1,112 @@
-//! The offline verifier of an exported log: line by line, in constant memory.
+//! The offline verifier of a log: record by record, in constant memory, whatever the log's length.
+//!
+//! It needs no service, no store and no token. Give it the lines of an export one after the other, then ask for the
+//! [`Report`]:
+//!
+//! ```
+//! use keyward::audit::verify::{Finding, Verifier};
+//!
+//! let mut verifier = Verifier::new(None);
+//! for line in "".lines() {
+//!     verifier.line(line.as_bytes());
+//! }
+//! let report = verifier.finish();
+//! // Without a trusted checkpoint a log is never called good: its end might be missing.
+//! assert_eq!(report.finding, Finding::Untrusted);
+//! ```
+//! [`export`] does the same over a file. Checkpoints are opened with [`open_checkpoint`] and the keys of
+//! [`Trust`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 
 use serde::Serialize;
 
-use crate::audit::chain::Head;
+use crate::audit::chain::{ChainHash, Head};
 use crate::audit::checkpoint::Checkpoint;
+use crate::audit::doubt::{Doubt, Misfit};
+use crate::audit::line::Line;
 use crate::audit::merkle::{Frontier, TreeHash};
-use crate::audit::record::{Event, Record};
+use crate::audit::note::{Note, Signature, VerifierKey};
+use crate::audit::trust::Trust;
 use crate::error::{Error, Reason};
 
 /// Longest line that is read, in bytes. Records are far shorter; a longer line is no record.
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
+/// Intents that may be open at a time: more than an instance can have under way.
+pub const OPEN_INTENTS_MAX: usize = 65_536;
+/// Kinds of event that are counted by name; further ones are counted as `other`.
+const KINDS_MAX: usize = 64;
+
+/// What a verifier finds: a closed list. Names are part of the output and never change their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// Every record follows from the one before, up to a checkpoint by a trusted key.
+    Good,
+    /// Every record follows from the one before; no trusted checkpoint says that they are all, or whose.
+    Untrusted,
+    /// The last line is cut off, as a crash leaves it; what stands before it holds, and no more than that line is missing.
+    Torn,
+    /// A record was changed.
+    Edited,
+    /// Records are missing in the midst or from the beginning.
+    Deleted,
+    /// A record was added, or stands twice.
+    Inserted,
+    /// Records stand in another order.
+    Reordered,
+    /// A record, or the checkpoint, belongs to another log.
+    Spliced,
+    /// A record is dated before the one it follows, and was written so.
+    TimeBack,
+    /// An outcome closes an intent that is not open, and was written so.
+    Unopened,
+    /// More intents are open than an instance can have under way.
+    Crowded,
+    /// Records are missing at the end.
+    Truncated,
+    /// There are records behind those that were signed.
+    Extended,
+    /// The records follow from each other, but are others than those that were signed.
+    NotAsSigned,
+    /// The log was signed with two different pasts.
+    Forked,
+    /// The log and its checkpoint are older than a checkpoint that was seen before.
+    Rewound,
+    /// A log of the same store that a checkpoint names is missing from a later one, or got shorter.
+    LogMissing,
+    /// A stored object is not what its last record says.
+    RowEdited,
+    /// An object that the log speaks of is not in the store.
+    RowMissing,
+    /// A stored object of which the log says nothing.
+    RowUnrecorded,
+    /// No trusted key signed the checkpoint.
+    ForeignKey,
+    /// A trusted key's signature on the checkpoint does not hold: text or signature was changed.
+    CheckpointEdited,
+}
 
 /// What was found wrong first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Break {
-    /// Line of the export, from 1; one past the end if lines are missing.
+    /// Line of the export, from 1; one past the end if lines are missing; 0 if it is the checkpoint.
     pub line: u64,
-    /// What is wrong.
+    /// What is wrong, in words.
     pub message: String,
 }
 
 /// What the verifier found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// The verdict.
+    pub finding: Finding,
     /// Identity of the log, if a first record could be read.
     pub log: Option<String>,
     /// Records that hold.
     pub records: u64,
-    /// Records by type of event.
+    /// Records by kind of event.
     pub events: BTreeMap<String, u64>,
     /// Intents whose outcome is not in the export.
     pub open_intents: Vec<u64>,
@@ -38,169 +114,277 @@ pub struct Report {
     pub broken: Option<Break>,
     /// Whether a trusted checkpoint was given and is that of the last record.
     pub complete: bool,
+    /// Other logs of the same store that the checkpoint names: to be verified as well.
+    pub others: Vec<String>,
 }
 
-/// Reads an export and checks every line against the one before, and the whole against a checkpoint whose signature
-/// was verified.
+impl Report {
+    /// The same report with something found beside the records, if those hold.
+    #[must_use]
+    pub fn with(self, found: Option<(Finding, String)>) -> Self {
+        match found {
+            Some((finding, message)) if self.broken.is_none() => {
+                Report { finding, broken: Some(Break { line: 0, message }), complete: false, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The report on a checkpoint that does not hold: the records need not be looked at.
+    #[must_use]
+    pub fn of_checkpoint(finding: Finding, message: String) -> Self {
+        Report { finding, broken: Some(Break { line: 0, message }), ..Verifier::new(None).report }
+    }
+}
+
+/// Opens a checkpoint with trusted keys, or says which finding it is that it does not open.
+///
+/// # Errors
+/// The finding, and the fault in words: `INVALID_ARGUMENT` if the note is no checkpoint at all.
+pub fn open_checkpoint(note: &Note, trust: &Trust) -> Result<Checkpoint, (Finding, Error)> {
+    trust.checkpoint(note).map_err(|fault| {
+        let of_this_log = note.text().parse::<Checkpoint>().is_ok_and(|checkpoint| checkpoint.log == trust.log());
+        let keys: Vec<VerifierKey> = trust.keys().cloned().collect();
+        let is_of = |key: &VerifierKey, line: &Signature| key.name() == line.name && key.id() == line.key_id;
+        let names_a_key = note.signatures().iter().any(|line| keys.iter().any(|key| is_of(key, line)));
+        let finding = if !of_this_log {
+            Finding::Spliced
+        } else if names_a_key && note.verify(&keys).is_err() {
+            Finding::CheckpointEdited
+        } else {
+            Finding::ForeignKey
+        };
+        (finding, fault)
+    })
+}
+
+/// Checks a log record by record.
+#[derive(Debug)]
+pub struct Verifier {
+    checkpoint: Option<Checkpoint>,
+    seen: Vec<Checkpoint>,
+    /// Where the log stands; nothing before the first record.
+    at: Option<Head>,
+    tree: Frontier,
+    open: BTreeSet<u64>,
+    report: Report,
+    /// The first record that does not fit, and what later ones show about it.
+    doubt: Option<Doubt>,
+    /// The size at which the log is another than a checkpoint that was seen.
+    fork: Option<u64>,
+    torn: bool,
+}
+
+impl Verifier {
+    /// Begins, with the log's checkpoint if its signature was verified.
+    #[must_use]
+    pub fn new(checkpoint: Option<Checkpoint>) -> Self {
+        let others =
+            checkpoint.iter().flat_map(|checkpoint| &checkpoint.others).map(|other| other.log.clone()).collect();
+        let report = Report {
+            finding: Finding::Untrusted,
+            log: None,
+            records: 0,
+            events: BTreeMap::new(),
+            open_intents: Vec::new(),
+            broken: None,
+            complete: false,
+            others,
+        };
+        let at = checkpoint.as_ref().map(|checkpoint| Head::empty(checkpoint.log.clone()));
+        let (seen, open) = (Vec::new(), BTreeSet::new());
+        Verifier { checkpoint, seen, at, tree: Frontier::default(), open, report, doubt: None, fork: None, torn: false }
+    }
+
+    /// Holds the log against a checkpoint that was verified and that is known from elsewhere: from an earlier export, an
+    /// anchor or a witness.
+    #[must_use]
+    pub fn seen(mut self, checkpoint: Checkpoint) -> Self {
+        self.seen.push(checkpoint);
+        self
+    }
+
+    /// Takes the next record, without its line feed.
+    pub fn line(&mut self, bytes: &[u8]) {
+        if let Some(doubt) = &mut self.doubt {
+            doubt.hear(bytes);
+            return;
+        }
+        let line = match Line::read(bytes).and_then(|line| line.time_us().map(|time_us| (line, time_us))) {
+            Ok((line, time_us)) => {
+                let at = self.at.get_or_insert_with(|| Head::empty(line.log.clone()));
+                match at.check_link(&line).map_err(|fault| (Misfit::Link, fault)).and_then(|()| {
+                    at.check_time(time_us).map_err(|fault| (Misfit::Sense(Finding::TimeBack), fault))?;
+                    note_intent(&mut self.open, &line)
+                }) {
+                    Ok(()) => {
+                        at.advance(bytes, time_us);
+                        Ok(line)
+                    }
+                    Err((misfit, fault)) => Err((misfit, Some(line), fault)),
+                }
+            }
+            Err(fault) => Err((Misfit::Link, None, fault)),
+        };
+        match line {
+            Ok(line) => self.accept(bytes, &line),
+            Err((misfit, line, fault)) => {
+                let due = self.at.clone().unwrap_or_else(|| Head::empty(""));
+                self.doubt = Some(Doubt::new(due, misfit, line.as_ref(), bytes, fault.message()));
+            }
+        }
+    }
+
+    fn accept(&mut self, bytes: &[u8], line: &Line<'_>) {
+        self.tree.append(TreeHash::leaf(bytes), |_, _, _| {});
+        self.report.records += 1;
+        if self.report.log.is_none() {
+            self.report.log = Some(line.log.clone().into_owned());
+        }
+        match self.report.events.get_mut(line.kind()) {
+            Some(count) => *count += 1,
+            None => {
+                let kind = if self.report.events.len() < KINDS_MAX { line.kind() } else { "other" };
+                *self.report.events.entry(kind.to_owned()).or_default() += 1;
+            }
+        }
+        let at = self.tree.size();
+        let is_other = |seen: &Checkpoint| seen.size == at && !self.is_at(seen);
+        if self.fork.is_none() && self.seen.iter().any(is_other) {
+            self.fork = Some(at);
+        }
+    }
+
+    /// Says that behind the last line feed there are bytes that are no whole line.
+    pub fn torn(&mut self) {
+        self.torn = true;
+    }
+
+    /// Whether the records so far are those of a checkpoint.
+    fn is_at(&self, checkpoint: &Checkpoint) -> bool {
+        let chain = self.at.as_ref().map_or(ChainHash::ZERO, |at| at.chain);
+        self.tree.size() == checkpoint.size && chain == checkpoint.chain && self.tree.root() == checkpoint.root
+    }
+
+    /// Whether all that was given so far holds.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.doubt.is_none()
+    }
+
+    /// The verdict over all that was given.
+    #[must_use]
+    pub fn finish(mut self) -> Report {
+        let (finding, broken) = self.verdict();
+        self.report.finding = finding;
+        self.report.broken = broken.map(|(line, message)| Break { line, message });
+        self.report.complete = finding == Finding::Good;
+        self.report.open_intents = self.open.into_iter().collect();
+        self.report
+    }
+
+    fn verdict(&self) -> (Finding, Option<(u64, String)>) {
+        let size = self.tree.size();
+        let end = size + 1;
+        if let Some(doubt) = &self.doubt {
+            let last = self.checkpoint.as_ref().filter(|checkpoint| checkpoint.size == end);
+            let (finding, message) = doubt.resolve(last.map(|checkpoint| checkpoint.chain));
+            return (finding, Some((end, message)));
+        }
+        let Some(checkpoint) = &self.checkpoint else {
+            let longer = self.seen.iter().map(|seen| seen.size).max().filter(|longer| *longer > size);
+            return match (self.fork, self.torn) {
+                (None, _) if longer.is_some() => {
+                    let words = format!("the log ends after {size} records; a checkpoint that was seen says more");
+                    (Finding::Truncated, Some((end, words)))
+                }
+                (Some(at), _) => (Finding::NotAsSigned, Some((at, other_than(at)))),
+                (None, true) => (Finding::Torn, None),
+                (None, false) => (Finding::Untrusted, None),
+            };
+        };
+        if size < checkpoint.size {
+            if self.torn && end == checkpoint.size && self.fork.is_none() {
+                return (Finding::Torn, None);
+            }
+            let words = format!("the log ends after {size} records; its checkpoint says {}", checkpoint.size);
+            return (Finding::Truncated, Some((end, words)));
+        }
+        if size > checkpoint.size || self.torn {
+            let words = format!("there are records behind the {} of the checkpoint", checkpoint.size);
+            return (Finding::Extended, Some((checkpoint.size + 1, words)));
+        }
+        if !self.is_at(checkpoint) {
+            return (Finding::NotAsSigned, Some((size, other_than(size))));
+        }
+        self.against_seen(checkpoint).unwrap_or((Finding::Good, None))
+    }
+
+    /// What checkpoints that were seen elsewhere say against a log that is as its own checkpoint says.
+    fn against_seen(&self, own: &Checkpoint) -> Option<(Finding, Option<(u64, String)>)> {
+        if let Some(seen) = self.seen.iter().find(|seen| seen.log != own.log) {
+            let words = format!("the checkpoint that was seen is of log {}, this is log {}", seen.log, own.log);
+            return Some((Finding::Spliced, Some((0, words))));
+        }
+        if let Some(at) = self.fork {
+            let words = format!("two different logs were signed: they part within the first {at} records");
+            return Some((Finding::Forked, Some((at, words))));
+        }
+        let newest = self.seen.iter().max_by_key(|seen| seen.size)?;
+        if newest.size > own.size {
+            let words = format!(
+                "a checkpoint of {} records was seen; this log and its checkpoint have {}",
+                newest.size, own.size
+            );
+            return Some((Finding::Rewound, Some((own.size + 1, words))));
+        }
+        let lost = self.seen.iter().flat_map(|seen| &seen.others).find(|before| {
+            let now = own.others.iter().find(|now| now.log == before.log);
+            now.is_none_or(|now| now.size < before.size || now.size == before.size && now.chain != before.chain)
+        })?;
+        let words =
+            format!("log {} had {} records when it was seen; the checkpoint does not continue it", lost.log, lost.size);
+        Some((Finding::LogMissing, Some((0, words))))
+    }
+}
+
+/// Keeps count of the intents without an outcome.
+fn note_intent(open: &mut BTreeSet<u64>, line: &Line<'_>) -> Result<(), (Misfit, Error)> {
+    let broken = |finding, words: String| Err((Misfit::Sense(finding), Error::new(Reason::RecordBroken, words)));
+    match (line.kind(), line.event.intent) {
+        ("intent", _) if open.len() >= OPEN_INTENTS_MAX => {
+            broken(Finding::Crowded, format!("opens an intent while {OPEN_INTENTS_MAX} are open"))
+        }
+        ("intent", _) => {
+            open.insert(line.seq);
+            Ok(())
+        }
+        ("outcome", Some(intent)) if open.remove(&intent) => Ok(()),
+        ("outcome", Some(intent)) => broken(Finding::Unopened, format!("closes intent {intent}, which is not open")),
+        ("outcome", None) => broken(Finding::Unopened, "closes no intent".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn other_than(size: u64) -> String {
+    format!("the first {size} records are others than those that were signed")
+}
+
+/// Reads an export and checks it.
 ///
 /// # Errors
 /// Only those of reading; what is wrong with the log stands in the report.
-pub fn export(mut lines: impl BufRead, checkpoint: Option<&Checkpoint>) -> std::io::Result<Report> {
-    let mut report = Report {
-        log: None,
-        records: 0,
-        events: BTreeMap::new(),
-        open_intents: Vec::new(),
-        broken: None,
-        complete: false,
-    };
-    let mut at: Option<Head> = checkpoint.map(|checkpoint| Head::empty(checkpoint.log.clone()));
-    let mut tree = Frontier::default();
+pub fn export(mut lines: impl BufRead, mut verifier: Verifier) -> std::io::Result<Report> {
     let mut line = Vec::new();
     loop {
         line.clear();
         let read = std::io::Read::take(&mut lines, LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line)?;
-        if read == 0 {
-            break;
+        match line.strip_suffix(b"\n") {
+            Some(bytes) => verifier.line(bytes),
+            None if read == 0 => return Ok(verifier.finish()),
+            // Too long for a record, and no record.
+            None if read > LINE_BYTES_MAX => verifier.line(&line),
+            None => verifier.torn(),
         }
-        if let Err(fault) = check(&mut report, &mut at, &mut tree, &line) {
-            report.broken = Some(Break { line: report.records + 1, message: fault.message().to_owned() });
-            return Ok(report);
-        }
-    }
-    if let (Some(checkpoint), Some(at)) = (checkpoint, &at) {
-        if at.size < checkpoint.size {
-            let words = format!("the log ends after {} records; its checkpoint says {}", at.size, checkpoint.size);
-            report.broken = Some(Break { line: report.records + 1, message: words });
-        } else if at.size > checkpoint.size {
-            let words = format!("there are records behind the {} of the checkpoint", checkpoint.size);
-            report.broken = Some(Break { line: checkpoint.size + 1, message: words });
-        } else if at.chain != checkpoint.chain || tree.root() != checkpoint.root {
-            let message = "the records are others than those the checkpoint was signed over".to_owned();
-            report.broken = Some(Break { line: report.records, message });
-        } else {
-            report.complete = true;
-        }
-    }
-    Ok(report)
-}
-
-fn check(report: &mut Report, at: &mut Option<Head>, tree: &mut Frontier, line: &[u8]) -> Result<(), Error> {
-    let Some(bytes) = line.strip_suffix(b"\n") else {
-        let words = if line.len() > LINE_BYTES_MAX { "is longer than any record" } else { "is cut off" };
-        return Err(Error::new(Reason::RecordBroken, words));
-    };
-    let at = match at {
-        Some(at) => at,
-        None => at.insert(Head::empty(Record::read(bytes)?.log)),
-    };
-    let record = at.follow(bytes)?;
-    tree.append(TreeHash::leaf(bytes), |_, _, _| {});
-    report.log.get_or_insert_with(|| record.log.clone());
-    match &record.event {
-        Event::Intent { .. } => report.open_intents.push(record.seq),
-        Event::Outcome { intent, .. } => match report.open_intents.iter().position(|open| open == intent) {
-            Some(place) => {
-                report.open_intents.swap_remove(place);
-            }
-            None => {
-                return Err(Error::new(Reason::RecordBroken, format!("closes intent {intent}, which is not open")));
-            }
-        },
-        _ => {}
-    }
-    *report.events.entry(event_type(&record.event).to_owned()).or_default() += 1;
-    report.records += 1;
-    Ok(())
-}
-
-/// The name of an event's type, as it stands in the record.
-#[must_use]
-pub fn event_type(event: &Event) -> &'static str {
-    match event {
-        Event::LogOpened { .. } => "log-opened",
-        Event::LogClosed {} => "log-closed",
-        Event::Intent { .. } => "intent",
-        Event::Outcome { .. } => "outcome",
-        Event::Refusal { .. } => "refusal",
-        Event::Enrollment { .. } => "enrollment",
-        Event::Performed { .. } => "performed",
-        Event::Changed { .. } => "changed",
-        Event::ReAnchored { .. } => "re-anchored",
-        Event::TokenState { .. } => "token-state",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::audit::record::Moment;
-
-    fn log(events: usize) -> (Vec<Vec<u8>>, Checkpoint) {
-        let mut head = Head::empty("a-log");
-        let mut tree = Frontier::default();
-        let lines = (0..events)
-            .map(|n| {
-                let event = if n == 0 {
-                    Event::LogOpened { version: "1".into(), tokens: vec![] }
-                } else {
-                    Event::Changed { object: "key".into(), name: format!("k{n}"), version: 1, sha256: "00".into() }
-                };
-                let moment = Moment::of(1_000_000 * i64::try_from(n).unwrap());
-                let mut line = head.append(&event.bytes().unwrap(), &moment).unwrap().bytes;
-                tree.append(TreeHash::leaf(&line), |_, _, _| {});
-                line.push(b'\n');
-                line
-            })
-            .collect();
-        let (size, chain) = (head.size, head.chain);
-        (lines, Checkpoint { log: head.log, size, root: tree.root(), chain, others: Vec::new() })
-    }
-
-    fn verdict(lines: &[Vec<u8>], checkpoint: Option<&Checkpoint>) -> Report {
-        export(lines.concat().as_slice(), checkpoint).unwrap()
-    }
-
-    #[test]
-    fn an_untouched_export_holds() {
-        let (lines, head) = log(5);
-        let report = verdict(&lines, Some(&head));
-        assert_eq!((report.broken, report.complete, report.records), (None, true, 5));
-    }
-
-    #[test]
-    fn every_flipped_byte_is_found() {
-        let (lines, head) = log(4);
-        for line in 0..lines.len() {
-            for byte in 0..lines[line].len() {
-                let mut changed = lines.clone();
-                changed[line][byte] ^= 0x01;
-                assert!(verdict(&changed, Some(&head)).broken.is_some(), "line {line} byte {byte}");
-            }
-        }
-    }
-
-    #[test]
-    fn deleted_reordered_and_cut_lines_are_found() {
-        let (lines, head) = log(5);
-        for gone in 0..5 {
-            let mut changed = lines.clone();
-            changed.remove(gone);
-            assert!(verdict(&changed, Some(&head)).broken.is_some(), "line {gone} removed");
-        }
-        let mut swapped = lines.clone();
-        swapped.swap(2, 3);
-        assert_eq!(verdict(&swapped, Some(&head)).broken.unwrap().line, 3);
-        let cut = verdict(&lines[..4], Some(&head)).broken.unwrap();
-        assert!(cut.message.contains("ends after 4 records"), "{}", cut.message);
-        let earlier = log(4).1;
-        assert_eq!(verdict(&lines, Some(&earlier)).broken.unwrap().line, 5, "records behind the checkpoint");
-    }
-
-    #[test]
-    fn an_export_without_its_checkpoint_is_never_called_complete() {
-        let (lines, _) = log(3);
-        let report = verdict(&lines, None);
-        assert_eq!((report.broken, report.complete), (None, false));
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
 pub(super) fn new_directory(args: &Args, more: impl AsyncFnOnce(&Arc<Custody>) -> Result<()>) -> Result<File> {
     let profile = Profile::load(&args.profile)?;
     let target = std::path::absolute(&args.directory).map_err(|fault| unusable(&args.directory, &fault))?;
-    let planned = Config { directory: target, file: plan(args) };
+    let planned = Config::new(target, plan(args), "");
     // Before anything is made: what holds for the directory's final name.
     planned.check().map_err(|fault| {
         fault.while_doing("this data directory cannot be made").hint(
@@ -106,6 +106,7 @@ fn plan(args: &Args) -> File {
             pin: PinSource { file: "pins/main.user".into() },
             sessions: args.sessions,
         }],
+        sinks: Vec::new(),
     }
 }
 
@@ -134,8 +135,9 @@ fn make(
     file.tokens[0].serial = description.serial;
     let text = toml::to_string(&file)
         .map_err(|fault| Error::new(Reason::Internal, "the configuration cannot be written").detail(fault))?;
-    write_new(&directory.join(config::FILE), format!("{HEADER}{text}").as_bytes(), 0o600)?;
-    let config = Config { directory: directory.to_owned(), file };
+    let text = format!("{HEADER}{text}");
+    write_new(&directory.join(config::FILE), text.as_bytes(), 0o600)?;
+    let config = Config::new(directory.to_owned(), file, &text);
     runtime.block_on(async {
         tokio::select! {
             biased;

@@ -2,7 +2,7 @@
 
 use std::fmt::Arguments;
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -122,7 +122,7 @@ pub(super) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
 /// dropped before it is finished.
 pub(super) struct NewFile<'a> {
     path: &'a Path,
-    file: BufWriter<File>,
+    file: File,
     done: bool,
 }
 
@@ -130,19 +130,13 @@ impl<'a> NewFile<'a> {
     /// Makes the file, empty. One that exists is never overwritten.
     pub(super) fn create(path: &'a Path, mode: u32) -> Result<Self> {
         let file = File::options().create_new(true).write(true).mode(mode).open(path);
-        let file = BufWriter::new(file.map_err(|fault| unwritable(path, &fault))?);
+        let file = file.map_err(|fault| unwritable(path, &fault))?;
         Ok(NewFile { path, file, done: false })
     }
 
-    /// Writes a part of the content.
-    pub(super) fn write(&mut self, content: &[u8]) -> Result<()> {
-        self.file.write_all(content).map_err(|fault| unwritable(self.path, &fault))
-    }
-
-    /// Writes the rest of the content and sees all of it to the disk.
+    /// Writes the content and sees all of it to the disk.
     pub(super) fn finish(mut self, content: &[u8]) -> Result<()> {
-        let written =
-            self.file.write_all(content).and_then(|()| self.file.flush()).and_then(|()| self.file.get_ref().sync_all());
+        let written = self.file.write_all(content).and_then(|()| self.file.sync_all());
         written.map_err(|fault| unwritable(self.path, &fault))?;
         self.done = true;
         Ok(())

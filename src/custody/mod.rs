@@ -10,36 +10,41 @@ use std::time::Instant;
 
 use aws_lc_rs::signature::ParsedPublicKey;
 
-use crate::audit::record::{ActNote, Event};
-use crate::caller::{Caller, CallerNote};
+use crate::audit::record::ActNote;
+use crate::caller::CallerNote;
 use crate::cluster::SealProfile;
 use crate::error::{Error, Reason, Result};
 use crate::key::Hash;
-use crate::policy::{Operation, Permit};
-use crate::store::{Batch, Kind, Store, Write};
+use crate::policy::Permit;
+use crate::store::{Kind, Store, Write};
 use crate::token::lane::{Lane, LaneError};
 use crate::token::{Class, Description, Failure, Token};
 
 mod anchor;
 mod checkpoint;
 mod countersign;
+mod entries;
 pub mod faultpoint;
 mod generate;
 mod proof;
 mod prove;
 mod read;
 mod record;
+mod refusal;
 mod sign;
 mod start;
 
 pub use anchor::LogFiles;
 pub use checkpoint::{AUDIT_KEY, Ledger, Pace};
+pub use entries::{Found, Query};
 pub use generate::Making;
 use proof::Failed;
 pub use proof::{Intent, Recorded, Verified};
 pub use read::{Page, performed};
 pub use record::{KeyRecord, Standing, device};
+use refusal::Refusals;
 pub use sign::Signing;
+pub use start::Run;
 
 /// The custody of this instance: its tokens behind their lanes, and its records.
 pub struct Custody {
@@ -47,6 +52,7 @@ pub struct Custody {
     tokens: BTreeMap<String, Slot>,
     ledger: Ledger,
     held: RwLock<HashMap<String, Arc<Held>>>,
+    refusals: Arc<Refusals>,
     /// Held for reading by each act under way; true once no more may begin.
     stopping: Arc<tokio::sync::RwLock<bool>>,
 }
@@ -87,7 +93,8 @@ impl Custody {
     /// Takes over the store, the open tokens by their names in the configuration, and what is known of the signed log.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, tokens: BTreeMap<String, Slot>, ledger: Ledger) -> Self {
-        Custody { store, tokens, ledger, held: RwLock::default(), stopping: Arc::default() }
+        let refusals = Refusals::new(Arc::clone(&store));
+        Custody { store, tokens, ledger, held: RwLock::default(), refusals, stopping: Arc::default() }
     }
 
     /// The store, for the rooms that keep records of their own.
@@ -114,22 +121,6 @@ impl Custody {
         first
             .map(|(name, slot)| (name.as_str(), SealProfile::oaep(slot.oaep)))
             .ok_or_else(|| Error::new(Reason::TokenUnavailable, "this instance has no token"))
-    }
-
-    /// Records that a request was refused, before the caller learns it. Gives the refusal back, or the store's
-    /// failure if it could not be recorded.
-    pub async fn refuse(&self, caller: &Caller, operation: Operation, target: &str, refusal: Error) -> Error {
-        let event = Event::Refusal {
-            caller: caller.note(),
-            operation: operation.name().to_owned(),
-            target: target.chars().take(200).collect(),
-            reason: refusal.reason().code().to_owned(),
-            message: refusal.message().chars().take(500).collect(),
-        };
-        match self.store.commit(Batch::event(event)).await {
-            Ok(_) => refusal,
-            Err(fault) => fault.while_doing("the refusal cannot be recorded"),
-        }
     }
 
     /// From the permit to the recorded outcome, as a task of its own: a caller that hangs up loses its answer and

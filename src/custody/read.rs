@@ -96,12 +96,12 @@ impl Custody {
     }
 
     /// Who holds a client certificate, by its SHA-256 in hexadecimal: a stranger, unless it is recorded for an active
-    /// principal.
+    /// principal. `address` is where the call comes from.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn caller(&self, certificate_sha256: &str) -> Result<Caller> {
-        let stranger = Caller::Stranger { certificate_sha256: certificate_sha256.to_owned() };
+    pub async fn caller(&self, certificate_sha256: &str, address: String) -> Result<Caller> {
+        let stranger = Caller::Stranger { certificate_sha256: certificate_sha256.to_owned(), address };
         let Some(named) = self.store.get(Kind::Certificate, certificate_sha256).await? else { return Ok(stranger) };
         let principal: Principal = self.one(Kind::Principal, &named.read::<String>()?).await?;
         let holds = principal.active && principal.certificate_sha256 == certificate_sha256;

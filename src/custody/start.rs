@@ -2,17 +2,31 @@
 
 use std::sync::Arc;
 
+use crate::audit::chain::ChainHash;
 use crate::audit::record::Event;
 use crate::custody::{Custody, Failed, Intent, proof};
 use crate::error::{Error, Reason, Result};
+use crate::policy;
 use crate::store::Batch;
 
+/// A run of an instance: what the log says of it.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Version of the program.
+    pub version: String,
+    /// The configuration, in words that name no secret.
+    pub settings: Vec<String>,
+    /// SHA-256 of the configuration file, hexadecimal.
+    pub configuration_sha256: String,
+}
+
 impl Custody {
-    /// Opens the log for this run and closes what an earlier run left open. Gives the number of intents closed.
+    /// Opens the log for this run, records what is in force in it, and closes what an earlier run left open. Gives the
+    /// number of intents closed.
     ///
     /// # Errors
     /// Those of the store; the instance must not serve then.
-    pub async fn start(self: &Arc<Self>, version: &str) -> Result<usize> {
+    pub async fn start(self: &Arc<Self>, run: Run) -> Result<usize> {
         let tokens = self
             .tokens
             .iter()
@@ -24,7 +38,18 @@ impl Custody {
                 )
             })
             .collect();
-        self.store.commit(Batch::event(Event::LogOpened { version: version.to_owned(), tokens })).await?;
+        let policy = policy::words();
+        let lines: String = policy.iter().map(|rule| format!("{rule}\n")).collect();
+        let events = vec![
+            Event::LogOpened { version: run.version, tokens },
+            Event::InForce {
+                policy,
+                policy_sha256: ChainHash::of(lines.as_bytes()).to_string(),
+                settings: run.settings,
+                configuration_sha256: run.configuration_sha256,
+            },
+        ];
+        self.store.commit(Batch { writes: Vec::new(), events }).await?;
         let open = self.store.open_intents().await?;
         for seq in &open {
             let why = Error::new(Reason::TokenUnknown, "the service ended between this intent and its outcome");
@@ -38,10 +63,17 @@ impl Custody {
         Ok(open.len())
     }
 
-    /// Ends this run: no more acts, the log closed and signed, tokens closed, the store closed.
+    /// Ends this run and closes the store.
     pub async fn stop(self: &Arc<Self>) {
+        self.end().await;
+        self.store.close().await;
+    }
+
+    /// Ends this run: no more acts, the log closed and signed, tokens closed. The store can still be read.
+    pub async fn end(self: &Arc<Self>) {
         // Waits for every act under way, with or without its caller; none begins after this.
         *self.stopping.write().await = true;
+        self.refusals.finish().await;
         if let Err(fault) = self.store.commit(Batch::event(Event::LogClosed {})).await {
             tracing::error!(?fault, "the end of this run cannot be recorded");
         } else if self.trust().is_ok()
@@ -55,6 +87,5 @@ impl Custody {
         if closed.await.is_err() {
             tracing::error!("a token did not close cleanly");
         }
-        self.store.close().await;
     }
 }

@@ -144,7 +144,7 @@ pub async fn receive(custody: &Arc<Custody>, caller: &Caller, document: &[u8]) -
     let read = Request::read(document);
     let (subject, detail) = match &read {
         Ok(request) => (request.guid.to_string(), format!("{} at {}", request.name, request.url)),
-        Err(fault) => (String::new(), format!("{}: {}", fault.reason().code(), fault.message())),
+        Err(fault) => (String::new(), refusal_words(fault)),
     };
     let document_sha256 = fingerprint.sha256.clone();
     let event =
@@ -153,11 +153,38 @@ pub async fn receive(custody: &Arc<Custody>, caller: &Caller, document: &[u8]) -
     Ok(Received { request: read?, fingerprint })
 }
 
+/// What the record of a request says of why it was refused.
+fn refusal_words(fault: &Error) -> String {
+    const CHARS_MAX: usize = 500;
+    format!("{}: {}", fault.reason().code(), fault.message()).chars().take(CHARS_MAX).collect()
+}
+
 /// Answers a request whose fingerprint was compared: issues the certificate and gives the response file's bytes.
 ///
 /// # Errors
 /// `PERMISSION_DENIED` if the words are not those of the request; `NOT_FOUND` if this is no authority; those of custody.
+/// Each is recorded.
 pub async fn process(
+    custody: &Arc<Custody>,
+    caller: &Caller,
+    received: Received,
+    heard: &str,
+    days: u32,
+) -> Result<Vec<u8>> {
+    let subject = received.request.guid.to_string();
+    let document_sha256 = received.fingerprint.sha256.clone();
+    match answer(custody, caller, received, heard, days).await {
+        Ok(response) => Ok(response),
+        Err(refusal) => {
+            let (step, detail) = ("request-refused".to_owned(), refusal_words(&refusal));
+            let event = Event::Enrollment { caller: caller.note(), step, subject, document_sha256, detail };
+            custody.store().commit(Batch::event(event)).await?;
+            Err(refusal)
+        }
+    }
+}
+
+async fn answer(
     custody: &Arc<Custody>,
     caller: &Caller,
     received: Received,

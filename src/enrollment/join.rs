@@ -6,6 +6,7 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::audit::record::Event;
 use crate::caller::{Caller, Principal, Role};
 use crate::clock;
 use crate::cluster;
@@ -109,15 +110,22 @@ async fn make(custody: &Arc<Custody>, caller: &Caller, node: &str, new: NewInvit
     Ok(Invited { node: node.to_owned(), secret, expires_us })
 }
 
-/// Spends a join token: issues the certificate and makes the node. The token is spent in the same commit.
+/// Spends a join token: issues the certificate and makes the node. The token is spent in the same commit. `address` is
+/// where the call comes from.
 ///
 /// # Errors
 /// `UNAUTHENTICATED` for a token that is unknown, spent or expired; `INVALID_ARGUMENT` for a request that is none;
 /// those of custody. Refusals are recorded.
-pub async fn join(custody: &Arc<Custody>, authority: &Authority, secret: &str, request_pem: &str) -> Result<Joined> {
+pub async fn join(
+    custody: &Arc<Custody>,
+    authority: &Authority,
+    address: String,
+    secret: &str,
+    request_pem: &str,
+) -> Result<Joined> {
     let token = name_of(secret);
-    let stranger = Caller::Stranger { certificate_sha256: String::new() };
-    let (caller, invitation, version) = match admit(custody, &token).await {
+    let stranger = Caller::Stranger { certificate_sha256: String::new(), address: address.clone() };
+    let (caller, invitation, version) = match admit(custody, &token, address).await {
         Ok(admitted) => admitted,
         Err(refusal) => {
             return Err(custody.refuse(&stranger, Operation::JoinCluster, "join-token", refusal).await);
@@ -131,7 +139,7 @@ pub async fn join(custody: &Arc<Custody>, authority: &Authority, secret: &str, r
 }
 
 /// Who holds this token, if it may still be used. Why not is not told: whoever guesses learns nothing.
-async fn admit(custody: &Arc<Custody>, token: &str) -> Result<(Caller, Invitation, u64)> {
+async fn admit(custody: &Arc<Custody>, token: &str, address: String) -> Result<(Caller, Invitation, u64)> {
     let refused = || {
         Error::new(Reason::Unauthenticated, "this join token is unknown, spent or expired")
             .hint("ask the operator for a new one: keyward node invite")
@@ -141,7 +149,7 @@ async fn admit(custody: &Arc<Custody>, token: &str) -> Result<(Caller, Invitatio
     if !invitation.is_open(clock::now_us()) {
         return Err(refused());
     }
-    let caller = Caller::Joiner { node: invitation.node.clone(), cluster: invitation.cluster.clone() };
+    let caller = Caller::Joiner { node: invitation.node.clone(), cluster: invitation.cluster.clone(), address };
     Ok((caller, invitation, object.version))
 }
 
@@ -174,7 +182,8 @@ async fn enter(
         Write::new(Kind::Principal, &node, 0, &principal)?,
         Write::new(Kind::Certificate, &certificate.sha256, 0, &node)?,
     ];
-    custody.store().commit(Batch { writes, events: Vec::new() }).await?;
+    let joined = Event::Joined { caller: caller.note(), node, certificate_sha256: certificate.sha256.clone() };
+    custody.store().commit(Batch { writes, events: vec![joined] }).await?;
     Ok(Joined { principal, certificate })
 }
 

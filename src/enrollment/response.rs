@@ -77,10 +77,10 @@ pub struct Import {
     pub cluster: String,
     /// The file.
     pub document: Vec<u8>,
-    /// Roots that are trusted, from out of band.
-    pub pins: Vec<Pin>,
-    /// Fields that may differ.
-    pub accept: Vec<Field>,
+    /// Roots that are trusted, from out of band: 64 hexadecimal digits each.
+    pub pins: Vec<String>,
+    /// Names of the fields that may differ.
+    pub accept: Vec<String>,
 }
 
 /// Writes a response: UTF-16 with byte order mark, the certificates as escaped text.
@@ -130,6 +130,8 @@ async fn take_in(
 ) -> Result<Cluster> {
     let asked = Asked { operation: Operation::ImportResponse, cluster: Some(&import.cluster), signs: None };
     policy::permit(caller, &asked)?;
+    let pins: Vec<Pin> = import.pins.iter().map(|pin| pin.parse()).collect::<Result<_>>()?;
+    let accept: Vec<Field> = import.accept.iter().map(|name| Field::named(name)).collect::<Result<_>>()?;
     let (mut cluster, version) = custody.versioned_cluster(&import.cluster).await?;
     if cluster.slc.is_some() {
         return Err(Error::new(Reason::AlreadyExists, format!("{} has its certificate already", cluster.name))
@@ -137,8 +139,7 @@ async fn take_in(
     }
     let key = custody.key(&cluster.slc_key).await?;
     let request = Request::of(&cluster, &key.record.public)?;
-    let (chain, certificate, differences) =
-        check(&request, &import.document, &import.pins, &import.accept, clock::now())?;
+    let (chain, certificate, differences) = check(&request, &import.document, &pins, &accept, clock::now())?;
     let guid = certificate.guid().trim_matches(['{', '}']).to_ascii_lowercase();
     let enrolled = Enrolled {
         chain: format!("{}/certificates/{guid}", cluster.name),

@@ -3,8 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use crate::enrollment::cluster;
-use crate::enrollment::response::{self, Field, Import};
-use crate::error::Result;
+use crate::enrollment::response::{self, Import};
 use crate::grpc::{Door, clusters, status, v1};
 
 #[tonic::async_trait]
@@ -32,13 +31,8 @@ impl v1::enrollment_server::Enrollment for Door {
         let import = Import {
             cluster: request.cluster,
             document: request.document,
-            pins: request.pins.iter().map(|pin| pin.parse()).collect::<Result<_>>().map_err(status::status)?,
-            accept: request
-                .accept_differences
-                .iter()
-                .map(|name| Field::named(name))
-                .collect::<Result<_>>()
-                .map_err(status::status)?,
+            pins: request.pins,
+            accept: request.accept_differences,
         };
         let cluster = response::import(&self.custody, &caller, import).await.map_err(status::status)?;
         Ok(Response::new(clusters::message(&cluster)))

@@ -8,12 +8,14 @@ use tonic::Request;
 use crate::custody::{Custody, DEADLINE_S, Page};
 use crate::enrollment::cluster::Product;
 use crate::error::{Error, Reason, Result};
+use crate::sink::Sinks;
 use crate::tls::Authority;
 
 mod audit;
 pub mod client;
 mod clusters;
 mod enrollment;
+mod entries;
 mod identity;
 mod incoming;
 mod keys;
@@ -51,6 +53,8 @@ pub struct Door {
     pub join_endpoint: Arc<str>,
     /// What clusters are enrolled as.
     pub product: Arc<Product>,
+    /// The copies of the log.
+    pub sinks: Arc<Sinks>,
 }
 
 /// When the caller stops waiting: what its `grpc-timeout` says, or ten seconds from now if that is sooner.

@@ -7,6 +7,7 @@ use crate::caller::{Caller, Principal};
 use crate::custody::Page;
 use crate::enrollment::join::{self, NewInvitation};
 use crate::error::Result;
+use crate::grpc::identity::address;
 use crate::grpc::{Door, check_name, next_page, page, status, timestamp, v1};
 use crate::policy::{Asked, Operation, permit};
 
@@ -66,9 +67,10 @@ impl v1::join_server::Join for Door {
         &self,
         request: Request<v1::JoinClusterRequest>,
     ) -> Result<Response<v1::JoinClusterResponse>, Status> {
+        let address = address(&request);
         let v1::JoinClusterRequest { secret, certificate_request_pem } = request.into_inner();
         let secret = Zeroizing::new(secret);
-        let joined = join::join(&self.custody, &self.authority, &secret, &certificate_request_pem)
+        let joined = join::join(&self.custody, &self.authority, address, &secret, &certificate_request_pem)
             .await
             .map_err(status::status)?;
         Ok(Response::new(v1::JoinClusterResponse {

@@ -14,12 +14,14 @@ use crate::audit::record::Event;
 use crate::error::{Error, Reason, Result};
 
 pub mod bare;
+mod inspect;
 mod postgres;
 mod sql;
 mod sqlite;
 mod tree;
 mod writer;
 
+pub use inspect::inspect;
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 pub use tree::ask;
@@ -100,6 +102,18 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: &[Kind] = &[
+        Kind::Cluster,
+        Kind::Key,
+        Kind::Principal,
+        Kind::Certificate,
+        Kind::Token,
+        Kind::JoinToken,
+        Kind::Chain,
+        Kind::Authority,
+    ];
+
     /// The name in the store and in records.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -3,3 +3,4 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 mod log;
+mod verify;

@@ -1,0 +1,152 @@
+//! `keyward audit verify`: an export, offline, or all that the store of a stopped service holds.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::audit::checkpoint::Checkpoint;
+use crate::audit::note::Note;
+use crate::audit::trust::Trust;
+use crate::audit::verify::{self, Finding, Report, Verifier};
+use crate::cli::audit::CHECKPOINT;
+use crate::cli::{Global, output, runtime};
+use crate::config::Config;
+use crate::error::{Error, Reason};
+use crate::serve;
+
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 256 * 1024;
+/// What to do about a file that cannot be read.
+const FILES: &str = "name the files of one export, and audit.trust as it was given out";
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct Args {
+    /// audit.jsonl of an export. Without it, the store of the data directory is checked, log and objects, while its service
+    /// is stopped
+    file: Option<PathBuf>,
+    /// Its checkpoint; audit.checkpoint beside the file if left out
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// audit.trust as it was given out when the instance was made, not that of the export
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
+    /// A checkpoint of this log that is known from elsewhere, such as an earlier export (may be repeated): with it, a log
+    /// that was put back to an older state or signed twice is found out
+    #[arg(long, value_name = "FILE", requires = "trust")]
+    seen: Vec<PathBuf>,
+}
+
+/// Verifies and prints; the result is the exit code.
+pub(super) fn run(args: &Args, global: &Global) -> u8 {
+    match verify(args, global) {
+        Ok(report) => {
+            print(&report, args.file.as_deref(), global);
+            match report.finding {
+                Finding::Good => 0,
+                Finding::Untrusted | Finding::Torn => 2,
+                _ => 1,
+            }
+        }
+        Err(fault) => {
+            output::fault(&fault);
+            // Of a store: what is wrong with it keeps it from being opened at all.
+            if fault.reason() == Reason::RecordBroken { 1 } else { 3 }
+        }
+    }
+}
+
+/// What is there; an error only if it cannot be read.
+fn verify(args: &Args, global: &Global) -> Result<Report, Error> {
+    let mut verifier = Verifier::new(None);
+    if let Some(trust) = &args.trust {
+        let keys: Trust =
+            text(trust)?.parse().map_err(|fault: Error| fault.while_doing(trust.display()).hint(FILES))?;
+        let beside = || args.file.as_ref().map(|file| file.with_file_name(CHECKPOINT));
+        if let Some(own) = args.checkpoint.clone().or_else(beside) {
+            match open(&own, &keys)? {
+                Ok(checkpoint) => verifier = Verifier::new(Some(checkpoint)),
+                Err(report) => return Ok(report),
+            }
+        }
+        for seen in &args.seen {
+            match open(seen, &keys)? {
+                Ok(checkpoint) => verifier = verifier.seen(checkpoint),
+                Err(report) => return Ok(report),
+            }
+        }
+    }
+    let Some(file) = &args.file else {
+        let config = Config::load(&global.data)?;
+        return runtime()?.block_on(serve::inspect_store(&config, verifier));
+    };
+    let lines = File::open(file).map_err(|fault| unreadable(file, &fault))?;
+    verify::export(BufReader::with_capacity(READ_BYTES, lines), verifier).map_err(|fault| unreadable(file, &fault))
+}
+
+/// A checkpoint counts only if the trusted keys signed it. The report says why it does not.
+fn open(path: &Path, trust: &Trust) -> Result<Result<Checkpoint, Report>, Error> {
+    let note: Note = text(path)?.parse().map_err(|fault: Error| fault.while_doing(path.display()).hint(FILES))?;
+    match verify::open_checkpoint(&note, trust) {
+        Ok(checkpoint) => Ok(Ok(checkpoint)),
+        Err((_, fault)) if fault.reason() == Reason::InvalidArgument => {
+            Err(fault.while_doing(path.display()).hint(FILES))
+        }
+        Err((finding, fault)) => {
+            let fault = fault
+                .while_doing(path.display())
+                .hint("get audit.trust once more from whoever made the instance: with the right one, this is forged");
+            output::fault(&fault);
+            Ok(Err(Report::of_checkpoint(finding, fault.message().to_owned())))
+        }
+    }
+}
+
+fn text(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|fault| unreadable(path, &fault))
+}
+
+fn unreadable(path: &Path, fault: &std::io::Error) -> Error {
+    output::unreadable(path, fault, FILES)
+}
+
+fn print(report: &Report, file: Option<&Path>, global: &Global) {
+    if global.output == output::Format::Json {
+        println!("{:#}", json!(report));
+        return;
+    }
+    println!("log      {}", report.log.as_deref().unwrap_or("unknown"));
+    println!("records  {} hold", report.records);
+    let events: Vec<String> = report.events.iter().map(|(event, count)| format!("{event} {count}")).collect();
+    println!("events   {}", events.join(", "));
+    if !report.open_intents.is_empty() {
+        println!("open     intents without an outcome: {:?}", report.open_intents);
+    }
+    if !report.others.is_empty() {
+        println!("others   logs of the same store, to be verified as well: {}", report.others.join(", "));
+    }
+    match (&report.broken, report.finding) {
+        (Some(broken), finding) => {
+            let line = if broken.line == 0 { String::new() } else { format!(" line {}", broken.line) };
+            let place = file.map_or(line.clone(), |file| format!(" {}{line}", file.display()));
+            println!("BROKEN   {}{place}: {}", name(finding), broken.message);
+        }
+        (None, Finding::Good) => {
+            println!("good     every record follows from the one before, up to the signed checkpoint");
+        }
+        (None, Finding::Torn) => {
+            println!(
+                "torn     the last record is cut off, as a crash leaves it; those before it follow from each other"
+            );
+        }
+        (None, _) => println!(
+            "partial  the records follow from each other; without --trust nothing shows who wrote them, or lines cut from the end"
+        ),
+    }
+}
+
+/// The name of a finding, as it stands in the JSON form.
+fn name(finding: Finding) -> String {
+    json!(finding).as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,237 @@
+//! Refusals: each recorded before it is told; those of a flood told at once and recorded as a count.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::audit::record::{Event, time_text};
+use crate::caller::{Caller, CallerNote};
+use crate::clock;
+use crate::custody::Custody;
+use crate::error::{Error, Reason};
+use crate::policy::Operation;
+use crate::store::{Batch, Store};
+
+/// Refusals of one source that are recorded each for itself in one window.
+const SOURCE_RECORDS_MAX: u32 = 30;
+/// Refusals of all strangers together that are recorded each for itself in one window; the same for all known callers.
+const RECORDS_MAX: u32 = 120;
+/// Sources that are told apart in one window; what comes from more is counted together.
+const SOURCES_MAX: usize = 64;
+/// Length of a window, in seconds.
+const WINDOW_S: u64 = 60;
+/// Longest name of an object in a refusal's record, in characters.
+const TARGET_CHARS_MAX: usize = 200;
+/// Longest words in a refusal's record, in characters.
+const MESSAGE_CHARS_MAX: usize = 500;
+/// Pause before counts that could not be recorded are tried again, in milliseconds.
+const AGAIN_MS: u64 = 500;
+
+/// What one source was refused in a window.
+#[derive(Debug, Default)]
+struct Source {
+    recorded: u32,
+    counts: BTreeMap<String, u64>,
+}
+
+/// One minute of refusals. Memory is bounded: sources, and for each the operations and reasons, which are closed lists.
+#[derive(Debug, Default)]
+struct Window {
+    began_us: i64,
+    recorded: u32,
+    sources: HashMap<CallerNote, Source>,
+    others: Source,
+}
+
+impl Window {
+    /// Whether a refusal is to be recorded for itself; if not, it is counted here.
+    fn admits(&mut self, caller: &CallerNote, operation: &str, reason: &str) -> bool {
+        let known = self.sources.len() < SOURCES_MAX || self.sources.contains_key(caller);
+        let source = if known { self.sources.entry(caller.clone()).or_default() } else { &mut self.others };
+        if known && source.recorded < SOURCE_RECORDS_MAX && self.recorded < RECORDS_MAX {
+            source.recorded += 1;
+            self.recorded += 1;
+            return true;
+        }
+        *source.counts.entry(format!("{operation} {reason}")).or_default() += 1;
+        false
+    }
+
+    /// Ends the window: the records of what was counted.
+    fn end(&mut self, now_us: i64) -> Vec<Event> {
+        let ended = std::mem::replace(self, Window { began_us: now_us, ..Window::default() });
+        let mut sources: Vec<_> = ended.sources.into_iter().collect();
+        sources.sort_by(|a, b| a.0.name.cmp(&b.0.name).then_with(|| a.0.address.cmp(&b.0.address)));
+        sources.push((CallerNote::named("others"), ended.others));
+        let (from, until) = (time_text(ended.began_us), time_text(now_us));
+        let counted = sources.into_iter().filter(|(_, source)| !source.counts.is_empty());
+        counted
+            .map(|(caller, source)| {
+                let (from, until) = (from.clone(), until.clone());
+                Event::RefusalsCounted { caller, counts: source.counts, from, until }
+            })
+            .collect()
+    }
+}
+
+/// The windows of strangers and of known callers: a flood of the ones hides no refusal of the others.
+#[derive(Debug, Default)]
+struct Windows {
+    strangers: Window,
+    known: Window,
+    /// Whether somebody waits for the end of the windows to record the counts.
+    awaited: bool,
+}
+
+impl Windows {
+    fn end(&mut self, now_us: i64) -> Vec<Event> {
+        [self.strangers.end(now_us), self.known.end(now_us)].concat()
+    }
+}
+
+/// The refusals of this run.
+pub(super) struct Refusals {
+    store: Arc<dyn Store>,
+    windows: Mutex<Windows>,
+    /// Set when the store is about to be closed: what cannot be recorded then is given up.
+    ending: AtomicBool,
+}
+
+/// What is to be done with a refusal.
+enum Admitted {
+    Recorded(Box<Event>),
+    Counted,
+    /// The first one that is only counted: somebody must record the counts.
+    FirstCounted,
+}
+
+impl Refusals {
+    pub(super) fn new(store: Arc<dyn Store>) -> Arc<Self> {
+        let now_us = clock::now_us();
+        let began = || Window { began_us: now_us, ..Window::default() };
+        let windows = Windows { strangers: began(), known: began(), awaited: false };
+        Arc::new(Refusals { store, windows: Mutex::new(windows), ending: AtomicBool::new(false) })
+    }
+
+    fn admit(&self, caller: &Caller, operation: Operation, target: &str, refusal: &Error, now_us: i64) -> Admitted {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        // While counts wait to be recorded, whoever waits for them ends the windows.
+        if !windows.awaited && now_us.abs_diff(windows.known.began_us) >= WINDOW_S * 1_000_000 {
+            windows.end(now_us);
+        }
+        let (note, reason) = (caller.note(), refusal.reason().code());
+        let window = if caller.roles().is_empty() { &mut windows.strangers } else { &mut windows.known };
+        if !window.admits(&note, operation.name(), reason) {
+            return if std::mem::replace(&mut windows.awaited, true) {
+                Admitted::Counted
+            } else {
+                Admitted::FirstCounted
+            };
+        }
+        Admitted::Recorded(Box::new(Event::Refusal {
+            caller: note,
+            operation: operation.name().to_owned(),
+            target: target.chars().take(TARGET_CHARS_MAX).collect(),
+            reason: reason.to_owned(),
+            message: refusal.message().chars().take(MESSAGE_CHARS_MAX).collect(),
+        }))
+    }
+
+    /// Records a refusal, or counts it. Gives it back, or the store's failure if it could not be recorded.
+    async fn refuse(self: &Arc<Self>, caller: &Caller, operation: Operation, target: &str, refusal: Error) -> Error {
+        match self.admit(caller, operation, target, &refusal, clock::now_us()) {
+            Admitted::Recorded(event) => match self.store.commit(Batch::event(*event)).await {
+                Ok(_) => refusal,
+                Err(fault) => fault.while_doing("the refusal cannot be recorded"),
+            },
+            Admitted::Counted => refusal,
+            Admitted::FirstCounted => {
+                let refusals = Arc::clone(self);
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_secs(WINDOW_S)).await;
+                    refusals.record_counts().await;
+                });
+                refusal
+            }
+        }
+    }
+
+    /// Records the last counts of a run, or gives them up with a word in the log of this process.
+    pub(super) async fn finish(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.record_counts().await;
+    }
+
+    /// Ends the windows and records what was counted in them, as soon as the store takes it.
+    async fn record_counts(&self) {
+        let events = {
+            let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            windows.awaited = false;
+            windows.end(clock::now_us())
+        };
+        if events.is_empty() {
+            return;
+        }
+        loop {
+            match self.store.commit(Batch { writes: Vec::new(), events: events.clone() }).await {
+                Err(fault) if fault.reason() == Reason::StoreUnavailable && !self.ending.load(Ordering::Relaxed) => {
+                    tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+                }
+                Err(fault) => return tracing::error!(?fault, ?events, "counted refusals cannot be recorded"),
+                Ok(_) => return,
+            }
+        }
+    }
+}
+
+impl Custody {
+    /// Records that a request was refused, before the caller learns it; in a flood, counts it. Gives the refusal back, or
+    /// the store's failure if it could not be recorded.
+    pub async fn refuse(&self, caller: &Caller, operation: Operation, target: &str, refusal: Error) -> Error {
+        self.refusals.refuse(caller, operation, target, refusal).await
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn stranger(n: usize) -> CallerNote {
+        CallerNote { address: Some(format!("192.0.2.{n}")), ..CallerNote::named("stranger") }
+    }
+
+    fn refused(window: &mut Window, caller: &CallerNote, times: u32) -> u32 {
+        (0..times).map(|_| u32::from(window.admits(caller, "join-cluster", "UNAUTHENTICATED"))).sum()
+    }
+
+    #[test]
+    fn a_source_beyond_its_bound_is_counted_and_leaves_room_for_others() {
+        let mut window = Window::default();
+        assert_eq!(refused(&mut window, &stranger(1), 100_000), SOURCE_RECORDS_MAX);
+        assert_eq!(refused(&mut window, &stranger(2), 5), 5);
+        let events = window.end(60_000_000);
+        let [Event::RefusalsCounted { caller, counts, from, until }] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(caller, &stranger(1));
+        assert_eq!(counts["join-cluster UNAUTHENTICATED"], 100_000 - u64::from(SOURCE_RECORDS_MAX));
+        assert_eq!((from.as_str(), until.as_str()), ("1970-01-01T00:00:00.000000Z", "1970-01-01T00:01:00.000000Z"));
+        assert_eq!(refused(&mut window, &stranger(1), 1), 1, "the next window begins anew");
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_takes_bounded_memory_and_few_records() {
+        let mut window = Window::default();
+        let recorded: u32 = (0..50_000).map(|n| refused(&mut window, &stranger(n), 2)).sum();
+        assert!(recorded <= RECORDS_MAX, "{recorded}");
+        assert_eq!(window.sources.len(), SOURCES_MAX);
+        let events = window.end(1);
+        assert!(events.len() <= SOURCES_MAX + 1, "{}", events.len());
+        let counts = |event: &Event| match event {
+            Event::RefusalsCounted { counts, .. } => counts.values().sum::<u64>(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(events.iter().map(counts).sum::<u64>() + u64::from(recorded), 100_000, "none is lost");
+        assert!(window.end(2).is_empty());
+    }
+}
