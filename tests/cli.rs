@@ -551,3 +551,16 @@ fn the_bench_measures_all_sides_in_one_run_and_leaves_nothing_behind() {
     assert!((parts.iter().sum::<i64>() - lone["p50"].as_i64().unwrap()).abs() <= 1, "{lone}");
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn the_bench_of_a_token_measures_both_sides_and_leaves_a_named_directory() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("token");
+    let named = ["--directory", directory.to_str().unwrap(), "--output", "json"];
+    let ran = keyward(&[&["bench", "token", "--seconds", "1", "--sessions", "1"][..], &named].concat());
+    let report: Value = serde_json::from_str(&ran.good()).unwrap();
+    let [row] = report["sessions"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    assert!(row["bare_per_s"].as_f64().unwrap() > 0.0 && row["ratio"].as_f64().unwrap() > 0.0, "{row}");
+    assert!(report["one_caller"]["p50_us"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(directory.is_dir());
+}

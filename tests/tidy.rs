@@ -46,6 +46,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("cli/config", "audit tls token config"),
     ("cli/bench/audit", "caller audit store"),
     ("cli/bench/bare", "key token config serve"),
+    ("cli/bench/token", "key token serve"),
     ("config", "cluster"),
     ("serve", "*"),
 ];

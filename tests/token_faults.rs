@@ -7,11 +7,16 @@ use std::time::{Duration, Instant};
 
 use keyward::error::Reason;
 use keyward::key::{KeyAlgorithm, KeyId};
-use keyward::token::pkcs11::fault::{Act, classify};
+use keyward::token::pkcs11::fault::{Act, classify, is_about_an_attribute};
+use keyward::token::profile::{Optional, UserType};
 use keyward::token::{Class, Generate, Outcome, Padding, Token};
 
 use crate::kit::token::USER_PIN;
 use crate::kit::token::faulty::{Faulty, make};
+
+use values::VALUES;
+
+mod values;
 
 #[test]
 fn a_lost_session_or_login_is_renewed_without_the_caller_noticing() {
@@ -158,6 +163,51 @@ fn a_pin_that_the_token_guards_is_not_tried() {
 }
 
 #[test]
+fn the_user_type_of_the_login_is_the_profiles() {
+    let mut faulty = Faulty::new();
+    let vendor = UserType::Vendor(0x8000_0001);
+    faulty.test.profile.login.user = vendor;
+    faulty.script("C_Login always log");
+    faulty.calls();
+    let error = faulty.test.try_open(USER_PIN).err().unwrap();
+    // SoftHSM knows no such user, and says so at the one try.
+    assert!(format!("{error:?}").contains("CKR_USER_TYPE_INVALID"), "{error:?}");
+    assert_eq!(faulty.calls(), ["C_Login"]);
+}
+
+#[test]
+fn eight_callers_that_meet_a_lost_login_make_one_new_one() {
+    let faulty = Faulty::new();
+    faulty.sign().unwrap();
+    faulty.script("C_Login always log\nC_Login always delay 50\nC_SignInit 1 logout");
+    faulty.calls();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert!(faulty.verifies(&faulty.sign().unwrap())));
+        }
+    });
+    assert_eq!(faulty.calls(), ["C_Login"]);
+}
+
+#[test]
+fn an_attribute_that_the_token_drops_or_does_not_show_is_a_recorded_gap() {
+    let mut faulty = Faulty::new();
+    faulty.test.profile.keys.omit = vec![Optional::Copyable, Optional::AllowedMechanisms];
+    let token = faulty.test.open();
+    let request = Generate {
+        id: KeyId::random().unwrap(),
+        label: "gaps".to_owned(),
+        algorithm: KeyAlgorithm::Rsa(2048),
+        sign: true,
+        decrypt: true,
+    };
+    let gaps = token.generate(&request).unwrap().evidence.gaps;
+    let named: Vec<&str> = gaps.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(named, ["CKA_COPYABLE", "CKA_ALLOWED_MECHANISMS"], "{gaps:?}");
+    assert!(gaps.iter().all(|(_, why)| why.contains("not asked for")), "{gaps:?}");
+}
+
+#[test]
 fn every_value_at_decryption_that_means_bad_input_leaves_token_and_host_alone() {
     let faulty = Faulty::new();
     for value in ["0x5", "0x30", "0x6", "0x7", "0x20", "0x21", "0x40", "0x41"] {
@@ -201,89 +251,34 @@ fn every_kind_of_bad_ciphertext_costs_the_same_calls() {
     }
 }
 
-/// Every return value of PKCS#11 2.40 and 3.1 by number and name; 0x80000001 is a maker's own.
-const VALUES: &[(u64, &str)] = &[
-    (0x01, "CKR_CANCEL"),
-    (0x02, "CKR_HOST_MEMORY"),
-    (0x03, "CKR_SLOT_ID_INVALID"),
-    (0x05, "CKR_GENERAL_ERROR"),
-    (0x06, "CKR_FUNCTION_FAILED"),
-    (0x07, "CKR_ARGUMENTS_BAD"),
-    (0x08, "CKR_NO_EVENT"),
-    (0x09, "CKR_NEED_TO_CREATE_THREADS"),
-    (0x0a, "CKR_CANT_LOCK"),
-    (0x10, "CKR_ATTRIBUTE_READ_ONLY"),
-    (0x11, "CKR_ATTRIBUTE_SENSITIVE"),
-    (0x12, "CKR_ATTRIBUTE_TYPE_INVALID"),
-    (0x13, "CKR_ATTRIBUTE_VALUE_INVALID"),
-    (0x1b, "CKR_ACTION_PROHIBITED"),
-    (0x20, "CKR_DATA_INVALID"),
-    (0x21, "CKR_DATA_LEN_RANGE"),
-    (0x30, "CKR_DEVICE_ERROR"),
-    (0x31, "CKR_DEVICE_MEMORY"),
-    (0x32, "CKR_DEVICE_REMOVED"),
-    (0x40, "CKR_ENCRYPTED_DATA_INVALID"),
-    (0x41, "CKR_ENCRYPTED_DATA_LEN_RANGE"),
-    (0x50, "CKR_FUNCTION_CANCELED"),
-    (0x51, "CKR_FUNCTION_NOT_PARALLEL"),
-    (0x54, "CKR_FUNCTION_NOT_SUPPORTED"),
-    (0x60, "CKR_KEY_HANDLE_INVALID"),
-    (0x62, "CKR_KEY_SIZE_RANGE"),
-    (0x63, "CKR_KEY_TYPE_INCONSISTENT"),
-    (0x64, "CKR_KEY_NOT_NEEDED"),
-    (0x65, "CKR_KEY_CHANGED"),
-    (0x66, "CKR_KEY_NEEDED"),
-    (0x67, "CKR_KEY_INDIGESTIBLE"),
-    (0x68, "CKR_KEY_FUNCTION_NOT_PERMITTED"),
-    (0x69, "CKR_KEY_NOT_WRAPPABLE"),
-    (0x6a, "CKR_KEY_UNEXTRACTABLE"),
-    (0x70, "CKR_MECHANISM_INVALID"),
-    (0x71, "CKR_MECHANISM_PARAM_INVALID"),
-    (0x82, "CKR_OBJECT_HANDLE_INVALID"),
-    (0x90, "CKR_OPERATION_ACTIVE"),
-    (0x91, "CKR_OPERATION_NOT_INITIALIZED"),
-    (0xa0, "CKR_PIN_INCORRECT"),
-    (0xa1, "CKR_PIN_INVALID"),
-    (0xa2, "CKR_PIN_LEN_RANGE"),
-    (0xa3, "CKR_PIN_EXPIRED"),
-    (0xa4, "CKR_PIN_LOCKED"),
-    (0xb0, "CKR_SESSION_CLOSED"),
-    (0xb1, "CKR_SESSION_COUNT"),
-    (0xb3, "CKR_SESSION_HANDLE_INVALID"),
-    (0xb4, "CKR_SESSION_PARALLEL_NOT_SUPPORTED"),
-    (0xb5, "CKR_SESSION_READ_ONLY"),
-    (0xb6, "CKR_SESSION_EXISTS"),
-    (0xb7, "CKR_SESSION_READ_ONLY_EXISTS"),
-    (0xb8, "CKR_SESSION_READ_WRITE_SO_EXISTS"),
-    (0xc0, "CKR_SIGNATURE_INVALID"),
-    (0xc1, "CKR_SIGNATURE_LEN_RANGE"),
-    (0xd0, "CKR_TEMPLATE_INCOMPLETE"),
-    (0xd1, "CKR_TEMPLATE_INCONSISTENT"),
-    (0xe0, "CKR_TOKEN_NOT_PRESENT"),
-    (0xe1, "CKR_TOKEN_NOT_RECOGNIZED"),
-    (0xe2, "CKR_TOKEN_WRITE_PROTECTED"),
-    (0x100, "CKR_USER_ALREADY_LOGGED_IN"),
-    (0x101, "CKR_USER_NOT_LOGGED_IN"),
-    (0x102, "CKR_USER_PIN_NOT_INITIALIZED"),
-    (0x103, "CKR_USER_TYPE_INVALID"),
-    (0x104, "CKR_USER_ANOTHER_ALREADY_LOGGED_IN"),
-    (0x105, "CKR_USER_TOO_MANY_TYPES"),
-    (0x130, "CKR_DOMAIN_PARAMS_INVALID"),
-    (0x140, "CKR_CURVE_NOT_SUPPORTED"),
-    (0x150, "CKR_BUFFER_TOO_SMALL"),
-    (0x170, "CKR_INFORMATION_SENSITIVE"),
-    (0x190, "CKR_CRYPTOKI_NOT_INITIALIZED"),
-    (0x191, "CKR_CRYPTOKI_ALREADY_INITIALIZED"),
-    (0x1a0, "CKR_MUTEX_BAD"),
-    (0x1a1, "CKR_MUTEX_NOT_LOCKED"),
-    (0x200, "CKR_FUNCTION_REJECTED"),
-    (0x8000_0001, "CKR_VENDOR_DEFINED 0x80000001"),
-];
+#[test]
+fn the_documented_meaning_of_every_value_is_the_one_in_use() {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/pkcs11-values.md")).unwrap();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .filter(|line| line.starts_with("| `CKR_"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert_eq!(rows.len(), VALUES.len());
+    for ((_, value), row) in VALUES.iter().zip(rows) {
+        let acts = [Act::Look, Act::Login, Act::Prepare, Act::Sign, Act::Decrypt, Act::Make];
+        let cells = acts.map(|act| {
+            let (class, outcome) = classify(act, value);
+            format!("{class:?}{}", if outcome == Outcome::Unknown { " ?" } else { "" }).to_lowercase()
+        });
+        assert_eq!(row, [vec![format!("`{value}`")], cells.to_vec()].concat());
+    }
+}
 
 /// What the caller sees of every return value of one function, against the table; and that the token serves again.
 fn every_value_at(function: &str, act: Act, call: impl Fn(&Faulty) -> Option<keyward::token::Failure>) {
+    every_value_but(&[], function, act, call);
+}
+
+/// The same, without values that have a meaning of their own there.
+fn every_value_but(but: &[&str], function: &str, act: Act, call: impl Fn(&Faulty) -> Option<keyward::token::Failure>) {
     let faulty = Faulty::new();
-    for (number, name) in VALUES {
+    for (number, name) in VALUES.iter().filter(|(_, name)| !but.contains(name)) {
         faulty.script(&format!("{function} always return 0x{number:x}"));
         let failure = call(&faulty).unwrap_or_else(|| panic!("{function} {name}: no failure"));
         let (class, outcome) = classify(act, name);
@@ -294,6 +289,48 @@ fn every_value_at(function: &str, act: Act, call: impl Fn(&Faulty) -> Option<key
         );
         faulty.script("");
         faulty.signs_again_within(Duration::from_secs(2));
+    }
+}
+
+/// Looks for the key, as after every loss.
+fn look(faulty: &Faulty) -> Option<keyward::token::Failure> {
+    faulty.token.public_key(faulty.key.id).err()
+}
+
+#[test]
+fn every_value_of_c_find_objects_init_is_of_the_tables_class() {
+    every_value_at("C_FindObjectsInit", Act::Look, look);
+}
+
+#[test]
+fn every_value_of_c_find_objects_is_of_the_tables_class() {
+    every_value_at("C_FindObjects", Act::Look, look);
+}
+
+#[test]
+fn every_value_of_c_get_attribute_value_that_is_not_about_the_attribute_is_of_the_tables_class() {
+    // A token that goes away while its key is compared is no token with another key.
+    let about: Vec<&str> = VALUES.iter().map(|(_, name)| *name).filter(|name| is_about_an_attribute(name)).collect();
+    every_value_but(&[&about[..], &["CKR_BUFFER_TOO_SMALL"]].concat(), "C_GetAttributeValue", Act::Look, look);
+}
+
+#[test]
+fn every_value_of_c_login_costs_one_try_and_is_told_as_what_it_is() {
+    let faulty = Faulty::new();
+    for (number, name) in VALUES {
+        faulty.script(&format!("C_Login always log\nC_Login always return 0x{number:x}"));
+        faulty.calls();
+        let opened = faulty.test.try_open(USER_PIN);
+        let tries = faulty.calls();
+        assert_eq!(tries, ["C_Login"], "{name}");
+        let reason = opened.map_or_else(|error| error.reason(), |_| Reason::AlreadyExists);
+        let expected = match classify(Act::Login, name).0 {
+            _ if *name == "CKR_USER_ALREADY_LOGGED_IN" => Reason::AlreadyExists,
+            Class::Pin => Reason::PinRefused,
+            Class::Unsupported => Reason::TokenUnsupported,
+            _ => Reason::TokenUnavailable,
+        };
+        assert_eq!(reason, expected, "{name}");
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use keyward::key::{Hash, KeyAlgorithm, KeyId};
 use keyward::token::lane::Lane;
-use keyward::token::{Generate, KeyRef, Token};
+use keyward::token::{Class, Generate, KeyRef, Token};
 
 use crate::kit::token::faulty::Faulty;
 use crate::kit::token::{Held, TestToken};
@@ -74,10 +74,10 @@ async fn scripted(script: &'static str, times: usize, pause: Duration) -> (Met, 
     let faulty = Arc::new(Faulty::new());
     let met = under_load(Arc::clone(&faulty.token) as Arc<dyn Token>, Arc::clone(&faulty), move |faulty| {
         for _ in 0..times {
-            faulty.script(script);
+            faulty.script(&format!("C_Login always log\n{script}"));
             std::thread::sleep(pause);
         }
-        faulty.script("");
+        faulty.script("C_Login always log");
     })
     .await;
     (met, faulty)
@@ -89,6 +89,9 @@ async fn lost_sessions_and_logins_are_no_callers_concern() {
         let (met, faulty) = scripted(script, 20, Duration::from_millis(50)).await;
         assert!(met.failed == 0 && met.signed > 100, "{script}: {} failed, {} signed", met.failed, met.signed);
         assert_eq!(faulty.token.restarts(), 0, "{script}");
+        let logins = faulty.calls().len();
+        let most = if script.contains("logout") { 20 } else { 0 };
+        assert!(logins <= most, "{script}: {logins} logins");
     }
 }
 
@@ -98,6 +101,23 @@ async fn a_crash_or_a_hang_costs_callers_with_time_left_nothing() {
         let (met, faulty) = scripted(script, 2, Duration::from_millis(1500)).await;
         assert!(met.failed == 0 && met.signed > 100, "{script}: {} failed, {} signed", met.failed, met.signed);
         assert!(met.gap < Duration::from_secs(2) && faulty.token.restarts() >= 2, "{script}: gap {:?}", met.gap);
+        assert_eq!(faulty.calls().len() as u64, faulty.token.restarts(), "{script}: one login for each new host");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pin_that_is_refused_under_load_is_tried_once() {
+    for trouble in ["C_SignInit 1 logout", "C_Sign 1 crash"] {
+        let faulty = Arc::new(Faulty::new());
+        faulty.sign().unwrap();
+        let met = under_load(Arc::clone(&faulty.token) as Arc<dyn Token>, Arc::clone(&faulty), move |faulty| {
+            faulty.script(&format!("C_Login always log\nC_Login always return 0xa0\n{trouble}"));
+            std::thread::sleep(Duration::from_millis(500));
+        })
+        .await;
+        assert!(met.failed > 8, "{trouble}: {} failed", met.failed);
+        assert_eq!(faulty.sign().unwrap_err().class, Class::Pin);
+        assert_eq!(faulty.calls(), ["C_Login"], "{trouble}");
     }
 }
 
@@ -106,6 +126,7 @@ async fn a_token_that_is_away_for_two_seconds_serves_two_seconds_after_its_retur
     let (met, faulty) = scripted("* always return 0x32", 1, Duration::from_secs(2)).await;
     assert!(met.signed > 50, "{} signed", met.signed);
     assert!(met.gap < Duration::from_secs(4), "gap {:?}", met.gap);
+    assert!(faulty.calls().len() <= 1, "one login at its return");
     faulty.signs_again_within(Duration::from_secs(2));
 }
 
@@ -160,5 +181,32 @@ async fn a_tpm_that_restarts_under_load_serves_again_by_itself() {
             }
         }
         assert_eq!(sign(Arc::clone(&lane), Arc::clone(&key)).await.unwrap(), right);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tpm_that_is_cleared_under_load_signs_nothing_more_and_is_named_so_to_every_caller() {
+    let mut test = TestToken::make("swtpm", Held::InHost);
+    let token: Arc<dyn Token> = Arc::from(test.open());
+    let id = KeyId::random().unwrap();
+    let request =
+        Generate { id, label: "load".to_owned(), algorithm: KeyAlgorithm::Rsa(2048), sign: true, decrypt: false };
+    let key = Arc::new(KeyRef { id, public: token.generate(&request).unwrap().public });
+    let right = token.sign(&key, Hash::Sha256, &[7; 32]).unwrap();
+    let lane = Arc::new(Lane::start(token, 1, 64).unwrap());
+    let sign = |lane: Arc<Lane>, key: Arc<KeyRef>| async move {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        lane.run(deadline, move |token| token.sign(&key, Hash::Sha256, &[7; 32])).await
+    };
+    let callers: Vec<_> = (0..8).map(|_| tokio::spawn(sign(Arc::clone(&lane), Arc::clone(&key)))).collect();
+    tokio::task::block_in_place(|| test.device.as_mut().unwrap().clear());
+    for caller in callers {
+        if let Ok(signature) = caller.await.unwrap() {
+            assert_eq!(signature, right, "a signature from before");
+        }
+    }
+    for _ in 0..8 {
+        let failure = sign(Arc::clone(&lane), Arc::clone(&key)).await.unwrap_err();
+        assert!(format!("{failure:?}").contains("cleared or replaced"), "{failure:?}");
     }
 }

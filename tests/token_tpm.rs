@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use aws_lc_rs::{digest, signature};
 use keyward::error::Reason;
-use keyward::key::{Hash, KeyAlgorithm, KeyId};
-use keyward::token::{Class, Generate, Generated, KeyRef, Outcome, Token};
+use keyward::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
+use keyward::token::{Class, Evidence, Generate, Generated, KeyRef, Outcome, Token};
 
 use crate::kit::token::{Held, TestToken, USER_PIN};
 
@@ -33,6 +34,38 @@ fn the_evidence_says_made_here_bound_here_and_what_it_does_not_prove() {
     }
     let [(gap, words)] = made.evidence.gaps.as_slice() else { panic!("{:?}", made.evidence.gaps) };
     assert!(gap == "TPM2_Certify" && words.contains("self-asserted"));
+}
+
+#[test]
+fn the_tpms_own_words_verify_and_name_the_key_the_parent_and_the_id() {
+    let test = TestToken::make("swtpm", Held::InHost);
+    let token = test.open();
+    let (key, made) = make(&*token);
+    let bytes = |evidence: &Evidence, name: &str| {
+        let value = evidence.attributes.iter().find(|(known, _)| known == name);
+        hex::decode(&value.unwrap_or_else(|| panic!("no {name}")).1).unwrap()
+    };
+    let of = |name: &str| bytes(&made.evidence, name);
+    let sha256 = |text: &[u8]| digest::digest(&digest::SHA256, text).as_ref().to_vec();
+    let holds = |whole: &[u8], part: &[u8]| whole.windows(part.len()).any(|window| window == part);
+
+    // The attestation key ends with its point: two numbers of 32 bytes, each behind its length (TPM 2.0 Part 2, 11.2.5.2).
+    let area = of("attestationKey");
+    let (x, y) = (&area[area.len() - 66..area.len() - 34], &area[area.len() - 32..]);
+    let point = [&[4u8][..], x, y].concat();
+    let info = of("certifyInfo");
+    let verifier = signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point);
+    verifier.verify(&info, &of("certifySignature")).unwrap();
+    // TPM_GENERATED_VALUE and TPM_ST_ATTEST_CERTIFY, then somewhere the qualifying data and the key's name.
+    assert_eq!(info[..6], [0xff, 0x54, 0x43, 0x47, 0x80, 0x17]);
+    assert!(holds(&info, &key.id.0) && holds(&info, &[&[0x00, 0x0b][..], &sha256(&of("publicArea"))].concat()));
+    let PublicKey::Rsa(rsa) = &key.public else { panic!("an RSA key") };
+    assert!(holds(&of("publicArea"), rsa.modulus_be()));
+    assert_eq!(sha256(&of("creationData")), of("creationHash"));
+    assert!(holds(&of("creationData"), &of("parentName")));
+
+    let (_, second) = make(&*token);
+    assert_eq!(bytes(&second.evidence, "attestationKey"), area, "the attestation key of one TPM is the same");
 }
 
 #[test]

@@ -7,11 +7,14 @@ mod audit;
 mod bare;
 mod load;
 mod sign;
+mod token;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
     /// Signatures: the bare token, the disk, and the whole service over mTLS with both records durable
     Sign(sign::Args),
+    /// Signatures of a token through lane and host, beside its bare loop
+    Token(token::Args),
     /// Records: what the store makes durable, beside bare commits of the database
     Audit(audit::Args),
 }
@@ -19,6 +22,7 @@ pub(super) enum Command {
 pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
     match command {
         Command::Sign(args) => sign::run(&args, global),
+        Command::Token(args) => token::run(&args, global),
         Command::Audit(args) => audit::run(&args, global),
     }
     .map(|()| 0)

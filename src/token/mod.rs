@@ -7,6 +7,7 @@ use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
 use crate::secret::{Pin, Secret};
 
 mod back_off;
+pub mod bare;
 mod environment;
 pub mod host;
 pub mod lane;

@@ -265,8 +265,9 @@ impl Profile {
             }
         }
         let device = if profile.kind == Kind::Tpm { "tpm" } else { "module" };
-        for table in [device, "login", "sessions", "keys", "create"] {
-            if !profile.sources.contains_key(table) {
+        let directory = profile.directory.as_ref().map(|_| "directory");
+        for table in [device, "login", "sessions", "keys", "create"].into_iter().chain(directory) {
+            if profile.sources.get(table).is_none_or(|source| source.trim().is_empty()) {
                 faults.push(format!("sources.{table} is missing"));
             }
         }
@@ -352,6 +353,25 @@ mod tests {
     fn every_built_in_profile_parses_and_is_named_as_its_file() {
         for (name, _) in BUILT_IN {
             assert_eq!(&Profile::load(name).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn every_value_of_a_built_in_profile_has_a_source_and_what_was_only_read_says_so() {
+        const HERE: [&str; 3] = ["softhsm", "kryoptic", "swtpm"];
+        for (name, text) in BUILT_IN {
+            let profile = Profile::load(name).unwrap();
+            let table: toml::Table = toml::from_str(text).unwrap();
+            for (key, value) in table.iter().filter(|(key, value)| value.is_table() && *key != "sources") {
+                let whole = profile.sources.contains_key(key);
+                let fields = value.as_table().unwrap().keys();
+                let missing: Vec<_> =
+                    fields.filter(|field| !whole && !profile.sources.contains_key(&format!("{key}.{field}"))).collect();
+                assert!(missing.is_empty(), "{name}: no source for {key}.{missing:?}");
+            }
+            let here = profile.sources.values().any(|source| source.contains("run here"));
+            assert_eq!(profile.verified == Verified::Here, HERE.contains(name), "{name}");
+            assert!(here || profile.verified == Verified::Documentation, "{name}");
         }
     }
 

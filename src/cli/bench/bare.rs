@@ -37,6 +37,6 @@ impl Bare {
 
     /// Signatures per second of so many threads over this time.
     pub(super) fn per_second(&self, threads: usize, duration: Duration) -> Result<f64> {
-        Ok(self.token.bare_signatures_per_second(&self.key, threads, duration)?)
+        Ok(self.token.bare(&self.key, threads, duration)?.per_second)
     }
 }

@@ -175,6 +175,7 @@ fn known_function(name: &str) -> &'static str {
         "C_OpenSession",
         "C_Sign",
         "C_SignInit",
+        "TPM2_Certify",
         "TPM2_Create",
         "TPM2_CreatePrimary",
         "TPM2_GetCapability",

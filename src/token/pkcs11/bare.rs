@@ -1,5 +1,4 @@
-//! The bare signing loop: what the module does when nothing is around it. The measure that `keyward bench` holds the
-//! service against.
+//! The bare signing loop of a PKCS#11 module.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,46 +9,46 @@ use super::fault::{Act, failure};
 use super::session::Held;
 use super::{Pkcs11Token, private_object};
 use crate::key::{Hash, PublicKey};
-use crate::token::{Class, Failure, KeyRef, Outcome};
+use crate::token::bare::{Rate, times};
+use crate::token::{Class, Failure, KeyRef, refusal};
 
 impl Pkcs11Token {
-    /// Signatures per second of this many threads, each with a session of its own and one C_SignInit and one C_Sign a
-    /// signature, over this time. RSA keys only.
+    /// Signs for so long with this many threads, each with a session of its own and one C_SignInit and one C_Sign a
+    /// signature. RSA keys only.
     ///
     /// # Errors
     /// The device's answer.
-    pub fn bare_signatures_per_second(&self, key: &KeyRef, threads: usize, duration: Duration) -> Result<f64, Failure> {
+    pub fn bare(&self, key: &KeyRef, threads: usize, duration: Duration) -> Result<Rate, Failure> {
         let PublicKey::Rsa(rsa) = &key.public else { return Err(broke_off("the loop signs with RSA keys")) };
-        let length = rsa.modulus_be().len();
         let data = [Hash::Sha256.digest_info(), &[0x5a; 32]].concat();
-        let start = Instant::now();
+        let sessions = (0..threads).map(|_| {
+            let session = Held::read_only(&self.sessions.module, self.sessions.slot())?;
+            let handle = private_object(&session, key.id)?;
+            Ok((session, handle))
+        });
+        let sessions: Vec<_> = sessions.collect::<Result<_, Failure>>()?;
+        let (start, one_shot) = (Instant::now(), &self.sessions.module.one_shot);
         let signed = thread::scope(|scope| {
-            let running: Vec<_> = (0..threads)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let session = Held::read_only(&self.sessions.module, self.sessions.slot())?;
-                        let handle = private_object(&session, key.id)?;
-                        let mut signature = vec![0u8; length];
-                        let mut count = 0u32;
-                        while start.elapsed() < duration {
-                            session.sign_init(&Mechanism::RsaPkcs, handle).map_err(|e| failure(Act::Prepare, &e))?;
-                            let one_shot = &self.sessions.module.one_shot;
-                            one_shot.sign_into(&session, &data, &mut signature).map_err(|e| failure(Act::Sign, &e))?;
-                            count += 1;
-                        }
-                        Ok(count)
+            let running = sessions.into_iter().map(|(session, handle)| {
+                let (data, mut signature) = (&data, vec![0u8; rsa.modulus_be().len()]);
+                scope.spawn(move || {
+                    times(start, duration, || {
+                        session.sign_init(&Mechanism::RsaPkcs, handle).map_err(|e| failure(Act::Prepare, &e))?;
+                        one_shot.sign_into(&session, data, &mut signature).map_err(|e| failure(Act::Sign, &e))?;
+                        Ok(())
                     })
                 })
-                .collect();
+            });
+            let running: Vec<_> = running.collect();
             running
                 .into_iter()
                 .map(|thread| thread.join().unwrap_or_else(|_| Err(broke_off("a thread broke off"))))
-                .sum::<Result<u32, _>>()
+                .collect::<Result<Vec<_>, _>>()
         })?;
-        Ok(f64::from(signed) / start.elapsed().as_secs_f64())
+        Ok(Rate::of(signed.concat(), start))
     }
 }
 
 fn broke_off(words: &str) -> Failure {
-    Failure { class: Class::Unsupported, outcome: Outcome::Refused, function: "C_Sign", code: words.to_owned() }
+    refusal(Class::Unsupported, "C_Sign", words)
 }

@@ -39,6 +39,7 @@ const TABLE: &[Row] = &[
         values: &[
             "CKR_ENCRYPTED_DATA_INVALID",
             "CKR_ENCRYPTED_DATA_LEN_RANGE",
+            "CKR_AEAD_DECRYPT_FAILED",
             "CKR_DATA_INVALID",
             "CKR_DATA_LEN_RANGE",
             "CKR_ARGUMENTS_BAD",
@@ -105,6 +106,8 @@ const TABLE: &[Row] = &[
             "CKR_PIN_TOO_WEAK",
             "CKR_USER_PIN_NOT_INITIALIZED",
             "CKR_USER_TYPE_INVALID",
+            "CKR_NEW_PIN_MODE",
+            "CKR_NEXT_OTP",
         ],
         class: Class::Pin,
     },
@@ -137,6 +140,36 @@ const BEFORE_THE_CALL: &[&str] = &[
     "CKR_SLOT_ID_INVALID",
     "CKR_SESSION_COUNT",
     "CKR_CRYPTOKI_NOT_INITIALIZED",
+];
+
+/// Values of C_GetAttributeValue that say something of the attribute and nothing of the token.
+const ABOUT_AN_ATTRIBUTE: &[&str] = &[
+    "CKR_ATTRIBUTE_SENSITIVE",
+    "CKR_ATTRIBUTE_TYPE_INVALID",
+    "CKR_ATTRIBUTE_VALUE_INVALID",
+    "CKR_INFORMATION_SENSITIVE",
+    "CKR_FUNCTION_NOT_SUPPORTED",
+    "CKR_ARGUMENTS_BAD",
+];
+
+/// Whether a return value of C_GetAttributeValue says that the object does not show this attribute.
+#[must_use]
+pub fn is_about_an_attribute(value: &str) -> bool {
+    ABOUT_AN_ATTRIBUTE.contains(&value)
+}
+
+/// Return values that are newer than the binding's names: PKCS#11 3.0 to 3.2.
+const NEWER: &[(u64, &str)] = &[
+    (0x042, "CKR_AEAD_DECRYPT_FAILED"),
+    (0x201, "CKR_TOKEN_RESOURCE_EXCEEDED"),
+    (0x202, "CKR_OPERATION_CANCEL_FAILED"),
+    (0x203, "CKR_KEY_EXHAUSTED"),
+    (0x204, "CKR_PENDING"),
+    (0x205, "CKR_SESSION_ASYNC_NOT_SUPPORTED"),
+    (0x206, "CKR_SEED_RANDOM_REQUIRED"),
+    (0x207, "CKR_OPERATION_NOT_VALIDATED"),
+    (0x208, "CKR_TOKEN_NOT_INITIALIZED"),
+    (0x209, "CKR_PARAMETER_SET_NOT_SUPPORTED"),
 ];
 
 /// Class and outcome of a return value (its PKCS#11 name) in an act.
@@ -184,7 +217,10 @@ pub fn failure(act: Act, error: &Cryptoki) -> Failure {
 pub fn value_name(value: RvError) -> String {
     match value {
         RvError::VendorDefined(n) => format!("CKR_VENDOR_DEFINED 0x{n:08x}"),
-        RvError::UnknownErrorCode(n) => format!("0x{n:08x}"),
+        RvError::UnknownErrorCode(n) => {
+            let known = NEWER.iter().find(|(number, _)| *number == n);
+            known.map_or_else(|| format!("0x{n:08x}"), |(_, name)| (*name).to_owned())
+        }
         named => {
             let mut name = "CKR".to_owned();
             for c in format!("{named:?}").chars() {
@@ -268,6 +304,8 @@ mod tests {
     fn values_and_functions_have_the_names_of_the_standard() {
         assert_eq!(value_name(RvError::EncryptedDataLenRange), "CKR_ENCRYPTED_DATA_LEN_RANGE");
         assert_eq!(value_name(RvError::RandomNoRng), "CKR_RANDOM_NO_RNG");
+        assert_eq!(value_name(RvError::UnknownErrorCode(0x203)), "CKR_KEY_EXHAUSTED");
+        assert_eq!(value_name(RvError::UnknownErrorCode(0x2ff)), "0x000002ff");
         assert_eq!(value_name(RvError::VendorDefined(0x8000_0001)), "CKR_VENDOR_DEFINED 0x80000001");
         assert_eq!(function_name(Function::InitPIN), "C_InitPIN");
     }

@@ -1,10 +1,11 @@
 //! Attributes of a custody key pair: what is asked for at generation, and what the token says afterwards.
 
+use cryptoki::error::Error as Cryptoki;
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeInfo, AttributeType, ObjectHandle};
 use cryptoki::session::Session;
 
-use super::fault::{Act, failure};
+use super::fault::{self, Act, failure};
 use crate::key::KeyAlgorithm;
 use crate::token::profile::{Keys, Optional};
 use crate::token::{Class, Description, Evidence, Failure, Generate, Outcome};
@@ -193,19 +194,20 @@ const fn attribute_type(omitted: Optional) -> AttributeType {
     }
 }
 
-/// One attribute, or the device's reason for not showing it.
+/// One attribute, or the device's reason for not showing it. What is not about the attribute is a failure: a token that
+/// went away in between does not thereby lack an attribute.
 pub(super) fn read(
     session: &Session,
     object: ObjectHandle,
     name: AttributeType,
 ) -> Result<Result<Attribute, String>, Failure> {
+    let not_shown = |e: Cryptoki| {
+        let failure = failure(Act::Look, &e);
+        if fault::is_about_an_attribute(&failure.code) { Ok(Err(failure.code)) } else { Err(failure) }
+    };
     let info = match session.get_attribute_info(object, &[name]) {
         Ok(info) => info,
-        Err(e) => {
-            let failure = failure(Act::Look, &e);
-            let lost = matches!(failure.class, Class::Session | Class::Module);
-            return if lost { Err(failure) } else { Ok(Err(failure.code)) };
-        }
+        Err(e) => return not_shown(e),
     };
     let answer = match info.first() {
         Some(AttributeInfo::Available(_)) => match session.get_attributes(object, &[name]) {
@@ -213,7 +215,7 @@ pub(super) fn read(
                 Some(value) => return Ok(Ok(value)),
                 None => "nothing",
             },
-            Err(e) => return Ok(Err(failure(Act::Look, &e).code)),
+            Err(e) => return not_shown(e),
         },
         Some(AttributeInfo::Sensitive) => "CKR_ATTRIBUTE_SENSITIVE",
         Some(AttributeInfo::TypeInvalid) => "CKR_ATTRIBUTE_TYPE_INVALID",

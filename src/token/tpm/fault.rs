@@ -87,3 +87,54 @@ fn advice(kind: Kind) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tss_esapi::constants::response_code::Tss2ResponseCode;
+
+    use super::*;
+
+    fn answer(function: &'static str, code: u32) -> Failure {
+        failure(function, &Tss::Tss2Error(Tss2ResponseCode::from(code)))
+    }
+
+    #[test]
+    fn codes_that_need_a_person_say_what_is_to_be_done() {
+        // Numbers of TPM 2.0 Part 2, 6.6; a parameter, handle or session number is added to codes of format one.
+        for (function, code, class, words) in [
+            ("TPM2_Sign", 0x921, Class::Pin, "lockout"),
+            ("TPM2_Sign", 0x9a2, Class::Pin, "BadAuth"),
+            ("TPM2_Sign", 0x98e, Class::Pin, "AuthFail"),
+            ("TPM2_Sign", 0x18b, Class::Session, "Handle"),
+            ("TPM2_Sign", 0x910, Class::Session, "ReferenceH0"),
+            ("TPM2_Sign", 0x918, Class::Session, "ReferenceS0"),
+            ("TPM2_Load", 0x902, Class::Session, "resource manager"),
+            ("TPM2_Load", 0x906, Class::Session, "resource manager"),
+            ("TPM2_StartAuthSession", 0x903, Class::Session, "resource manager"),
+            ("TPM2_StartAuthSession", 0x905, Class::Session, "resource manager"),
+            ("TPM2_Load", 0x1df, Class::KeyMissing, "Integrity"),
+            ("TPM2_Create", 0x185, Class::Token, "firmware settings"),
+            ("TPM2_Sign", 0x101, Class::Token, "power-cycle"),
+            ("TPM2_Sign", 0x100, Class::Session, "startup-clear"),
+            ("TPM2_Sign", 0x922, Class::Session, "Retry"),
+            ("TPM2_Sign", 0x908, Class::Session, "Yielded"),
+            ("TPM2_Sign", 0x90a, Class::Session, "Testing"),
+            ("TPM2_Create", 0x2c4, Class::Unsupported, "Value"),
+            ("TPM2_Certify", 0x143, Class::Unsupported, "CommandCode"),
+            ("TPM2_RSA_Decrypt", 0x1c4, Class::Caller, "Value"),
+            ("TPM2_RSA_Decrypt", 0x1d5, Class::Caller, "Size"),
+            ("TPM2_RSA_Decrypt", 0x101, Class::Caller, "Failure"),
+        ] {
+            let failure = answer(function, code);
+            assert_eq!((failure.class, failure.outcome), (class, Outcome::Refused), "{function} {code:#x}: {failure}");
+            assert!(failure.code.contains(words), "{function} {code:#x}: {failure}");
+        }
+    }
+
+    #[test]
+    fn a_broken_connection_leaves_the_outcome_open() {
+        // TSS2_TCTI_RC_IO_ERROR
+        let failure = answer("TPM2_Sign", 0x000a_000a);
+        assert_eq!((failure.class, failure.outcome), (Class::Session, Outcome::Unknown), "{failure}");
+    }
+}

@@ -13,9 +13,10 @@ use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
-    Auth, CapabilityData, Data, Digest, HashScheme, HashcheckTicket, PublicKeyRsa, RsaDecryptionScheme, Signature,
-    SignatureScheme, SymmetricDefinition,
+    Auth, CapabilityData, CreateKeyResult, Data, Digest, HashScheme, HashcheckTicket, PublicKeyRsa,
+    RsaDecryptionScheme, Signature, SignatureScheme, SymmetricDefinition,
 };
+use tss_esapi::traits::Marshall;
 use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 use tss_esapi::{Context, Error as Tss, TctiNameConf};
 
@@ -27,6 +28,8 @@ use crate::error::{Error, Reason, Result};
 use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
 use crate::secret::{Pin, Secret};
 
+mod attest;
+mod bare;
 mod fault;
 mod object;
 
@@ -176,12 +179,9 @@ impl Token for TpmToken {
         }
         let mut evidence = Evidence { token: self.description.clone(), attributes: Vec::new(), gaps: Vec::new() };
         evidence.attributes.extend(shown.iter().map(|(name, is, _)| ((*name).to_owned(), is.to_string())));
-        evidence.attributes.push(("creationHash".to_owned(), hex::encode(made.creation_hash.value())));
         evidence.attributes.push(("parentName".to_owned(), self.recorded.primary.clone()));
-        evidence.gaps.push((
-            "TPM2_Certify".to_owned(),
-            "self-asserted: no attestation key that is bound to an endorsement certificate".to_owned(),
-        ));
+        // From here on the key exists, so a failure leaves the outcome open.
+        self.words_about(request.id, made, &mut evidence).map_err(|f| Failure { outcome: Outcome::Unknown, ..f })?;
         Ok(Generated { public, evidence })
     }
 
@@ -219,6 +219,32 @@ impl Token for TpmToken {
 }
 
 impl TpmToken {
+    /// Adds what the TPM itself says of a key that it has just made, in its own byte forms.
+    fn words_about(&self, id: KeyId, made: CreateKeyResult, evidence: &mut Evidence) -> Result<(), Failure> {
+        let mut add = |name: &str, bytes: &[u8]| evidence.attributes.push((name.to_owned(), hex::encode(bytes)));
+        add("publicArea", &made.out_public.marshall().map_err(|e| failure("TPM2_Create", &e))?);
+        add("creationData", &attest::creation_bytes(made.creation_data)?);
+        add("creationHash", made.creation_hash.value());
+        let certified = self.with_connection(|connection| {
+            // Room for the attestation key beside this one.
+            connection.unload();
+            let (key, _) = connection.load(&self.directory, id, &self.auth)?;
+            connection.certify(key, &id.0)
+        });
+        let gap = match certified {
+            Ok(certified) => {
+                add("attestationKey", &certified.key);
+                add("certifyInfo", &certified.info);
+                add("certifySignature", &certified.signature);
+                "self-asserted: the attestation key is bound to no endorsement certificate".to_owned()
+            }
+            Err(f) if f.class == Class::Unsupported => f.to_string(),
+            Err(f) => return Err(f),
+        };
+        evidence.gaps.push(("TPM2_Certify".to_owned(), gap));
+        Ok(())
+    }
+
     /// An act with a key that is loaded, or loaded now, and is the recorded one.
     fn with_key<T>(
         &self,
@@ -289,11 +315,7 @@ impl Connection {
         Ok(Connection { context, primary, primary_name, session, loaded: HashMap::new() })
     }
 
-    fn create(
-        &mut self,
-        template: tss_esapi::structures::Public,
-        auth: &Secret,
-    ) -> Result<tss_esapi::structures::CreateKeyResult, Failure> {
+    fn create(&mut self, template: tss_esapi::structures::Public, auth: &Secret) -> Result<CreateKeyResult, Failure> {
         let (primary, session) = (self.primary, Some(self.session));
         let auth = Auth::try_from(auth.expose().to_vec()).map_err(|e| failure("TPM2_Create", &e))?;
         let create = |context: &mut Context| {

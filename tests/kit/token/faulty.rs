@@ -24,7 +24,12 @@ pub(crate) struct Faulty {
 
 impl Faulty {
     pub(crate) fn new() -> Faulty {
-        let mut test = TestToken::make("softhsm", Held::InHost);
+        Faulty::over("softhsm")
+    }
+
+    /// Over the device of this profile.
+    pub(crate) fn over(profile: &str) -> Faulty {
+        let mut test = TestToken::make(profile, Held::InHost);
         let real = test.profile.module.paths.iter().find(|p| p.is_file()).unwrap().clone();
         let script = test.binding.directory.as_ref().unwrap().join(format!("script-{}", test.binding.serial));
         fs::write(&script, "").unwrap();
@@ -44,6 +49,14 @@ impl Faulty {
             fs::remove_file(marker).unwrap();
         }
         fs::write(&self.script, text).unwrap();
+    }
+
+    /// The functions called so far under lines that say `log`, in order; they are forgotten.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        let file = self.script.with_extension("calls");
+        let calls = fs::read_to_string(&file).unwrap_or_default();
+        let _ = fs::remove_file(file);
+        calls.lines().map(str::to_owned).collect()
     }
 
     /// The module leaves a marker for each fault with a count that happened.

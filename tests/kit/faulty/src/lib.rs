@@ -38,7 +38,11 @@ fn real() -> &'static CK_FUNCTION_LIST {
 
 /// What to do before a call: nothing, or end it with a return value.
 fn before(function: &str, session: Option<CK_SESSION_HANDLE>) -> Option<CK_RV> {
-    match script::due(function)? {
+    obey(script::due(function), session)
+}
+
+fn obey(ordered: Option<Fault>, session: Option<CK_SESSION_HANDLE>) -> Option<CK_RV> {
+    match ordered? {
         Fault::Return(value) => Some(value),
         Fault::Delay(wait) => {
             std::thread::sleep(wait);
@@ -146,7 +150,8 @@ unsafe extern "C" fn C_Sign(
     out: *mut CK_BYTE,
     out_length: *mut CK_ULONG,
 ) -> CK_RV {
-    if script::peek("C_Sign", |fault| matches!(fault, Fault::Corrupt)) {
+    let ordered = script::due("C_Sign");
+    if matches!(ordered, Some(Fault::Corrupt)) {
         // SAFETY: the caller's arguments; on success the buffer holds a signature of at least one byte.
         unsafe {
             let value = real().C_Sign.expect("C_Sign")(session, data, length, out, out_length);
@@ -156,7 +161,7 @@ unsafe extern "C" fn C_Sign(
             return value;
         }
     }
-    if let Some(value) = before("C_Sign", Some(session)) {
+    if let Some(value) = obey(ordered, Some(session)) {
         return value;
     }
     // SAFETY: the caller's arguments, passed on as they are.

@@ -1,10 +1,12 @@
 //! The script: one fault a line, `<function or *> <always or a count> <fault> [values]`; `#` starts a comment.
 //!
+//! `log` is no fault: it appends the function's name to the file `<script>.calls`, and the lines after it are read.
 //! Faults: `return 0x30`, `delay 500` (milliseconds), `hang`, `crash`, `logout`, `close-session`, `corrupt` (C_Sign),
 //! `flags 0x20000` (C_GetTokenInfo), `swap <id> <id>` (C_FindObjectsInit; hexadecimal). A counted fault happens that
 //! often over all processes: each time takes a marker file beside the script.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,15 +25,6 @@ pub(crate) enum Fault {
 
 /// The fault that is due at this call, if one is. Taking a counted one uses it up.
 pub(crate) fn due(function: &str) -> Option<Fault> {
-    take(function, |_| true)
-}
-
-/// Takes a fault of one kind, if it is due.
-pub(crate) fn peek(function: &str, kind: impl Fn(&Fault) -> bool) -> bool {
-    take(function, kind).is_some()
-}
-
-fn take(function: &str, kind: impl Fn(&Fault) -> bool) -> Option<Fault> {
     let path = PathBuf::from(std::env::var_os("FAULTY_SCRIPT")?);
     let script = fs::read_to_string(&path).ok()?;
     for (number, line) in script.lines().enumerate() {
@@ -40,12 +33,22 @@ fn take(function: &str, kind: impl Fn(&Fault) -> bool) -> Option<Fault> {
         if *name != "*" && *name != function {
             continue;
         }
+        if rest == ["log"] {
+            log(&path, function);
+            continue;
+        }
         let fault = parse(rest);
-        if kind(&fault) && (*times == "always" || is_left(&path, number, times.parse().expect("a count"))) {
+        if *times == "always" || is_left(&path, number, times.parse().expect("a count")) {
             return Some(fault);
         }
     }
     None
+}
+
+/// One line for this call; a line is written at once, so those of several threads do not mix.
+fn log(script: &Path, function: &str) {
+    let file = fs::OpenOptions::new().append(true).create(true).open(script.with_extension("calls"));
+    file.and_then(|mut file| file.write_all(format!("{function}\n").as_bytes())).expect("the log of calls");
 }
 
 /// Whether one of the counted times is left; takes it.
