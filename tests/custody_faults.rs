@@ -9,20 +9,21 @@ use std::time::{Duration, Instant};
 
 use keyward::error::{Error, Reason};
 use keyward::grpc::client::{Connection, failed};
+use keyward::grpc::v1;
 use serde_json::Value;
 
 use crate::kit::token::built;
 use crate::kit::{Draft, Instance, events};
 
 /// A running instance with an enrolled cluster and a node, whose token fails by script.
-struct Faulty {
-    instance: Instance,
+pub(crate) struct Faulty {
+    pub(crate) instance: Instance,
     draft: Draft,
     script: PathBuf,
 }
 
 impl Faulty {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut instance = Instance::with_cluster();
         let draft = instance.draft("demo");
         assert_eq!(instance.stop(), Some(0));
@@ -51,17 +52,28 @@ impl Faulty {
     }
 
     /// From now on the module does this.
-    fn script(&self, text: &str) {
+    pub(crate) fn script(&self, text: &str) {
+        fs::write(&self.script, "").unwrap();
+        // What an earlier script had counted is forgotten.
+        for file in fs::read_dir(self.script.parent().unwrap()).unwrap().map(|entry| entry.unwrap()) {
+            if file.file_name().to_str().unwrap().starts_with("script.line") {
+                fs::remove_file(file.path()).unwrap();
+            }
+        }
         fs::write(&self.script, text).unwrap();
     }
 
-    async fn node(&self) -> Connection {
+    pub(crate) async fn node(&self) -> Connection {
         self.instance.connect("node-1").await
     }
 
-    async fn sign(&self, node: &Connection) -> Result<String, Error> {
-        let request = self.draft.request("clusters/demo");
-        node.licensing().sign_document(request).await.map(|signed| signed.into_inner().document).map_err(failed)
+    /// A license to be signed.
+    pub(crate) fn request(&self) -> v1::SignDocumentRequest {
+        self.draft.request("clusters/demo")
+    }
+
+    pub(crate) async fn sign(&self, node: &Connection) -> Result<String, Error> {
+        node.licensing().sign_document(self.request()).await.map(|signed| signed.into_inner().document).map_err(failed)
     }
 
     /// Signs until it works again.
@@ -77,7 +89,7 @@ impl Faulty {
     }
 
     /// Outcomes of signing documents, in order.
-    fn outcomes(log: &[Value]) -> Vec<Value> {
+    pub(crate) fn outcomes(log: &[Value]) -> Vec<Value> {
         let is_document = |event: &&Value| {
             let intent = usize::try_from(event["intent"].as_u64().unwrap()).unwrap();
             log[intent]["event"]["act"]["kind"] == "use-license"

@@ -33,6 +33,7 @@ mod record;
 mod refusal;
 mod sign;
 mod start;
+mod unseal;
 
 pub use anchor::LogFiles;
 pub use checkpoint::{AUDIT_KEY, Ledger, Pace};
@@ -45,6 +46,7 @@ pub use record::{KeyRecord, Standing, device};
 use refusal::Refusals;
 pub use sign::Signing;
 pub use start::Run;
+pub use unseal::{StandIn, unseal};
 
 /// The custody of this instance: its tokens behind their lanes, and its records.
 pub struct Custody {

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use time::{Duration as Span, OffsetDateTime};
 
 pub(crate) mod postgres;
+pub(crate) mod sealing;
 pub(crate) mod token;
 
 /// How long anything may take before a test calls it hung.

@@ -2,5 +2,6 @@
 
 #[path = "../kit/mod.rs"]
 mod kit;
+
 mod log;
 mod verify;
