@@ -40,6 +40,14 @@ fn a_lost_session_or_login_is_renewed_without_the_caller_noticing() {
 }
 
 #[test]
+fn a_login_that_is_lost_while_the_key_is_looked_for_is_no_missing_key() {
+    let faulty = Faulty::new();
+    faulty.script("C_FindObjectsInit 1 logout");
+    assert_eq!(faulty.token.public_key(faulty.key.id).unwrap(), faulty.key.public);
+    assert_eq!(faulty.happened(), 1);
+}
+
+#[test]
 fn a_key_that_was_swapped_is_a_mismatch_and_never_signs() {
     let faulty = Faulty::new();
     let other = make(&*faulty.token);

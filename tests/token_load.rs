@@ -86,7 +86,7 @@ async fn scripted(script: &'static str, times: usize, pause: Duration) -> (Met, 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_sessions_and_logins_are_no_callers_concern() {
     for script in ["C_SignInit 1 close-session", "C_SignInit 1 logout", "C_Sign 1 return 0xb3"] {
-        let (met, faulty) = scripted(script, 20, Duration::from_millis(50)).await;
+        let (met, faulty) = scripted(script, 20, Duration::from_millis(100)).await;
         assert!(met.failed == 0 && met.signed > 100, "{script}: {} failed, {} signed", met.failed, met.signed);
         assert_eq!(faulty.token.restarts(), 0, "{script}");
         let logins = faulty.calls().len();

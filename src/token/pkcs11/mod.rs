@@ -191,6 +191,13 @@ fn private_object(session: &Session, id: KeyId) -> Result<ObjectHandle, Failure>
     let found = find(session, &[Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(id.0.to_vec())])?;
     match found.as_slice() {
         [one] => Ok(*one),
+        // Without a login a token shows no private key at all: then the login is missing, and not the key.
+        [] if !session::is_logged_in(session) => Err(Failure {
+            class: Class::Session,
+            outcome: Outcome::Refused,
+            function: "C_FindObjects",
+            code: "no private key, for the login is lost".to_owned(),
+        }),
         [] => Err(Failure {
             class: Class::KeyMissing,
             outcome: Outcome::Refused,

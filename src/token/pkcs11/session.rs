@@ -238,11 +238,7 @@ impl Sessions {
         state.open = state.open.saturating_sub(state.idle.len());
         state.idle.clear();
         state.limit = self.binding.sessions.max(1);
-        let logged_in = state.guard.as_ref().is_some_and(|guard| {
-            let info = guard.get_session_info();
-            info.is_ok_and(|i| matches!(i.session_state(), SessionState::RoUser | SessionState::RwUser))
-        });
-        if logged_in {
+        if state.guard.as_ref().is_some_and(|guard| is_logged_in(guard)) {
             state.lost = false;
             return Ok(());
         }
@@ -268,6 +264,12 @@ impl Sessions {
             }
         }
     }
+}
+
+/// Whether the login of this process with the token stands.
+pub(super) fn is_logged_in(session: &Session) -> bool {
+    let info = session.get_session_info();
+    info.is_ok_and(|i| matches!(i.session_state(), SessionState::RoUser | SessionState::RwUser))
 }
 
 /// Opens a guard session and logs it in, once, unless the token says that a wrong PIN would cost it.

@@ -189,7 +189,11 @@ unsafe extern "C" fn C_FindObjectsInit(
                 }
             }
         }
-        _ => {}
+        ordered => {
+            if let Some(value) = obey(ordered, Some(session)) {
+                return value;
+            }
+        }
     }
     // SAFETY: the caller's arguments, with at most one pointer changed to bytes that are never freed.
     unsafe { real().C_FindObjectsInit.expect("C_FindObjectsInit")(session, template, count) }
