@@ -239,6 +239,7 @@ fn an_export_that_was_broken_off_goes_on_after_its_last_whole_record() {
     assert!(!partial.exists());
     let resumed = fs::read(out.join("audit.jsonl")).unwrap();
     assert!(resumed.starts_with(&whole), "the same bytes, and what came since");
-    assert_eq!(report["records"].as_u64().unwrap() as usize, resumed.split(|byte| *byte == b'\n').count() - 1);
+    let records = usize::try_from(report["records"].as_u64().unwrap()).unwrap();
+    assert_eq!(records, resumed.split(|byte| *byte == b'\n').count() - 1);
     instance.verify(&out).good();
 }
