@@ -56,7 +56,7 @@ async fn altered(store: &dyn Store, mut recorded: Recorded, alone: bool) -> Resu
     for kind in Kind::ALL {
         let mut after = String::new();
         loop {
-            let page = store.list(*kind, "", &after, PAGE).await?;
+            let page = store.rows(*kind, &after, PAGE).await?;
             let Some(last) = page.last() else { break };
             after.clone_from(&last.name);
             for object in page {

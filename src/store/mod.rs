@@ -74,6 +74,10 @@ pub trait Store: Send + Sync {
     /// changes is protected by the versions of its objects.
     async fn lease(&self, work: &str, seconds: u32) -> Result<bool>;
 
+    /// Objects of a kind whose name is greater than `after`, in order of names, as their rows stand: whether the log says
+    /// the same of them is for [`inspect`] to find out.
+    async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>>;
+
     /// Waits for what is under way and closes the files. Nothing can be committed afterwards.
     async fn close(&self);
 }

@@ -213,6 +213,10 @@ impl Store for Postgres {
         Ok(in_time(taken).await?.rows_affected() == 1)
     }
 
+    async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>> {
+        self.sql.rows(kind, after, count_max).await
+    }
+
     async fn close(&self) {
         self.writer.close().await;
         self.sql.readers.close().await;

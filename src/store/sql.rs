@@ -61,6 +61,25 @@ where
         Ok(rows.into_iter().map(object).collect())
     }
 
+    /// Objects as their rows stand.
+    pub(super) async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>> {
+        let rows: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
+            "SELECT name, version, body FROM object WHERE kind = $1 AND name > $2 ORDER BY name LIMIT $3",
+        )
+        .bind(kind.name())
+        .bind(after.to_owned())
+        .bind(i64::from(count_max))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let row = |(name, version, body): (String, i64, Vec<u8>)| Object {
+            name,
+            version: version.unsigned_abs(),
+            body: body.into(),
+        };
+        Ok(rows.into_iter().map(row).collect())
+    }
+
     pub(super) async fn entries(&self, log: &str, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
         sqlx::query_scalar(self.entries)
             .bind(log.to_owned())

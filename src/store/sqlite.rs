@@ -191,6 +191,10 @@ impl Store for Sqlite {
         Ok(true)
     }
 
+    async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>> {
+        self.sql.rows(kind, after, count_max).await
+    }
+
     async fn close(&self) {
         // The writer is the last to leave: it alone can move the write-ahead log into the file.
         self.sql.readers.close().await;
