@@ -135,18 +135,49 @@ pub struct Token {
     pub name: String,
     /// The kind of device: the name of a shipped profile, or the path of a profile file.
     pub profile: String,
-    /// Directory of a software token.
+    /// Directory of a software token, or of a TPM's wrapped keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
+    /// How this site reaches its TPM, where that is not as the profile says: a TCTI such as `device:/dev/tpmrm1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcti: Option<String>,
     /// The token's label. Label and serial must both match.
     pub label: String,
     /// The token's serial number.
     pub serial: String,
-    /// Where the PIN comes from.
-    pub pin: PinSource,
     /// Working sessions, each with a thread of its own.
     #[serde(default = "sessions")]
     pub sessions: usize,
+    /// Where the PIN comes from.
+    pub pin: PinSource,
+    /// Further devices that hold the same keys, made by the device's own cloning.
+    #[serde(default, rename = "replica", skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<Replica>,
+}
+
+/// A further device that holds the same keys as a token. What is left out is as in the token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Replica {
+    /// What this instance calls it: no token and no other replica has this name.
+    pub name: String,
+    /// The kind of device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Directory of a software token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Its label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Its serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Working sessions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<usize>,
+    /// Where its PIN comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<PinSource>,
 }
 
 fn sessions() -> usize {
@@ -216,10 +247,74 @@ impl Sink {
 const SESSIONS_MAX: usize = 64;
 
 /// Where a PIN comes from. Never from the configuration itself, an argument or the environment.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PinSource {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PinSource {
     /// A file that only its owner can read; one end of line after the PIN is dropped.
-    pub file: PathBuf,
+    File(PathBuf),
+    /// A credential that systemd hands to the service (`LoadCredential=`, `LoadCredentialEncrypted=`), by its name.
+    Credential(String),
+    /// A person types it: `keyward token login`. Until then a service waits.
+    Prompt,
+}
+
+impl std::fmt::Display for PinSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PinSource::File(path) => write!(f, "{}", path.display()),
+            PinSource::Credential(name) => write!(f, "the systemd credential {name}"),
+            PinSource::Prompt => f.write_str("whoever types it"),
+        }
+    }
+}
+
+impl PinSource {
+    /// Reads the PIN, which `what` names in errors.
+    ///
+    /// # Errors
+    /// `PIN_SOURCE` if it cannot be read, is open to others, or is empty; `TOKEN_WAITING` if it must be typed.
+    pub fn read(&self, config: &Config, what: &str) -> Result<Pin> {
+        match self {
+            // The mask of an access control list, by which systemd lets the service's user read, looks like a group.
+            PinSource::Credential(name) => read_private(&credentials(what)?.join(name), 0o007, what),
+            PinSource::File(path) => read_private(&config.path(path), 0o077, what),
+            PinSource::Prompt => {
+                let words = format!("{what} is typed by a person, and nobody was asked yet");
+                Err(Error::new(Reason::TokenWaiting, words))
+            }
+        }
+    }
+}
+
+/// Where systemd has put this service's credentials.
+#[allow(clippy::disallowed_methods, reason = "the environment is how systemd says it; it holds no secret")]
+fn credentials(what: &str) -> Result<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).ok_or_else(|| {
+        Error::new(Reason::PinSource, format!("{what} is a systemd credential, and systemd gave this process none"))
+            .hint("add LoadCredential=NAME:FILE to the unit, or name a file: pin = { file = \"…\" }")
+    })
+}
+
+/// Reads a PIN from a file, which nobody may access by `others`' bits of its mode.
+fn read_private(path: &Path, others: u32, what: &str) -> Result<Pin> {
+    use std::os::unix::fs::MetadataExt;
+    let fault = |words: String| {
+        Error::new(Reason::PinSource, format!("{what} in {} {words}", path.display()))
+            .hint(format!("write the PIN into that file, then: chmod 600 {}", path.display()))
+    };
+    let mode = std::fs::metadata(path).map_err(|cause| fault(format!("cannot be read: {cause}")))?.mode();
+    if mode & others != 0 {
+        return Err(fault(format!("can be read by others (mode {:o})", mode & 0o777))
+            .hint(format!("chmod 600 {}", path.display())));
+    }
+    let mut text = std::fs::read_to_string(path).map_err(|cause| fault(format!("cannot be read: {cause}")))?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    if text.is_empty() {
+        return Err(fault("is empty".to_owned()));
+    }
+    Ok(Pin::new(text))
 }
 
 impl Config {
@@ -269,7 +364,7 @@ impl Config {
             format!("audit.anchor {}", audit.anchor.display()),
             format!("tls.authority {}", tls.authority.display()),
         ];
-        words.extend(tokens.iter().map(|token| {
+        words.extend(tokens.iter().flat_map(Token::devices).map(|token| {
             let Token { name, profile, label, serial, sessions, .. } = token;
             format!("token {name}: profile {profile}, label {label}, serial {serial}, sessions {sessions}")
         }));
@@ -327,15 +422,20 @@ impl Config {
                 faults.push(format!("{name}: 1 to {most}"));
             }
         }
-        for (place, token) in file.tokens.iter().enumerate() {
-            if file.tokens[..place].iter().any(|other| other.name == token.name) {
-                faults.push(format!("token {}: two tokens have this name", token.name));
+        let devices: Vec<Token> = file.tokens.iter().flat_map(Token::devices).collect();
+        for (place, device) in devices.iter().enumerate() {
+            let name = &device.name;
+            if devices[..place].iter().any(|other| other.name == *name) {
+                faults.push(format!("token {name}: two tokens or replicas have this name"));
             }
-            if crate::cluster::check_id("name", &token.name).is_err() {
-                faults.push(format!("token {:?}: a name is lower-case letters, digits and hyphens", token.name));
+            if crate::cluster::check_id("name", name).is_err() {
+                faults.push(format!("token {name:?}: a name is lower-case letters, digits and hyphens"));
             }
-            if token.sessions == 0 || token.sessions > SESSIONS_MAX {
-                faults.push(format!("token {}: sessions is 1 to {SESSIONS_MAX}", token.name));
+            if device.sessions == 0 || device.sessions > SESSIONS_MAX {
+                faults.push(format!("token {name}: sessions is 1 to {SESSIONS_MAX}"));
+            }
+            if matches!(&device.pin, PinSource::Credential(name) if name.contains('/') || name.starts_with('.')) {
+                faults.push(format!("token {name}: pin.credential is a plain name"));
             }
         }
         for (place, sink) in file.sinks.iter().enumerate() {
@@ -349,30 +449,40 @@ impl Config {
 }
 
 impl Token {
+    /// Its devices, each as a token of its own: itself, then its replicas.
+    #[must_use]
+    pub fn devices(&self) -> Vec<Token> {
+        let own = Token { replicas: Vec::new(), ..self.clone() };
+        let replica = |replica: &Replica| Token {
+            name: replica.name.clone(),
+            profile: replica.profile.clone().unwrap_or_else(|| own.profile.clone()),
+            directory: replica.directory.clone().or_else(|| own.directory.clone()),
+            tcti: None,
+            label: replica.label.clone().unwrap_or_else(|| own.label.clone()),
+            serial: replica.serial.clone().unwrap_or_else(|| own.serial.clone()),
+            sessions: replica.sessions.unwrap_or(own.sessions),
+            pin: replica.pin.clone().unwrap_or_else(|| own.pin.clone()),
+            replicas: Vec::new(),
+        };
+        let replicas: Vec<Token> = self.replicas.iter().map(replica).collect();
+        [vec![own], replicas].concat()
+    }
+
+    /// Of each of its devices, whether one before it has the same label and serial: then only its name tells them apart.
+    #[must_use]
+    pub fn twins(&self) -> Vec<bool> {
+        let devices = self.devices();
+        let same = |one: &Token, other: &Token| one.serial == other.serial && one.label == other.label;
+        let twin = |(place, device): (usize, &Token)| devices[..place].iter().any(|before| same(before, device));
+        devices.iter().enumerate().map(twin).collect()
+    }
+
     /// Reads the PIN.
     ///
     /// # Errors
-    /// `PIN_SOURCE` if the file cannot be read, is open to others, or holds no PIN.
+    /// As [`PinSource::read`].
     pub fn read_pin(&self, config: &Config) -> Result<Pin> {
-        use std::os::unix::fs::MetadataExt;
-        let path = config.path(&self.pin.file);
-        let fault = |words: String| {
-            Error::new(Reason::PinSource, format!("the PIN of token {} in {} {words}", self.name, path.display()))
-                .hint(format!("write the PIN into that file, then: chmod 600 {}", path.display()))
-        };
-        let mode = std::fs::metadata(&path).map_err(|cause| fault(format!("cannot be read: {cause}")))?.mode();
-        if mode & 0o077 != 0 {
-            return Err(fault(format!("can be read by others (mode {:o})", mode & 0o777))
-                .hint(format!("chmod 600 {}", path.display())));
-        }
-        let mut text = std::fs::read_to_string(&path).map_err(|cause| fault(format!("cannot be read: {cause}")))?;
-        if text.ends_with('\n') {
-            text.pop();
-        }
-        if text.is_empty() {
-            return Err(fault("is empty".to_owned()));
-        }
-        Ok(Pin::new(text))
+        self.pin.read(config, &format!("the PIN of token {}", self.name))
     }
 }
 
@@ -446,13 +556,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_replica_does_not_say_is_as_in_its_token() {
+        let text = GOOD.to_owned()
+            + "sessions = 7\n[[token.replica]]\n name = \"b\"\n serial = \"t\"\n[[token.replica]]\n name = \"c\"\n pin = \"prompt\"";
+        assert_eq!(faults(&text), Vec::<String>::new());
+        let devices = parse(&text).0.unwrap().tokens[0].devices();
+        let seen: Vec<_> = devices.iter().map(|d| (d.name.as_str(), d.serial.as_str(), d.sessions, &d.pin)).collect();
+        let file = PinSource::File("pin".into());
+        assert_eq!(seen, [("main", "s", 7, &file), ("b", "t", 7, &file), ("c", "s", 7, &PinSource::Prompt)]);
+    }
+
+    #[test]
     fn all_faults_are_named_at_once() {
         let text = GOOD
             .replace("127.0.0.1:7443", "here")
             .replace("\"localhost\"", "\"localhost\", \"a name\"")
             .replace("sqlite =", "sqlight = 1\n sqlite =")
             .replace("label =", "colour = 1\n sessions = 0\n label =")
-            + "[[sink]]\n name = \"copy\"\n rotate_mib = 0\n lines = 1\n";
+            + "[[sink]]\n name = \"copy\"\n rotate_mib = 0\n lines = 1\n"
+            + "[[token.replica]]\n name = \"main\"\n pin = { credential = \"../x\" }";
         let found = faults(&text).join("\n");
         for words in [
             "store.sqlight",
@@ -463,6 +585,8 @@ mod tests {
             "sink copy: give it json_lines or syslog",
             "sink copy: rotate_mib is 1 to 4096",
             "sink.0.lines",
+            "two tokens or replicas have this name",
+            "pin.credential is a plain name",
         ] {
             assert!(found.contains(words), "{words} in\n{found}");
         }

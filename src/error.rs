@@ -1,6 +1,7 @@
 //! Every failure of the product: whose fault it is, a closed reason, words for the caller, and the next step.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Whose fault a failure is. Decides the exit code and the family of gRPC status codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,7 @@ reasons! {
     PinSource "PIN_SOURCE" Config "The PIN source cannot be read or is not private."
     PinRefused "PIN_REFUSED" Token "The token refused the PIN; it will not be tried again."
     PinLatched "PIN_LATCHED" Token "An earlier refused PIN is latched until a person clears it."
+    TokenWaiting "TOKEN_WAITING" Token "The token waits until a person logs it in."
     TokenUnavailable "TOKEN_UNAVAILABLE" Token "The token cannot be reached now."
     TokenRefused "TOKEN_REFUSED" Token "The token answered that it will not do this."
     TokenUnknown "TOKEN_OUTCOME_UNKNOWN" Token "It is not known whether the token did it."
@@ -114,6 +116,7 @@ struct Inner {
     message: String,
     detail: Option<String>,
     hint: Option<String>,
+    retry_after: Option<Duration>,
 }
 
 /// The result of everything that can fail.
@@ -122,7 +125,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A failure with words for whoever meets it. `message` must hold no secret.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { reason, message: message.into(), detail: None, hint: None }))
+        Error(Box::new(Inner { reason, message: message.into(), detail: None, hint: None, retry_after: None }))
     }
 
     /// Adds what to do next, as an imperative sentence.
@@ -136,6 +139,13 @@ impl Error {
     #[must_use]
     pub fn detail(mut self, detail: impl fmt::Display) -> Self {
         self.0.detail = Some(detail.to_string());
+        self
+    }
+
+    /// Adds when it is worth asking again.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
         self
     }
 
@@ -168,6 +178,12 @@ impl Error {
     #[must_use]
     pub fn next_step(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    /// When it is worth asking again, if that is known.
+    #[must_use]
+    pub fn worth_again_in(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// Detail for logs.

@@ -41,6 +41,16 @@ pub enum Operation {
     ReAnchor,
     /// Read the log.
     ReadLog,
+    /// Read how tokens stand.
+    ReadToken,
+    /// Try tokens out, with keys of role `probe`.
+    ProbeToken,
+    /// Log in to a token.
+    LogInToken,
+    /// Allow one more try of a token's PIN.
+    UnlatchToken,
+    /// Take a token out of quarantine.
+    ReleaseToken,
 }
 
 impl Operation {
@@ -65,6 +75,11 @@ impl Operation {
             Operation::Countersign => "countersign-checkpoint",
             Operation::ReAnchor => "re-anchor",
             Operation::ReadLog => "read-log",
+            Operation::ReadToken => "read-token",
+            Operation::ProbeToken => "probe-token",
+            Operation::LogInToken => "log-in-token",
+            Operation::UnlatchToken => "unlatch-token",
+            Operation::ReleaseToken => "release-token",
         }
     }
 }
@@ -140,6 +155,11 @@ const RULES: &[Rule] = &[
     rule("operators-countersign", Role::Operator, Operation::Countersign, Reach::Any),
     rule("operators-re-anchor", Role::Operator, Operation::ReAnchor, Reach::Any),
     rule("operators-read-the-log", Role::Operator, Operation::ReadLog, Reach::Any),
+    rule("operators-read-tokens", Role::Operator, Operation::ReadToken, Reach::Any),
+    rule("operators-probe-tokens", Role::Operator, Operation::ProbeToken, Reach::Any),
+    rule("operators-log-in-to-tokens", Role::Operator, Operation::LogInToken, Reach::Any),
+    rule("operators-unlatch-tokens", Role::Operator, Operation::UnlatchToken, Reach::Any),
+    rule("operators-release-tokens", Role::Operator, Operation::ReleaseToken, Reach::Any),
     rule("nodes-read-their-cluster", Role::Node, Operation::ReadCluster, Reach::Own),
     signing("nodes-sign-use-licenses", Role::Node, Operation::SignDocument, Reach::Own, UL),
 ];
@@ -239,7 +259,7 @@ impl Permit {
             }
             KeyRole::Audit if self.operation == Operation::RotateAuditKey => Operation::RotateAuditKey,
             KeyRole::Audit | KeyRole::TlsCa => Operation::FoundInstance,
-            KeyRole::Probe => return Err(mixed_up(self.operation, key)),
+            KeyRole::Probe => Operation::ProbeToken,
         };
         let is_its_own = match &self.cluster {
             Some(cluster) => is_of(key, cluster),

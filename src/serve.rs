@@ -1,15 +1,14 @@
 //! One running instance: opens the store and the tokens, serves both listeners, and ends in good order.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fs::{File, TryLockError};
 use std::future::Future;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -17,24 +16,27 @@ use crate::audit::chain::Head;
 use crate::audit::verify::{Report, Verifier};
 use crate::caller::Caller;
 use crate::config::{self, Config};
-use crate::custody::{self, Custody, Ledger, LogFiles, Pace, Run, Slot, Standing};
+use crate::custody::{Custody, Ledger, LogFiles, Pace, Run};
 use crate::enrollment::cluster::Product;
 use crate::enrollment::instance;
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Fault, Reason, Result};
 use crate::grpc::Door;
 use crate::grpc::server::Services;
 use crate::policy::{self, Asked, Operation};
 use crate::sink::{JsonLines, Sink, Sinks, Syslog};
 use crate::store::{self, Sqlite, Store};
 use crate::tls::{Authority, Identity};
-use crate::token::host::{HostProgram, HostToken};
-use crate::token::lane::Lane;
-use crate::token::pkcs11::{self, Pkcs11Token};
-use crate::token::profile::Profile;
-use crate::token::{self, Binding, Token};
 
-/// Jobs that may wait for one working session.
-const QUEUE_PER_SESSION: usize = 64;
+mod tokens;
+
+pub use tokens::{Ask, faults, open_for_probe, open_pkcs11, prepare_module, prepare_modules};
+
+/// How long to wait before this server's certificate is asked for again, when the token could not make it.
+const CERTIFY_AGAIN: Duration = Duration::from_millis(250);
+/// How often health checks learn how tokens stand.
+const REPORT: Duration = Duration::from_millis(100);
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: u32 = 1024;
 /// How long calls under way may take when the service stops, in seconds.
 pub const DRAIN_S: u64 = 15;
 /// How long whoever listens on the operator's socket may take to accept, in seconds.
@@ -79,53 +81,34 @@ impl Lock {
     }
 }
 
-/// Sets what the modules of the configured tokens read from the environment.
-///
-/// Must run before this process has a second thread.
-///
-/// # Errors
-/// `CONFIG_INVALID` for a profile that cannot be used; those of writing the token directory.
-pub fn prepare_modules(config: &Config) -> Result<()> {
-    for token in &config.file.tokens {
-        let profile = Profile::load(&token.profile)?;
-        if let Some(directory) = &token.directory {
-            prepare_module(&profile, &config.path(directory))?;
-        }
-    }
-    Ok(())
+/// What [`serve`] tells while it starts.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// The operator's socket is served; all else waits for a token. This is why.
+    Waiting(&'a Error),
+    /// Everything is served.
+    Ready(Bound),
 }
 
-/// The same for one token directory.
+/// Serves until `stop` resolves, then drains and closes. Operators are served at once, nodes as soon as the token of the
+/// TLS authority can be used; `told` is called for both.
 ///
 /// # Errors
-/// `DATA_DIRECTORY` if the directory cannot be found or written.
-pub fn prepare_module(profile: &Profile, directory: &Path) -> Result<()> {
-    token::prepare_directory(profile, directory)?;
-    // Modules want absolute paths.
-    let absolute = directory.canonicalize().map_err(|fault| {
-        Error::new(Reason::DataDirectory, format!("{} cannot be found: {fault}", directory.display()))
-    })?;
-    token::set_environment(&profile.environment(&absolute));
-    Ok(())
-}
-
-/// Serves until `stop` resolves, then drains and closes. `bound` is called once, when all listeners are open.
-///
-/// # Errors
-/// Whatever keeps the instance from serving: configuration, PIN, token, store, address.
+/// Whatever keeps the instance from serving: configuration, store, address; a token or a PIN only if that is a fault of
+/// the configuration and no token at all can be used.
 pub async fn serve(
     config: &Config,
     stop: impl Future<Output = ()> + Send + 'static,
-    bound: impl FnOnce(&Bound),
+    told: impl Fn(Told<'_>),
 ) -> Result<()> {
     let _lock = Lock::take(&config.directory)?;
-    let nodes = listen("api.listen", &config.file.api.listen).await?;
-    let joiners = listen("join.listen", &config.file.join.listen).await?;
+    let nodes = bind_tcp("api.listen", &config.file.api.listen)?;
+    let joiners = bind_tcp("join.listen", &config.file.join.listen)?;
     let (operators, _socket) = operator_socket(config).await?;
     let listeners = Listeners { nodes, joiners, operators };
-    let (custody, closed_intents) = start_custody(config, false, in_host).await?;
+    let (custody, closed_intents) = start_custody(config, false, None).await?;
     let sinks = Arc::new(Sinks::start(custody.store(), copies(config)));
-    let served = open(config, &custody, &sinks, listeners, closed_intents, stop, bound).await;
+    let served = open(config, &custody, &sinks, listeners, closed_intents, stop, told).await;
     custody.end().await;
     sinks.finish().await;
     custody.store().close().await;
@@ -148,7 +131,7 @@ fn copies(config: &Config) -> Vec<(String, String, Box<dyn Sink>)> {
     config.file.sinks.iter().filter_map(|sink| Some((sink.name.clone(), sink.place(), copy(sink)?))).collect()
 }
 
-/// Certifies this server and serves.
+/// Puts the doors together and serves them.
 async fn open(
     config: &Config,
     custody: &Arc<Custody>,
@@ -156,15 +139,10 @@ async fn open(
     listeners: Listeners,
     closed_intents: usize,
     stop: impl Future<Output = ()> + Send + 'static,
-    bound: impl FnOnce(&Bound),
+    told: impl Fn(Told<'_>),
 ) -> Result<()> {
     let authority = authority(config, custody).await?;
-    let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
     let names = &config.file.api.server_names;
-    let server = authority.server(names)?;
-    let issued = instance::sign(custody, &caller, Operation::Serve, &names.join(" "), server).await?;
-    let key_pem = issued.key_pem.ok_or_else(|| Error::new(Reason::Internal, "a server certificate without a key"))?;
-    let identity = Identity { certificate_pem: issued.certificate_pem, key_pem };
     let (api, join) = (address(&listeners.nodes)?, address(&listeners.joiners)?);
     let door = Door {
         custody: custody.clone(),
@@ -178,45 +156,39 @@ async fn open(
         sinks: Arc::clone(sinks),
     };
     let services = Services::new(&door)?;
-    // From here on what this run begins with is signed, or it does not begin.
-    custody.checkpoint().await?;
-    services.set_serving(true).await;
-    bound(&Bound { api, join, closed_intents });
-    tokio::select! {
-        served = run(&services, listeners, &identity, door.authority.certificate_pem(), stop) => served,
-        never = keep_signed(custody, &services) => match never {},
-    }
+    let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
+    // What was missing when the last run ended, and what is now, before anybody asks.
+    custody.look_for_all_keys().await;
+    services.report(false, &custody.readiness()).await;
+    let tending = tokio::spawn(Arc::clone(custody).tend(caller.clone()));
+    let bound = Bound { api, join, closed_intents };
+    let served = run(&services, &door, listeners, Start { caller, names, told, bound }, stop).await;
+    tending.abort();
+    served
 }
 
-/// Has the log signed at its pace, and says to health checks when it is not.
-async fn keep_signed(custody: &Custody, services: &Services) -> Infallible {
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut serving = true;
-    loop {
-        every.tick().await;
-        custody.keep_signed().await;
-        let now = custody.require_signed().is_ok();
-        if now != serving {
-            serving = now;
-            services.set_serving(serving).await;
-        }
-    }
-}
-
-/// What an instance listens with.
+/// What an instance listens with. The addresses for nodes are taken, so that nobody else has them, and refuse connections
+/// until [`listen`].
 struct Listeners {
-    nodes: TcpListener,
-    joiners: TcpListener,
+    nodes: TcpSocket,
+    joiners: TcpSocket,
     operators: UnixListener,
+}
+
+/// What opening the doors for nodes needs.
+struct Start<'a, T> {
+    caller: Caller,
+    names: &'a [String],
+    told: T,
+    bound: Bound,
 }
 
 /// Runs all listeners until `stop`; then no new requests, and a bounded time for those under way.
 async fn run(
     services: &Services,
+    door: &Door,
     listeners: Listeners,
-    server: &Identity,
-    client_ca_pem: &str,
+    start: Start<'_, impl Fn(Told<'_>)>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     let (stopping, stopped) = watch::channel(false);
@@ -227,20 +199,40 @@ async fn run(
     let until = |mut stopped: watch::Receiver<bool>| async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let both = async {
+    let Listeners { nodes, joiners, operators } = listeners;
+    let opened = AtomicBool::new(false);
+    let for_nodes = async {
+        let server = tokio::select! {
+            certified = certify(door, &start) => certified?,
+            () = until(stopped.clone()) => return Ok(()),
+        };
+        door.custody.make_probe_keys(&start.caller).await;
+        let (nodes, joiners) = (listen("api.listen", nodes)?, listen("join.listen", joiners)?);
+        opened.store(true, Ordering::Relaxed);
+        services.report(is_open(&door.custody, &opened), &door.custody.readiness()).await;
+        (start.told)(Told::Ready(start.bound.clone()));
         tokio::try_join!(
-            services.nodes(listeners.nodes, server, client_ca_pem, until(stopped.clone())),
-            services.joiners(listeners.joiners, server, until(stopped.clone())),
-            services.operators(listeners.operators, until(stopped.clone())),
+            services.nodes(nodes, &server, door.authority.certificate_pem(), until(stopped.clone())),
+            services.joiners(joiners, &server, until(stopped.clone())),
+            async {
+                tokio::select! { () = keep_signed(&door.custody) => {}, () = until(stopped.clone()) => {} }
+                Ok(())
+            },
         )
+        .map(|_| ())
     };
+    let reported = async {
+        report(services, &door.custody, &opened, until(stopped.clone())).await;
+        Ok(())
+    };
+    let all = async { tokio::try_join!(services.operators(operators, until(stopped.clone())), for_nodes, reported) };
     let grace = async {
         until(stopped.clone()).await;
-        services.set_serving(false).await;
+        services.stop().await;
         tokio::time::sleep(Duration::from_secs(DRAIN_S)).await;
     };
     tokio::select! {
-        served = both => served.map(|_| ()),
+        served = all => served.map(|_| ()),
         () = grace => {
             tracing::warn!("calls are still under way after {DRAIN_S} s; they are cut off, their outcomes are recorded");
             Ok(())
@@ -248,16 +240,90 @@ async fn run(
     }
 }
 
-async fn listen(setting: &str, address: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|fault| {
-        let (reason, hint) = match fault.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                (Reason::AddressInUse, format!("stop the process that listens there, or set {setting} to another port"))
-            }
-            _ => (Reason::ConfigInvalid, format!("set {setting} to an address of this machine")),
+/// Has this server certified, as soon as the token of the TLS authority can be used.
+async fn certify(door: &Door, start: &Start<'_, impl Fn(Told<'_>)>) -> Result<Identity> {
+    let mut waits = false;
+    loop {
+        let certified = match door.custody.usable(instance::TLS_KEY).await {
+            Ok(()) => certify_now(door, start).await,
+            Err(fault) => Err(fault),
         };
-        Error::new(reason, format!("cannot listen on {address}: {fault}")).hint(hint)
-    })
+        match certified {
+            Err(fault) if fault.fault() == Fault::Token => {
+                if !waits {
+                    (start.told)(Told::Waiting(&fault));
+                }
+                waits = true;
+                tokio::time::sleep(CERTIFY_AGAIN).await;
+            }
+            certified => return certified,
+        }
+    }
+}
+
+async fn certify_now(door: &Door, start: &Start<'_, impl Fn(Told<'_>)>) -> Result<Identity> {
+    let server = door.authority.server(start.names)?;
+    let (custody, names) = (&door.custody, start.names.join(" "));
+    let issued = instance::sign(custody, &start.caller, Operation::Serve, &names, server).await?;
+    let key_pem = issued.key_pem.ok_or_else(|| Error::new(Reason::Internal, "a server certificate without a key"))?;
+    // From here on what this run begins with is signed, or it does not begin.
+    custody.checkpoint().await?;
+    Ok(Identity { certificate_pem: issued.certificate_pem, key_pem })
+}
+
+/// Has the log signed at its pace, for ever.
+async fn keep_signed(custody: &Custody) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        custody.keep_signed().await;
+    }
+}
+
+/// Whether nodes are served: their doors are open, and the log is signed as far as it must be.
+fn is_open(custody: &Custody, opened: &AtomicBool) -> bool {
+    opened.load(Ordering::Relaxed) && custody.require_signed().is_ok()
+}
+
+/// Tells health checks which tokens can be used, until `stop`.
+async fn report(services: &Services, custody: &Custody, opened: &AtomicBool, stop: impl Future<Output = ()>) {
+    let told = async {
+        let mut last = None;
+        loop {
+            let now = (is_open(custody, opened), custody.readiness());
+            if last.as_ref() != Some(&now) {
+                services.report(now.0, &now.1).await;
+                last = Some(now);
+            }
+            tokio::time::sleep(REPORT).await;
+        }
+    };
+    tokio::select! { () = told => {}, () = stop => {} }
+}
+
+/// Takes an address, without listening yet.
+fn bind_tcp(setting: &str, address: &str) -> Result<TcpSocket> {
+    let fault = |fault: std::io::Error| not_listening(setting, address, &fault);
+    let parsed: std::net::SocketAddr = address.parse().map_err(|_| fault(std::io::ErrorKind::InvalidInput.into()))?;
+    let socket = if parsed.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(fault)?;
+    socket.set_reuseaddr(true).and_then(|()| socket.bind(parsed)).map_err(fault)?;
+    Ok(socket)
+}
+
+fn listen(setting: &str, socket: TcpSocket) -> Result<TcpListener> {
+    let address = address(&socket)?.to_string();
+    socket.listen(BACKLOG).map_err(|fault| not_listening(setting, &address, &fault))
+}
+
+fn not_listening(setting: &str, address: &str, fault: &std::io::Error) -> Error {
+    let (reason, hint) = match fault.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            (Reason::AddressInUse, format!("stop the process that listens there, or set {setting} to another port"))
+        }
+        _ => (Reason::ConfigInvalid, format!("set {setting} to an address of this machine")),
+    };
+    Error::new(reason, format!("cannot listen on {address}: {fault}")).hint(hint)
 }
 
 /// Opens the operator's socket. One that an earlier run left behind, on which nobody answers, is replaced; anything else
@@ -319,16 +385,18 @@ fn read(config: &Config, path: &Path) -> Result<String> {
         .map_err(|fault| Error::new(Reason::ConfigInvalid, format!("{} cannot be read: {fault}", path.display())))
 }
 
-fn address(listener: &TcpListener) -> Result<std::net::SocketAddr> {
-    listener.local_addr().map_err(|fault| Error::new(Reason::Internal, "the listener has no address").detail(fault))
+fn address(socket: &TcpSocket) -> Result<std::net::SocketAddr> {
+    socket.local_addr().map_err(|fault| Error::new(Reason::Internal, "the listener has no address").detail(fault))
 }
 
-/// The custody of a data directory that no service holds, for commands that work on it themselves.
+/// The custody of a data directory that no service holds, for commands that work on it themselves. All its tokens must be
+/// usable; a PIN that is typed is asked for.
 ///
 /// # Errors
 /// As [`serve`], but for listeners.
-pub async fn open_custody(config: &Config, create: bool) -> Result<Arc<Custody>> {
-    start_custody(config, create, in_process).await.map(|(custody, _)| custody)
+pub async fn open_custody(config: &Config, create: bool, ask: Ask) -> Result<Arc<Custody>> {
+    let (custody, _) = start_custody(config, create, Some(ask)).await?;
+    Ok(custody)
 }
 
 /// A store that does not continue what was signed over it.
@@ -367,11 +435,11 @@ pub async fn contradiction(config: &Config) -> Result<Option<Contradiction>> {
 ///
 /// # Errors
 /// As [`open_custody`]; those of signing the log.
-pub async fn re_anchor(config: &Config, caller: &Caller, given_up: Contradiction) -> Result<String> {
+pub async fn re_anchor(config: &Config, caller: &Caller, given_up: Contradiction, ask: Ask) -> Result<String> {
     let asked = Asked { operation: Operation::ReAnchor, cluster: None, signs: None };
     let permit = policy::permit(caller, &asked)?;
     let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
-    let (custody, _) = begin(config, store, in_process).await?;
+    let (custody, _) = begin(config, store, Some(ask)).await?;
     let done = custody.re_anchor(permit, &given_up.why, given_up.anchor.unwrap_or_default()).await;
     custody.stop().await;
     done.map(|note| note.to_string())
@@ -389,23 +457,22 @@ pub async fn inspect_store(config: &Config, verifier: Verifier) -> Result<Report
     report
 }
 
-/// How a configured token is opened and logged in to.
-type OpenToken = fn(&Config, &config::Token) -> Result<Arc<dyn Token>>;
-
-/// Opens store and tokens and begins a run; gives the number of intents that were left open before.
-async fn start_custody(config: &Config, create: bool, open: OpenToken) -> Result<(Arc<Custody>, usize)> {
+/// Opens a store that continues what was signed over it, and begins a run.
+async fn start_custody(config: &Config, create: bool, ask: Option<Ask>) -> Result<(Arc<Custody>, usize)> {
     let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), create).await?);
     if let Err(fault) = log_files(config).check(store.as_ref()).await {
         store.close().await;
         return Err(fault);
     }
-    begin(config, store, open).await
+    begin(config, store, ask).await
 }
 
-/// Opens the tokens and begins a run on a store.
-async fn begin(config: &Config, store: Arc<dyn Store>, open: OpenToken) -> Result<(Arc<Custody>, usize)> {
-    let tokens = match open_tokens(config, &store, open).await {
-        Ok(tokens) => tokens,
+/// Opens the tokens and begins a run on a store; gives the number of intents that were left open before. A service, which
+/// asks nobody for PINs, starts with what can be used, and even with nothing but tokens that wait for a person or for
+/// their device; what was set up wrong is said at once if nothing else is there.
+async fn begin(config: &Config, store: Arc<dyn Store>, ask: Option<Ask>) -> Result<(Arc<Custody>, usize)> {
+    let (slots, faults) = match tokens::open(config, store.as_ref(), ask).await {
+        Ok(opened) => opened,
         Err(fault) => {
             store.close().await;
             return Err(fault);
@@ -415,7 +482,16 @@ async fn begin(config: &Config, store: Arc<dyn Store>, open: OpenToken) -> Resul
         records: config.file.audit.checkpoint_records,
         time: Duration::from_secs(config.file.audit.checkpoint_seconds),
     };
-    let custody = Arc::new(Custody::new(store, tokens, Ledger::open(log_files(config), pace)?));
+    let custody = Arc::new(Custody::new(store, slots, Ledger::open(log_files(config), pace)?));
+    let hopeless = custody.readiness().iter().all(|(_, serves, _)| !serves)
+        && faults.iter().all(|fault| fault.fault() == Fault::Config);
+    for fault in &faults {
+        if ask.is_some() || hopeless {
+            custody.abandon().await;
+            return Err(fault.clone());
+        }
+        tracing::error!(reason = fault.reason().code(), next = fault.next_step(), "{fault}");
+    }
     let run = Run {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         settings: config.words(),
@@ -428,73 +504,4 @@ async fn begin(config: &Config, store: Arc<dyn Store>, open: OpenToken) -> Resul
 /// What stands beside the store.
 fn log_files(config: &Config) -> LogFiles {
     LogFiles { trust: config.path(config::AUDIT_TRUST.as_ref()), anchor: config.path(&config.file.audit.anchor) }
-}
-
-/// Opens every configured token. The first that cannot be opened ends the start.
-async fn open_tokens(config: &Config, store: &Arc<dyn Store>, open: OpenToken) -> Result<BTreeMap<String, Slot>> {
-    let mut slots = BTreeMap::new();
-    for token in &config.file.tokens {
-        let device = custody::device(&token.serial, &token.label);
-        let opened = Standing::log_in(store.as_ref(), &device, || open(config, token)).await;
-        let opened = opened.map_err(|fault| match fault.reason() {
-            Reason::PinRefused | Reason::PinLatched => {
-                let fault = if fault.reason() == Reason::PinLatched { fault.while_doing(&token.name) } else { fault };
-                let hint = format!(
-                    "no PIN is tried twice; put the right one into {}, then: keyward token unlatch {} --data {}",
-                    config.path(&token.pin.file).display(),
-                    token.name,
-                    config.directory.display()
-                );
-                fault.hint(hint)
-            }
-            _ => fault,
-        })?;
-        let description = opened.describe()?;
-        let oaep = *Profile::load(&token.profile)?.keys.oaep.first().ok_or_else(|| {
-            Error::new(Reason::TokenUnsupported, "the token does no OAEP, which content keys are sealed with")
-        })?;
-        let lane = Lane::start(opened, token.sessions, token.sessions * QUEUE_PER_SESSION)?;
-        slots.insert(token.name.clone(), Slot::new(store.as_ref(), lane, description, oaep).await?);
-    }
-    Ok(slots)
-}
-
-/// Opens a token in a child process: a module that hangs or crashes takes nothing but that with it.
-fn in_host(config: &Config, token: &config::Token) -> Result<Arc<dyn Token>> {
-    let (profile, binding) = bind(config, token)?;
-    // The child is bound to the life of the thread that starts it; here that is the main thread.
-    Ok(Arc::new(HostToken::start(HostProgram::this(), &binding, &profile, token.read_pin(config)?)?))
-}
-
-/// Opens a token in this process, for commands that use it once. Its environment must be prepared.
-fn in_process(config: &Config, token: &config::Token) -> Result<Arc<dyn Token>> {
-    let (profile, binding) = bind(config, token)?;
-    Ok(token::open(&binding, &profile, token.read_pin(config)?)?.into())
-}
-
-/// Opens a PKCS#11 token in this process and logs in, once.
-///
-/// # Errors
-/// Whatever is wrong with its profile, PIN source, module or device.
-pub fn open_pkcs11(config: &Config, token: &config::Token) -> Result<Pkcs11Token> {
-    let (profile, binding) = bind(config, token)?;
-    pkcs11::open(&binding, &profile, token.read_pin(config)?)
-}
-
-fn bind(config: &Config, token: &config::Token) -> Result<(Profile, Binding)> {
-    let absolute = |directory: &PathBuf| {
-        let directory = config.path(directory);
-        directory.canonicalize().map_err(|fault| {
-            Error::new(Reason::DataDirectory, format!("{} cannot be found: {fault}", directory.display()))
-        })
-    };
-    let binding = Binding {
-        name: token.name.clone(),
-        profile: token.profile.clone(),
-        directory: token.directory.as_ref().map(absolute).transpose()?,
-        label: token.label.clone(),
-        serial: token.serial.clone(),
-        sessions: token.sessions,
-    };
-    Ok((Profile::load(&token.profile)?, binding))
 }

@@ -12,7 +12,7 @@ use keyward::grpc::client::{Connection, failed};
 use keyward::grpc::v1;
 use serde_json::Value;
 
-use crate::kit::token::built;
+use crate::kit::token::faulty::faulty_profile;
 use crate::kit::{Draft, Instance, events};
 
 /// A running instance with an enrolled cluster and a node, whose token fails by script.
@@ -29,20 +29,7 @@ impl Faulty {
         assert_eq!(instance.stop(), Some(0));
         let script = instance.path("script");
         fs::write(&script, "").unwrap();
-        let profile = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/hsm-profiles/softhsm.toml")).unwrap();
-        let from = profile.find("paths = [").unwrap();
-        let to = from + profile[from..].find(']').unwrap() + 1;
-        let real = profile[from..to].split('"').skip(1).step_by(2).find(|path| fs::metadata(path).is_ok()).unwrap();
-        let module = built("faulty", "libfaulty_pkcs11.so");
-        let environment =
-            format!("FAULTY_MODULE = \"{real}\", FAULTY_SCRIPT = \"{}\", SOFTHSM2_CONF", script.display());
-        let faulty = profile.replace(&profile[from..to], &format!("paths = [\"{}\"]", module.display())).replacen(
-            "SOFTHSM2_CONF",
-            &environment,
-            1,
-        );
-        let path = instance.path("faulty.toml");
-        fs::write(&path, faulty).unwrap();
+        let path = faulty_profile(&instance, &script);
         let config = instance.data().join("keyward.toml");
         let text = fs::read_to_string(&config).unwrap();
         fs::write(&config, text.replace("profile = \"softhsm\"", &format!("profile = \"{}\"", path.display())))
@@ -112,10 +99,12 @@ async fn a_signature_that_does_not_verify_is_not_released_and_the_token_is_quara
         assert!(fault.next_step().unwrap().contains("keyward token release main"), "{fault:?}");
     }
     assert_eq!(faulty.instance.stop(), Some(0));
-    let refused = faulty.instance.serve_fails().refused(69, "TOKEN_MISMATCH");
-    assert!(refused.contains("quarantined"), "{refused}");
-    faulty.instance.cli(&["token", "release", "main"]).good();
-    faulty.instance.start();
+    faulty.instance.start_waiting();
+    let why = faulty.instance.printed().iter().find(|line| line.starts_with("serving no nodes yet")).unwrap();
+    assert!(why.contains("quarantined"), "{why}");
+    let said = faulty.instance.cli(&["token", "release", "main"]).good();
+    assert!(said.contains("as you are an operator"), "{said}");
+    faulty.instance.wait_for_line("ready");
     faulty.sign(&faulty.node().await).await.unwrap();
 
     let log = faulty.instance.log();
@@ -139,11 +128,17 @@ async fn a_pin_refused_long_after_the_start_is_latched_for_the_next_start_too() 
     while faulty.sign(&node).await.is_ok() {
         assert!(Instant::now() < end, "the login was never lost");
     }
+    let fault = faulty.sign(&node).await.unwrap_err();
+    assert_eq!(fault.reason(), Reason::TokenWaiting, "{fault:?}");
+    assert!(fault.next_step().unwrap().contains("keyward token unlatch main"), "{fault:?}");
+    // Neither a restart nor a person's wish tries it again before the latch is cleared.
     faulty.instance.stop();
     faulty.script("");
-    faulty.instance.serve_fails().refused(69, "PIN_LATCHED");
+    faulty.instance.start_waiting();
+    faulty.instance.cli(&["token", "login", "main"]).refused(69, "PIN_LATCHED");
     faulty.instance.cli(&["token", "unlatch", "main"]).good();
-    faulty.instance.start();
+    faulty.instance.cli(&["token", "login", "main"]).good();
+    faulty.instance.wait_for_line("ready");
     faulty.sign(&faulty.node().await).await.unwrap();
     faulty.instance.log();
 }

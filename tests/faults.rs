@@ -56,7 +56,9 @@ async fn killed_between_token_and_outcome_the_signature_is_gone_and_the_log_says
 #[test]
 fn killed_while_a_key_is_made_the_cluster_does_not_exist_and_the_log_names_the_orphan() {
     let mut instance = Instance::new();
-    // Starting takes a signature of its own: the server's certificate.
+    // The first start makes a key of its own, with which the token is tried out.
+    instance.start();
+    assert_eq!(instance.stop(), Some(0));
     instance.start_with(&[("KEYWARD_FAULTPOINT", "before-outcome:generate-key")]);
     let url = "https://rms.example.test";
     let data = instance.data();

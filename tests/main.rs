@@ -22,4 +22,5 @@ mod token_probe;
 mod token_replicas;
 mod token_tpm;
 mod token_unseal;
+mod tokens;
 mod xrml;

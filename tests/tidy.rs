@@ -40,10 +40,10 @@ const ROOMS: &[(&str, &str)] = &[
     ("cli", "caller key cluster tls audit xrml custody enrollment ceremony grpc config serve"),
     // What these do needs no service: they have a directory of their own, or one that no service has open.
     ("cli/host", "token"),
-    ("cli/probe", "token serve"),
+    ("cli/probe", "caller custody token config serve"),
     ("cli/init", "caller custody enrollment token config serve"),
-    ("cli/token", "caller audit custody store config serve"),
-    ("cli/config", "audit tls token config"),
+    ("cli/token", "caller audit custody grpc policy store config serve"),
+    ("cli/config", "audit tls config serve"),
     ("cli/bench/audit", "caller audit store"),
     ("cli/bench/bare", "key token config serve"),
     ("cli/bench/token", "key token serve"),

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use keyward::token::lane::{Lane, LaneError, Priority};
 use keyward::token::replica::{Health, Replicas};
 use keyward::token::{Class, Generate, KeyRef, Token, prepare_directory};
 
-use crate::kit::token::{Held, TestToken, USER_PIN};
+use crate::kit::token::{Held, TestToken, USER_PIN, copy_files};
 
 const MESSAGE: &[u8] = b"a message for replicas";
 
@@ -57,18 +56,6 @@ impl Pair {
         let public = signature::UnparsedPublicKey::new(&signature::RSA_PKCS1_2048_8192_SHA256, rsa.pkcs1_der());
         public.verify(MESSAGE, &served.value).unwrap();
         Ok(served.replica)
-    }
-}
-
-fn copy_files(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_files(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 
@@ -147,13 +134,10 @@ async fn a_failed_replica_comes_back_by_a_probe_and_not_by_a_license() {
     }
     let key = Arc::clone(&pair.key);
     let probe = move |token: &dyn Token| keyward::token::probe::heartbeat(token, &key);
-    let tending = tokio::spawn(Arc::clone(&pair.replicas).tend(Duration::from_millis(20), probe));
-    let end = Instant::now() + Duration::from_secs(2);
-    while pair.replicas.status()[0].1 != Health::Healthy {
-        assert!(Instant::now() < end, "the replica did not come back within two seconds");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    tending.abort();
+    assert!(!pair.replicas.changes().is_empty() && pair.replicas.changes().is_empty(), "told once");
+    pair.replicas.probe(Duration::from_secs(60), probe).await;
+    assert_eq!(pair.replicas.status()[0].1, Health::Healthy);
+    assert_eq!(pair.replicas.changes(), [("one".to_owned(), Health::Healthy)]);
 }
 
 #[tokio::test]

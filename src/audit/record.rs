@@ -161,6 +161,28 @@ pub enum Event {
         /// The anchor that is given up, a signed checkpoint; empty if there was none to read.
         anchor: String,
     },
+    /// A key's state has changed.
+    KeyState {
+        /// Its resource name.
+        key: String,
+        /// The state before.
+        from: String,
+        /// The state from now on.
+        to: String,
+        /// Who did it.
+        caller: CallerNote,
+        /// Why.
+        reason: String,
+    },
+    /// Keys of role `probe` are used in this run, to see whether tokens work. These uses have no records of their own.
+    Maintenance {
+        /// Who runs it.
+        caller: CallerNote,
+        /// `health`: while the service runs; `probe`: all that a token does was tried out.
+        purpose: String,
+        /// Resource names of the keys, or the token in which keys are made for it.
+        keys: Vec<String>,
+    },
     /// A token's PIN was refused and is latched, or a token is quarantined, or a person cleared that.
     TokenState {
         /// The device: label and serial.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::caller::Caller;
-use crate::cli::{Global, output, runtime};
+use crate::cli::{Global, output, prompt, runtime};
 use crate::config::Config;
 use crate::error::{Error, Reason, Result};
 use crate::serve::{self, Contradiction, Lock};
@@ -32,7 +32,7 @@ pub(super) fn re_anchor(confirm: Option<&str>, global: &Global) -> Result<u8> {
         }
     }
     let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
-    let anchor = runtime.block_on(serve::re_anchor(&config, &caller, found))?;
+    let anchor = runtime.block_on(serve::re_anchor(&config, &caller, found, prompt::pin))?;
     if global.output == output::Format::Json {
         output::object(global.output, &json!({ "anchor": anchor }));
     } else {

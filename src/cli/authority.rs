@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::caller::Caller;
-use crate::cli::{Global, init, output, runtime};
+use crate::cli::{Global, init, output, prompt, runtime};
 use crate::config::Config;
 use crate::enrollment::authority::{self, Authority, Hierarchy, NewAuthority};
 use crate::error::{Error, Reason, Result};
@@ -64,7 +64,7 @@ pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
             })?;
             let file = words.is_some().then(|| output::NewFile::create(&out, 0o644)).transpose()?;
             let response = runtime()?.block_on(async {
-                let custody = serve::open_custody(&config, false).await?;
+                let custody = serve::open_custody(&config, false, prompt::pin).await?;
                 let done = process(&custody, &document, words.as_deref(), valid_days, global).await;
                 custody.stop().await;
                 done

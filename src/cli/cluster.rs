@@ -24,6 +24,9 @@ pub(super) enum Command {
         /// A third party that may revoke what the cluster issues: its public key, PEM (may be repeated)
         #[arg(long, value_name = "FILE")]
         revocation_key: Vec<PathBuf>,
+        /// The token to make its key in; the first by name if left out
+        #[arg(long, default_value = "", hide_default_value = true)]
+        token: String,
         /// Enroll by files: write the enrollment request for the authority
         #[arg(long, required = true)]
         offline: bool,
@@ -44,7 +47,7 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
     let connection = connect::operator(&global.data).await?;
     let mut clusters = connection.clusters();
     match command {
-        Command::Create { id, url, server_name, revocation_key, offline: _, request } => {
+        Command::Create { id, url, server_name, revocation_key, token, offline: _, request } => {
             let name = if server_name.is_empty() { id.to_uppercase() } else { server_name };
             let file = request.unwrap_or_else(|| format!("{name}EnrollRequest.xml").into());
             if file.exists() {
@@ -53,7 +56,7 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
             }
             let revocation_keys = revocation_key.iter().map(|path| read_key(path)).collect::<Result<_>>()?;
             let wanted = v1::Cluster { url, server_name: name, revocation_keys, ..Default::default() };
-            let request = v1::CreateClusterRequest { cluster_id: id, cluster: Some(wanted) };
+            let request = v1::CreateClusterRequest { cluster_id: id, cluster: Some(wanted), token };
             let cluster = clusters.create_cluster(request).await.map_err(failed)?.into_inner();
             let request = v1::GetKeyRequest { name: cluster.slc_key.clone() };
             let made = connection.keys().get_key(request).await.map_err(failed)?.into_inner();

@@ -8,8 +8,8 @@ use crate::audit::trust::Trust;
 use crate::cli::{Global, output};
 use crate::config::{AUDIT_TRUST, Config, FILE};
 use crate::error::{Error, Reason, Result};
+use crate::serve;
 use crate::tls;
-use crate::token::profile::Profile;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -28,14 +28,14 @@ pub(super) fn run(command: &Command, global: &Global) -> Result<u8> {
         return Err(Error::new(Reason::ConfigInvalid, words.join("; ")).hint(hints.join("; ")));
     }
     let path = config.directory.join(FILE);
-    let tokens = &config.file.tokens;
+    let tokens: Vec<_> = config.file.tokens.iter().flat_map(crate::config::Token::devices).collect();
     if global.output == output::Format::Json {
         let row = |token: &crate::config::Token| json!({ "name": token.name, "profile": token.profile, "label": token.label, "serial": token.serial });
         let tokens: Vec<Value> = tokens.iter().map(row).collect();
         output::object(global.output, &json!({ "file": path, "good": true, "tokens": tokens }));
         return Ok(0);
     }
-    for token in tokens {
+    for token in &tokens {
         println!("token {}: profile {}, label {}, serial {}", token.name, token.profile, token.label, token.serial);
     }
     println!("{}: good", path.display());
@@ -46,9 +46,7 @@ pub(super) fn run(command: &Command, global: &Global) -> Result<u8> {
 fn faults(config: &Config) -> Vec<Error> {
     let mut faults = Vec::new();
     for token in &config.file.tokens {
-        let profile = Profile::load(&token.profile).err();
-        faults.extend(profile.map(|fault| fault.while_doing(format!("token {}", token.name))));
-        faults.extend(token.read_pin(config).err());
+        faults.extend(serve::faults(config, token));
     }
     let read = |path: &Path| {
         let path = config.path(path);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::caller::Caller;
 use crate::cli::output::{self, write_new};
-use crate::cli::{Global, stop_signal};
+use crate::cli::{Global, prompt, stop_signal};
 use crate::clock;
 use crate::config::{self, Api, Audit, Config, Enrollment, File, Join, Operator, PinSource, Store, Tls};
 use crate::custody::Custody;
@@ -36,9 +36,24 @@ pub(super) struct Args {
     /// The kind of software token to make
     #[arg(long, default_value = "softhsm")]
     pub(super) profile: String,
-    /// Working sessions with the token, each on a thread of its own
-    #[arg(long, default_value_t = 2)]
-    pub(super) sessions: usize,
+    /// Working sessions with the token, each on a thread of its own; as many as the profile recommends if left out
+    #[arg(long)]
+    pub(super) sessions: Option<usize>,
+    /// How to reach the TPM, where that is not as its profile says, such as swtpm:host=127.0.0.1,port=2321
+    #[arg(long)]
+    pub(super) tcti: Option<String>,
+    /// Instead of making a token: the label of one that is there
+    #[arg(long, requires_all = ["serial", "pin_file"])]
+    pub(super) label: Option<String>,
+    /// Its serial number
+    #[arg(long, requires = "label")]
+    pub(super) serial: Option<String>,
+    /// The file with its user PIN
+    #[arg(long, value_name = "FILE", requires = "label")]
+    pub(super) pin_file: Option<PathBuf>,
+    /// Its directory, if it is a token in software
+    #[arg(long, value_name = "DIR", requires = "label")]
+    pub(super) token_directory: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
@@ -50,7 +65,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
             "configuration": config::FILE,
             "store": file.store.sqlite,
             "token": { "name": token.name, "label": token.label, "serial": token.serial, "profile": token.profile },
-            "pins": token.pin.file.parent(),
+            "pins": "pins",
             "tls_authority": file.tls.authority,
             "audit_trust": config::AUDIT_TRUST,
             "audit_anchor": file.audit.anchor,
@@ -62,7 +77,12 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
     println!("  configuration  {}", config::FILE);
     println!("  store          {} (SQLite)", file.store.sqlite.display());
     println!("  token          {}: {} serial {}, profile {}", token.name, token.label, token.serial, token.profile);
-    println!("  PINs           {} and pins/{}.so, random, readable by you alone", token.pin.file.display(), token.name);
+    match &token.pin {
+        PinSource::File(file) if file.is_relative() => {
+            println!("  PINs           in pins/, random, readable by you alone")
+        }
+        source => println!("  PIN            {source}"),
+    }
     println!("  TLS authority  {}, its key in the token", file.tls.authority.display());
     println!("  log            {}: give it to whoever is to verify exports", config::AUDIT_TRUST);
     println!("  anchor         {}: set audit.anchor to a file on another disk", file.audit.anchor.display());
@@ -73,8 +93,9 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
 /// Makes a data directory, lets `more` work on what it holds, and puts all in its place: whole, or not at all.
 pub(super) fn new_directory(args: &Args, more: impl AsyncFnOnce(&Arc<Custody>) -> Result<()>) -> Result<File> {
     let profile = Profile::load(&args.profile)?;
+    check_device(args, &profile)?;
     let target = std::path::absolute(&args.directory).map_err(|fault| unusable(&args.directory, &fault))?;
-    let planned = Config::new(target, plan(args), "");
+    let planned = Config::new(target, plan(args, &profile), "");
     // Before anything is made: what holds for the directory's final name.
     planned.check().map_err(|fault| {
         fault.while_doing("this data directory cannot be made").hint(
@@ -88,7 +109,7 @@ pub(super) fn new_directory(args: &Args, more: impl AsyncFnOnce(&Arc<Custody>) -
 }
 
 /// The configuration, but for what the token will say of itself.
-fn plan(args: &Args) -> File {
+fn plan(args: &Args, profile: &Profile) -> File {
     File {
         api: Api { listen: args.listen.clone(), server_names: args.server_names.clone() },
         operator: Operator { socket: "operator.sock".into() },
@@ -100,14 +121,67 @@ fn plan(args: &Args) -> File {
         tokens: vec![config::Token {
             name: "main".into(),
             profile: args.profile.clone(),
-            directory: Some("token".into()),
-            label: String::new(),
-            serial: String::new(),
-            pin: PinSource { file: "pins/main.user".into() },
-            sessions: args.sessions,
+            directory: match (&args.label, &args.token_directory) {
+                (None, _) => Some("token".into()),
+                (Some(_), there) => there.as_deref().map(absolute),
+            },
+            tcti: args.tcti.clone(),
+            label: args.label.clone().unwrap_or_default(),
+            serial: args.serial.clone().unwrap_or_default(),
+            sessions: args.sessions.unwrap_or(profile.sessions.recommended),
+            pin: PinSource::File(args.pin_file.as_deref().map_or_else(|| "pins/main.user".into(), absolute)),
+            replicas: Vec::new(),
         }],
         sinks: Vec::new(),
     }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Whether a token can be made or found as these options say.
+fn check_device(args: &Args, profile: &Profile) -> Result<()> {
+    let no = |words: &str, hint: String| Err(Error::new(Reason::ConfigInvalid, words).hint(hint));
+    match &profile.tpm {
+        Some(tpm) if args.tcti.is_none() && tpm.tcti.starts_with("file:") => no(
+            &format!("the profile {} does not say where the TPM is", profile.name),
+            format!("{}, then name it: --tcti swtpm:host=127.0.0.1,port=2321", tpm.install),
+        ),
+        None if args.tcti.is_some() => no("--tcti is for a TPM", "leave it out, or name a profile of a TPM".into()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the first token of a configuration, with random PINs, in a directory of its own.
+fn make_token(directory: &Path, profile: &Profile, token: &mut config::Token) -> Result<()> {
+    for part in ["pins", "token"] {
+        private_directory(&directory.join(part))?;
+    }
+    let mut profile = profile.clone();
+    if let (Some(tpm), Some(tcti)) = (&mut profile.tpm, &token.tcti) {
+        tpm.tcti.clone_from(tcti);
+    }
+    let token_directory = directory.join("token");
+    let user_pin = random_pin(&directory.join("pins/main.user"))?;
+    // A TPM token has no security officer.
+    let so_pin = match profile.tpm {
+        Some(_) => Pin::new(String::new()),
+        None => random_pin(&directory.join("pins/main.so"))?,
+    };
+    let label = format!("keyward-{}", hex::encode(clock::random::<4>()?));
+    serve::prepare_module(&profile, &token_directory)?;
+    let made = token::initialise(&profile, &token_directory, &label, &so_pin, &user_pin);
+    let description = made.map_err(|fault| match (fault.reason(), fault.next_step()) {
+        (Reason::TokenUnsupported, Some(how)) => {
+            let name = &profile.name;
+            let hint = format!("{how} Then: keyward init DIR --profile {name} --label … --serial … --pin-file FILE");
+            fault.hint(hint)
+        }
+        _ => fault,
+    })?;
+    (token.label, token.serial) = (description.label, description.serial);
+    Ok(())
 }
 
 /// Fills the directory.
@@ -122,22 +196,16 @@ fn make(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|fault| Error::new(Reason::Internal, "the runtime cannot start").detail(fault))?;
     let stop = runtime.block_on(async { stop_signal() })?;
-    for part in ["pins", "tls", "token"] {
-        private_directory(&directory.join(part))?;
+    private_directory(&directory.join("tls"))?;
+    if file.tokens[0].label.is_empty() {
+        make_token(directory, profile, &mut file.tokens[0])?;
     }
-    let token_directory = directory.join("token");
-    let so_pin = random_pin(&directory.join("pins/main.so"))?;
-    let user_pin = random_pin(&directory.join("pins/main.user"))?;
-    let label = format!("keyward-{}", hex::encode(clock::random::<4>()?));
-    serve::prepare_module(profile, &token_directory)?;
-    let description = token::initialise(profile, &token_directory, &label, &so_pin, &user_pin)?;
-    file.tokens[0].label = description.label;
-    file.tokens[0].serial = description.serial;
     let text = toml::to_string(&file)
         .map_err(|fault| Error::new(Reason::Internal, "the configuration cannot be written").detail(fault))?;
     let text = format!("{HEADER}{text}");
     write_new(&directory.join(config::FILE), text.as_bytes(), 0o600)?;
     let config = Config::new(directory.to_owned(), file, &text);
+    serve::prepare_modules(&config)?;
     runtime.block_on(async {
         tokio::select! {
             biased;
@@ -149,7 +217,7 @@ fn make(
 }
 
 async fn found(config: &Config, more: impl AsyncFnOnce(&Arc<Custody>) -> Result<()>) -> Result<()> {
-    let custody = serve::open_custody(config, true).await?;
+    let custody = serve::open_custody(config, true, prompt::pin).await?;
     let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
     let founded = match instance::found(&custody, &caller).await {
         Ok(founded) => more(&custody).await.map(|()| founded),

@@ -34,6 +34,7 @@ mod license;
 mod node;
 mod output;
 mod probe;
+mod prompt;
 mod prove;
 mod serve;
 mod show;
@@ -89,7 +90,7 @@ enum Command {
     /// The log: export and offline verification
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Tokens that the service will not use until a person decides
+    /// Tokens: how they stand, what a person decides about them, and what they do when tried out
     #[command(subcommand)]
     Token(token::Command),
     /// The configuration

@@ -1,17 +1,19 @@
-//! `keyward token probe`: makes a token in a directory of its own, tries out everything, and says where it differs from
-//! its profile.
+//! `keyward token probe`: tries out everything that a token does, and says where it differs from its profile. With a token
+//! of the configuration, or with one that is made for it in a directory of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cli::Global;
+use crate::caller::Caller;
 use crate::cli::output::{self, Format};
+use crate::cli::{Global, prompt, runtime};
 use crate::clock;
+use crate::config::Config;
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
-use crate::serve;
+use crate::serve::{self, Lock};
 use crate::token::host::{HostProgram, HostToken};
 use crate::token::probe::{permissive, probe};
 use crate::token::profile::Profile;
@@ -22,50 +24,101 @@ const POINT: Duration = Duration::from_millis(500);
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The kind of device: a profile's name, or the path of a profile file
-    #[arg(long)]
-    profile: String,
-    /// Where the token is made; it stays there
-    #[arg(long, value_name = "DIR")]
-    directory: PathBuf,
+    /// A token or replica of the configuration of a stopped service
+    #[arg(required_unless_present = "profile", conflicts_with_all = ["profile", "directory"])]
+    token: Option<String>,
+    /// Instead: a kind of device in which a token can be made, a profile's name or the path of a profile file
+    #[arg(long, requires = "directory")]
+    profile: Option<String>,
+    /// Where that token is made; it stays there
+    #[arg(long, value_name = "DIR", requires = "profile")]
+    directory: Option<PathBuf>,
     /// Points of the scaling curve: numbers of sessions
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4])]
-    sessions: Vec<usize>,
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4], value_parser = clap::value_parser!(u8).range(1..=64))]
+    sessions: Vec<u8>,
 }
 
 pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
-    let profile = Profile::load(&args.profile)?;
+    let points: Vec<usize> = args.sessions.iter().map(|sessions| usize::from(*sessions)).collect();
+    let sessions = points.iter().copied().max().unwrap_or(1);
+    let (profile, device) = match (&args.token, &args.profile, &args.directory) {
+        (Some(token), ..) => configured(token, sessions, global)?,
+        (None, Some(profile), Some(directory)) => made(profile, directory, sessions)?,
+        _ => return Err(Error::new(Reason::InvalidArgument, "name a token, or a profile and a directory")),
+    };
+    let report = probe(&device, &profile, &points, POINT)?;
+    let value = serde_json::to_value(&report)
+        .map_err(|fault| Error::new(Reason::Internal, "the report cannot be written").detail(fault))?;
+    if global.output == Format::Json {
+        println!("{value:#}");
+        return Ok(u8::from(!report.as_profile));
+    }
+    let described = &report.token;
+    println!(
+        "token    {} serial {} ({} {})",
+        described.label, described.serial, described.manufacturer, described.model
+    );
+    println!("profile  {}\n", report.profile);
+    let yes = |is: bool| if is { "yes" } else { "no" };
+    let rows: Vec<Value> = report
+        .matrix
+        .iter()
+        .map(|row| {
+            json!({
+                "capability": row.capability,
+                "profile": yes(row.profile),
+                "device": yes(row.device),
+                "milliseconds": format!("{:.1}", Duration::from_micros(row.microseconds).as_secs_f64() * 1000.0),
+                "": if row.profile == row.device { "" } else { "DIFFERS" },
+                "answer": row.answer,
+            })
+        })
+        .collect();
+    output::list(Format::Table, &rows);
+    println!();
+    let points: Vec<Value> = report
+        .curve
+        .iter()
+        .map(|point| json!({"sessions": point.threads, "signatures_per_second": point.per_second.round()}))
+        .collect();
+    output::list(Format::Table, &points);
+    println!();
+    for (attribute, answer) in &report.gaps {
+        println!("gap      {attribute}: {answer}");
+    }
+    match report.as_profile {
+        true => println!("as its profile says"),
+        false => println!("not as its profile says: correct a copy of the profile, and name that in the configuration"),
+    }
+    Ok(u8::from(!report.as_profile))
+}
+
+/// A token of the configuration, opened without the limits of its profile.
+fn configured(name: &str, sessions: usize, global: &Global) -> Result<(Profile, HostToken)> {
+    let config = Config::load(&global.data)?;
+    let _lock = Lock::take(&config.directory).map_err(|fault| match fault.reason() {
+        Reason::DataDirectoryInUse => fault.hint(
+            "a probe needs the token for itself: stop the service first, or look at the token with keyward token status",
+        ),
+        _ => fault,
+    })?;
+    serve::prepare_modules(&config)?;
+    let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
+    runtime()?.block_on(serve::open_for_probe(&config, name, sessions, &caller, prompt::pin))
+}
+
+/// A token that is made for this, with random PINs that nobody keeps.
+fn made(profile: &str, directory: &Path, sessions: usize) -> Result<(Profile, HostToken)> {
+    let (name, profile) = (profile.to_owned(), Profile::load(profile)?);
     let random_pin = || Ok::<_, Error>(hex::encode(clock::random::<16>()?));
     let user_pin = random_pin()?;
     // No thread runs yet: the module may read its environment.
-    serve::prepare_module(&profile, &args.directory)?;
+    serve::prepare_module(&profile, directory)?;
     let label = format!("probe-{}", hex::encode(clock::random::<4>()?));
     let pins = (Pin::new(random_pin()?), Pin::new(user_pin.clone()));
-    let made = token::initialise(&profile, &args.directory, &label, &pins.0, &pins.1)?;
-    let binding = Binding {
-        name: "probe".to_owned(),
-        profile: args.profile.clone(),
-        directory: Some(args.directory.clone()),
-        label,
-        serial: made.serial,
-        sessions: args.sessions.iter().copied().max().unwrap_or(1),
-    };
+    let made = token::initialise(&profile, directory, &label, &pins.0, &pins.1)?;
+    let directory = Some(directory.to_owned());
+    let binding = Binding { name: "probe".to_owned(), profile: name, directory, label, serial: made.serial, sessions };
     let device = HostToken::start(HostProgram::this(), &binding, &permissive(&profile), Pin::new(user_pin))?;
-    let report = probe(&device, &profile, &args.sessions, POINT)?;
-    let value = serde_json::to_value(&report)
-        .map_err(|fault| Error::new(Reason::Internal, "the report cannot be written").detail(fault))?;
-    match global.output {
-        Format::Json => println!("{value:#}"),
-        Format::Table => {
-            let rows = value["matrix"].as_array().cloned().unwrap_or_default();
-            output::list(Format::Table, &rows);
-            let points: Vec<Value> = report
-                .curve
-                .iter()
-                .map(|point| json!({"sessions": point.threads, "signatures_per_second": point.per_second.round()}))
-                .collect();
-            output::list(Format::Table, &points);
-        }
-    }
-    Ok(u8::from(!report.as_profile))
+    Ok((profile, device))
 }

@@ -1,13 +1,13 @@
 //! `keyward serve`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::cli::{Global, output, runtime_of, stop_signal};
 use crate::config::Config;
 use crate::error::Result;
-use crate::serve;
+use crate::serve::{self, Told};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -36,28 +36,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
             tracing::info!("stopping: no new requests, those under way are finished");
         };
         let socket = config.path(&config.file.operator.socket);
-        serve::serve(&config, stop, |bound| match global.output {
-            output::Format::Json => {
-                // In one line, so that a program need not guess where it ends.
-                let shown = json!({
-                    "nodes": bound.api,
-                    "join": bound.join,
-                    "operators": socket.display().to_string(),
-                    "closed_intents": bound.closed_intents,
-                });
-                println!("{shown}");
-            }
-            output::Format::Table => {
-                println!("serving nodes on {}", bound.api);
-                println!("joining nodes on {}", bound.join);
-                println!("serving operators on {}", socket.display());
-                if bound.closed_intents > 0 {
-                    println!("closed {} intents that an earlier run left open", bound.closed_intents);
-                }
-                println!("ready");
-            }
-        })
-        .await
+        serve::serve(&config, stop, |told| tell(told, &socket, &config, global.output)).await
     });
     // Connections that outlived the drain do not hold the process.
     runtime.shutdown_background();
@@ -68,4 +47,42 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
 /// costs, and each thread more is one more to wake.
 fn threads() -> usize {
     (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
+}
+
+/// Says how far the start has come.
+fn tell(told: Told<'_>, socket: &Path, config: &Config, format: output::Format) {
+    let json = format == output::Format::Json;
+    match told {
+        // In one line each, so that a program need not guess where it ends.
+        Told::Waiting(why) if json => {
+            let shown = json!({
+                "waiting": why.message(), "reason": why.reason().code(), "operators": socket.display().to_string(),
+            });
+            println!("{shown}");
+        }
+        Told::Ready(bound) if json => {
+            let shown = json!({
+                "nodes": bound.api,
+                "join": bound.join,
+                "operators": socket.display().to_string(),
+                "closed_intents": bound.closed_intents,
+            });
+            println!("{shown}");
+        }
+        Told::Waiting(why) => {
+            println!("serving operators on {}", socket.display());
+            println!("serving no nodes yet: {why}");
+            println!("next: keyward token status --data {}", config.directory.display());
+            println!("waiting");
+        }
+        Told::Ready(bound) => {
+            println!("serving nodes on {}", bound.api);
+            println!("joining nodes on {}", bound.join);
+            println!("serving operators on {}", socket.display());
+            if bound.closed_intents > 0 {
+                println!("closed {} intents that an earlier run left open", bound.closed_intents);
+            }
+            println!("ready");
+        }
+    }
 }

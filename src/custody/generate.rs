@@ -1,6 +1,7 @@
 //! The act of making a key pair in a token, and its proof by a decrypted challenge.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey};
@@ -71,12 +72,13 @@ impl AsyncAct<KeyRecord> for Make {
             sign: making.role.signs(),
             decrypt: making.role.decrypts(),
         };
-        let made = custody.ask(&making.token, deadline, move |token| token.generate(&request)).await?;
+        let made = custody.ask_first(&making.token, deadline, move |token| token.generate(&request)).await?;
         let record = KeyRecord {
             name: making.name,
             role: making.role,
             mode: making.mode,
             state: KeyState::Active,
+            before_missing: None,
             id,
             token: making.token,
             public: made.public,
@@ -88,6 +90,11 @@ impl AsyncAct<KeyRecord> for Make {
         let mut writes =
             vec![write(Kind::Key, &record.name, &record).map_err(|fault| Failed::from(fault).afterwards())?];
         writes.extend(making.beside);
+        if record.role != KeyRole::Probe
+            && let Ok(slot) = custody.slot(&record.token)
+        {
+            slot.needed.store(true, Ordering::Relaxed);
+        }
         let result = format!("sha256:{}", ChainHash::of(&record.public.spki_der()));
         Ok(Verified::new(record, result, writes))
     }
@@ -103,14 +110,14 @@ async fn prove(custody: &Custody, key: &KeyRecord, oaep: Hash, deadline: Instant
         let digest = ChainHash::of(text.as_bytes()).0;
         let in_token = key.in_token();
         let signature =
-            custody.ask(&key.token, deadline, move |token| token.sign(&in_token, Hash::Sha256, &digest)).await?;
+            custody.ask_first(&key.token, deadline, move |token| token.sign(&in_token, Hash::Sha256, &digest)).await?;
         let checked = sign::check(&sign::verifier(key)?, Hash::Sha256, &digest, &signature);
         return distrust(custody, key, checked).await;
     }
     let ciphertext = encrypt(&key.public, oaep, &challenge)?;
     let in_token = key.in_token();
     let answer = custody
-        .ask(&key.token, deadline, move |token| token.decrypt(&in_token, Padding::Oaep(oaep), &ciphertext))
+        .ask_first(&key.token, deadline, move |token| token.decrypt(&in_token, Padding::Oaep(oaep), &ciphertext))
         .await?;
     let matches = Error::new(Reason::TokenMismatch, "the token does not decrypt under the public key that it gave");
     distrust(custody, key, if answer.equals(&challenge) { Ok(()) } else { Err(matches) }).await
@@ -119,7 +126,8 @@ async fn prove(custody: &Custody, key: &KeyRecord, oaep: Hash, deadline: Instant
 /// A token that does not hold the key that it gave is not asked again.
 async fn distrust(custody: &Custody, key: &KeyRecord, proved: Result<()>) -> Result<(), Failed> {
     if let Err(fault) = &proved {
-        custody.quarantine(&key.token, fault.message()).await;
+        let maker = custody.slot(&key.token)?.first().to_owned();
+        custody.quarantine(&key.token, &maker, fault.message()).await;
     }
     proved.map_err(Failed::from)
 }

@@ -1,24 +1,23 @@
 //! Keys in tokens, and the only way to use them: permit, durable intent, token, verification, durable outcome.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::Poll;
 use std::time::Instant;
 
 use aws_lc_rs::signature::ParsedPublicKey;
 
 use crate::audit::record::ActNote;
-use crate::caller::CallerNote;
 use crate::cluster::SealProfile;
 use crate::error::{Error, Reason, Result};
-use crate::key::Hash;
 use crate::policy::Permit;
 use crate::store::{Kind, Store, Write};
-use crate::token::lane::{Lane, LaneError};
-use crate::token::{Class, Description, Failure, Token};
+use crate::token::lane::{LaneError, Priority};
+use crate::token::replica::{Health, Served};
+use crate::token::{Failure, Token};
 
 mod anchor;
 mod checkpoint;
@@ -26,25 +25,31 @@ mod countersign;
 mod entries;
 pub mod faultpoint;
 mod generate;
+mod missing;
+mod operate;
 mod proof;
 mod prove;
 mod read;
 mod record;
 mod refusal;
 mod sign;
+mod slot;
 mod start;
+mod tend;
 mod unseal;
 
 pub use anchor::LogFiles;
 pub use checkpoint::{AUDIT_KEY, Ledger, Pace};
 pub use entries::{Found, Query};
 pub use generate::Making;
+pub use operate::{Hold, ReplicaStatus, TokenStatus, clear, no_token};
 use proof::Failed;
 pub use proof::{Intent, Recorded, Verified};
 pub use read::{Page, performed};
-pub use record::{KeyRecord, Standing, device};
+pub use record::{KeyRecord, Standing, record_probe, standing_of};
 use refusal::Refusals;
 pub use sign::Signing;
+pub use slot::{Device, ReadPin, Slot};
 pub use start::Run;
 pub use unseal::{StandIn, unseal};
 
@@ -55,32 +60,10 @@ pub struct Custody {
     ledger: Ledger,
     held: RwLock<HashMap<String, Arc<Held>>>,
     refusals: Arc<Refusals>,
+    /// Names of keys that their tokens do not show.
+    missing: Mutex<BTreeSet<String>>,
     /// Held for reading by each act under way; true once no more may begin.
     stopping: Arc<tokio::sync::RwLock<bool>>,
-}
-
-/// One open token.
-pub struct Slot {
-    lane: Lane,
-    description: Description,
-    oaep: Hash,
-    /// Why it is out of use, if it is. What is recorded follows; this holds at once.
-    quarantined: RwLock<Option<String>>,
-}
-
-impl Slot {
-    /// An open token behind its lane, with the hash that it does OAEP with.
-    ///
-    /// # Errors
-    /// Those of the store, which knows whether the device is quarantined.
-    pub async fn new(store: &dyn Store, lane: Lane, description: Description, oaep: Hash) -> Result<Self> {
-        let (standing, _) = Standing::of(store, &device(&description.serial, &description.label)).await?;
-        Ok(Slot { lane, description, oaep, quarantined: RwLock::new(standing.quarantined) })
-    }
-
-    fn device(&self) -> String {
-        device(&self.description.serial, &self.description.label)
-    }
 }
 
 /// A key ready for use: its record, and its public half parsed once.
@@ -96,7 +79,15 @@ impl Custody {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, tokens: BTreeMap<String, Slot>, ledger: Ledger) -> Self {
         let refusals = Refusals::new(Arc::clone(&store));
-        Custody { store, tokens, ledger, held: RwLock::default(), refusals, stopping: Arc::default() }
+        Custody {
+            store,
+            tokens,
+            ledger,
+            held: RwLock::default(),
+            missing: Mutex::default(),
+            refusals,
+            stopping: Arc::default(),
+        }
     }
 
     /// The store, for the rooms that keep records of their own.
@@ -123,6 +114,15 @@ impl Custody {
         first
             .map(|(name, slot)| (name.as_str(), SealProfile::oaep(slot.oaep)))
             .ok_or_else(|| Error::new(Reason::TokenUnavailable, "this instance has no token"))
+    }
+
+    /// The token of this name, that new keys are to be made in, and how content keys are sealed to them.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` if this instance has none of this name.
+    pub fn token_for_keys(&self, name: &str) -> Result<(&str, SealProfile)> {
+        let found = self.tokens.get(name).map(|slot| (slot.name.as_str(), SealProfile::oaep(slot.oaep)));
+        found.ok_or_else(|| no_token(name, &self.tokens.keys().map(String::as_str).collect::<Vec<_>>()))
     }
 
     /// From the permit to the recorded outcome, as a task of its own: a caller that hangs up loses its answer and
@@ -154,38 +154,37 @@ impl Custody {
         task.await.map_err(|fault| Error::new(Reason::Internal, "an act broke off").detail(fault))?
     }
 
-    /// Runs one call on a token's lane.
+    /// Has a replica of a token do an act that changes nothing in it; another one if that fails.
     async fn ask<T: Send + 'static>(
+        &self,
+        token: &str,
+        priority: Priority,
+        deadline: Instant,
+        call: impl Fn(&dyn Token) -> Result<T, Failure> + Clone + Send + 'static,
+    ) -> Result<Served<T>, Failed> {
+        let slot = self.slot(token)?;
+        slot.barred()?;
+        let asked = slot.replicas.run(priority, deadline, call).await;
+        slot.keep_changes(self.store.as_ref()).await;
+        asked.map_err(|fault| failed(slot, fault))
+    }
+
+    /// Has the first replica of a token do an act that changes it.
+    async fn ask_first<T: Send + 'static>(
         &self,
         token: &str,
         deadline: Instant,
         call: impl FnOnce(&dyn Token) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failed> {
         let slot = self.slot(token)?;
-        let quarantined = slot.quarantined.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(reason) = quarantined {
-            return Err(Error::new(Reason::TokenMismatch, format!("token {token} is quarantined: {reason}"))
-                .hint(format!(
-                    "find out what happened to the device; then stop this service and say: keyward token release {token}"
-                ))
-                .into());
+        slot.barred()?;
+        if let Some((first, Health::Waiting { why } | Health::Quarantined { why })) = slot.replicas.status().first() {
+            let words = format!("{} makes the keys of its token and is out of use: {why}", slot.label(first));
+            return Err(Error::new(Reason::TokenUnavailable, words).hint("see keyward token status").into());
         }
-        let fault = match slot.lane.run(deadline, call).await {
-            Ok(done) => return Ok(done),
-            Err(fault) => fault,
-        };
-        let outcome = fault.outcome();
-        let class = match &fault {
-            LaneError::Failed(failure) => Some(failure.class),
-            _ => None,
-        };
-        let error = Error::from(fault).while_doing(format!("token {token}"));
-        match class {
-            Some(Class::Mismatch) => self.quarantine(token, error.message()).await,
-            Some(Class::Pin) => self.latch(slot, error.message()).await,
-            _ => {}
-        }
-        Err(Failed::asking(error, outcome))
+        let asked = slot.replicas.run_on(slot.first(), deadline, call).await;
+        slot.keep_changes(self.store.as_ref()).await;
+        asked.map_err(|fault| failed(slot, fault))
     }
 
     fn slot(&self, token: &str) -> Result<&Slot> {
@@ -194,30 +193,10 @@ impl Custody {
         })
     }
 
-    /// Takes a token out of use because what it gave is not what was recorded: at once, then durably.
-    async fn quarantine(&self, token: &str, why: &str) {
-        let Ok(slot) = self.slot(token) else { return };
-        {
-            let mut quarantined = slot.quarantined.write().unwrap_or_else(PoisonError::into_inner);
-            if quarantined.is_some() {
-                return;
-            }
-            *quarantined = Some(why.to_owned());
-        }
-        tracing::error!(token, why, "the token is quarantined");
-        let change = |standing: &mut Standing| standing.quarantined = Some(why.to_owned());
-        self.change(slot, "quarantined", why, change).await;
-    }
-
-    /// Keeps a PIN that was refused after the start from being tried at the next one.
-    async fn latch(&self, slot: &Slot, why: &str) {
-        self.change(slot, "latched", why, |standing| standing.latched = Some(why.to_owned())).await;
-    }
-
-    async fn change(&self, slot: &Slot, state: &str, why: &str, change: impl FnOnce(&mut Standing)) {
-        let (store, device) = (self.store.as_ref(), slot.device());
-        if let Err(fault) = Standing::change(store, &device, state, &CallerNote::service(), why, change).await {
-            tracing::error!(device, state, ?fault, "the standing of a token cannot be recorded");
+    /// Takes a replica out of use because what it gave is not what was recorded: at once, then durably.
+    async fn quarantine(&self, token: &str, replica: &str, why: &str) {
+        if let Ok(slot) = self.slot(token) {
+            slot.put_in_quarantine(self.store.as_ref(), replica, why).await;
         }
     }
 }
@@ -232,6 +211,12 @@ async fn unbroken<T>(act: impl Future<Output = Result<Verified<T>, Failed>>) -> 
         })
     })
     .await
+}
+
+/// A lane's failure as the failure of an act.
+fn failed(slot: &Slot, fault: LaneError) -> Failed {
+    let outcome = fault.outcome();
+    Failed::asking(slot.failure(fault), outcome)
 }
 
 /// The part of an act between intent and outcome.

@@ -69,6 +69,11 @@ impl Failed {
         Failed { outcome: Outcome::Unknown, ..self }
     }
 
+    /// Whether it failed because no replica shows the key.
+    pub(super) fn is_key_missing(&self) -> bool {
+        self.error.reason() == Reason::KeyMissing
+    }
+
     /// The words.
     pub(super) fn error(self) -> Error {
         self.error

@@ -132,7 +132,7 @@ impl Custody {
         self.store.get(kind, name).await?.ok_or_else(|| none(name))?.read()
     }
 
-    async fn page<T: DeserializeOwned>(&self, kind: Kind, prefix: &str, page: Page<'_>) -> Result<Vec<T>> {
+    pub(super) async fn page<T: DeserializeOwned>(&self, kind: Kind, prefix: &str, page: Page<'_>) -> Result<Vec<T>> {
         self.store.list(kind, prefix, page.after, page.size).await?.iter().map(|object| object.read()).collect()
     }
 }

@@ -6,6 +6,7 @@ use crate::audit::record::Event;
 use crate::caller::CallerNote;
 use crate::error::{Error, Reason, Result};
 use crate::key::{KeyId, KeyRole, KeyState, Mode, PublicKey};
+use crate::policy::{Operation, Permit};
 use crate::store::{Batch, Kind, Store, Write};
 use crate::token::{Evidence, KeyRef};
 
@@ -20,6 +21,9 @@ pub struct KeyRecord {
     pub mode: Mode,
     /// Where in its life it is.
     pub state: KeyState,
+    /// The state that it goes back to, while it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_missing: Option<KeyState>,
     /// CKA_ID in its token.
     pub id: KeyId,
     /// The token's name in the configuration.
@@ -49,10 +53,31 @@ pub struct Standing {
     pub quarantined: Option<String>,
 }
 
-/// How standings name a device: by what it is, not by what a configuration calls it.
+/// How standings name a device: by what it is, not by what a configuration calls it. Only where another replica of its
+/// token has the same label and serial, it takes this replica's name too to tell them apart.
 #[must_use]
-pub fn device(serial: &str, label: &str) -> String {
-    format!("{label} serial {serial}")
+pub fn standing_of(serial: &str, label: &str, replica: Option<&String>) -> String {
+    let device = format!("{label} serial {serial}");
+    match replica {
+        Some(name) => format!("{device} as {name}"),
+        None => device,
+    }
+}
+
+/// Records that a token is tried out with keys of role `probe`, which are made for it.
+///
+/// # Errors
+/// `INTERNAL` for a permit of another operation; those of the store.
+pub async fn record_probe(store: &dyn Store, permit: Permit, token: &str) -> Result<()> {
+    if permit.operation() != Operation::ProbeToken {
+        return Err(Error::new(Reason::Internal, "a permit of another operation"));
+    }
+    let event = Event::Maintenance {
+        caller: permit.caller().note(),
+        purpose: "probe".to_owned(),
+        keys: vec![format!("tokens/{token}")],
+    };
+    store.commit(Batch::event(event)).await.map(|_| ())
 }
 
 impl Standing {
@@ -72,7 +97,7 @@ impl Standing {
     ///
     /// # Errors
     /// `PIN_LATCHED` if an earlier try is not cleared; those of the login; those of the store.
-    pub async fn log_in<T>(store: &dyn Store, device: &str, login: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub async fn log_in<T>(store: &dyn Store, device: &str, login: impl Future<Output = Result<T>>) -> Result<T> {
         let service = CallerNote::service();
         let (standing, _) = Standing::of(store, device).await?;
         if let Some(latched) = standing.latched {
@@ -83,7 +108,7 @@ impl Standing {
             standing.latched = Some(begun.to_owned());
         })
         .await?;
-        let done = login();
+        let done = login.await;
         let recorded = match &done {
             Err(fault) if fault.reason() == Reason::PinRefused => {
                 let words = fault.message().to_owned();

@@ -18,6 +18,8 @@ use crate::error::{Error, Reason, Result};
 use crate::key::{Hash, KeyRole, PublicKey};
 use crate::policy::{self, DocumentKind, Permit};
 use crate::tls::{Issued, Unsigned};
+use crate::token::Token;
+use crate::token::lane::Priority;
 use crate::xrml::signature::Digest;
 
 /// What will be signed, as it goes into the record.
@@ -35,6 +37,7 @@ pub struct Signing {
 
 struct Sign {
     key: Arc<Held>,
+    priority: Priority,
     hash: Hash,
     digest: Vec<u8>,
     deadline: Instant,
@@ -59,6 +62,8 @@ impl Custody {
             return Err(Error::new(Reason::Internal, "the digest is not of the key's mode"));
         }
         let digest = signing.digest.bytes().to_vec();
+        // Somebody waits for a license; all else can wait for that.
+        let priority = if signing.kind == DocumentKind::UseLicense { Priority::License } else { Priority::Bulk };
         let note = ActNote::SignDocument {
             key: key.record.name.clone(),
             kind: signing.kind.name().to_owned(),
@@ -66,7 +71,7 @@ impl Custody {
             issued: signing.issued,
             digest: format!("{}:{}", hash_name(hash), hex::encode(&digest)),
         };
-        self.perform(permit, note, Sign { key, hash, digest, deadline }).await
+        self.perform(permit, note, Sign { key, priority, hash, digest, deadline }).await
     }
 
     /// Signs a certificate of the TLS authority.
@@ -89,7 +94,8 @@ impl Custody {
             subject: subject.to_owned(),
             digest: format!("sha256:{}", hex::encode(&digest)),
         };
-        let signed = self.perform(permit, note, Sign { key, hash: Hash::Sha256, digest, deadline }).await?;
+        let act = Sign { key, priority: Priority::Bulk, hash: Hash::Sha256, digest, deadline };
+        let signed = self.perform(permit, note, act).await?;
         unsigned.certificate(&signed.answer())
     }
 
@@ -102,12 +108,10 @@ impl Custody {
         policy::may_sign(key.record.role, key.record.state)?;
         let verifier = VerifierKey::new(&checkpoint::origin(&self.store.head().log), &key.record.public)?;
         let (in_token, digest) = (key.record.in_token(), note.digest());
-        let asked = self
-            .ask(&key.record.token, deadline, move |token| token.sign(&in_token, Hash::Sha256, &digest))
-            .await
-            .map_err(Failed::error)?;
-        if let Err(fault) = note.add(&verifier, &asked) {
-            self.quarantine(&key.record.token, fault.message()).await;
+        let act = move |token: &dyn Token| token.sign(&in_token, Hash::Sha256, &digest);
+        let asked = self.ask(&key.record.token, Priority::Bulk, deadline, act).await.map_err(Failed::error)?;
+        if let Err(fault) = note.add(&verifier, &asked.value) {
+            self.quarantine(&key.record.token, &asked.replica, fault.message()).await;
             return Err(Error::new(Reason::TokenMismatch, fault.message()));
         }
         Ok(note)
@@ -116,17 +120,34 @@ impl Custody {
 
 impl AsyncAct<Vec<u8>> for Sign {
     async fn run(self, custody: &Custody) -> Result<Verified<Vec<u8>>, Failed> {
-        let Sign { key, hash, digest, deadline } = self;
-        let in_token = key.record.in_token();
-        let for_token = digest.clone();
+        let Sign { key, priority, hash, digest, deadline } = self;
+        let (in_token, for_token) = (key.record.in_token(), digest.clone());
         let token = key.record.token.as_str();
-        let signature = custody.ask(token, deadline, move |token| token.sign(&in_token, hash, &for_token)).await?;
-        if let Err(fault) = check(&key.verifier, hash, &digest, &signature) {
-            custody.quarantine(token, fault.message()).await;
-            return Err(Failed::from(fault).afterwards());
+        let act = move |device: &dyn Token| device.sign(&in_token, hash, &for_token);
+        let mut wrong = None;
+        loop {
+            let served = match custody.ask(token, priority, deadline, act.clone()).await {
+                Ok(served) => served,
+                // A signature that was not released is the reason, not that nobody is left to make another.
+                Err(failed) => {
+                    if failed.is_key_missing() {
+                        custody.miss(&key.record.name).await;
+                    }
+                    return Err(wrong.unwrap_or(failed));
+                }
+            };
+            match check(&key.verifier, hash, &digest, &served.value) {
+                Ok(()) => {
+                    let text = STANDARD.encode(&served.value);
+                    return Ok(Verified::new(served.value, text, Vec::new()));
+                }
+                // Each round leaves one replica out, so this ends.
+                Err(fault) => {
+                    custody.quarantine(token, &served.replica, fault.message()).await;
+                    wrong.get_or_insert(Failed::from(fault).afterwards());
+                }
+            }
         }
-        let text = STANDARD.encode(&signature);
-        Ok(Verified::new(signature, text, Vec::new()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::audit::chain::ChainHash;
 use crate::audit::record::Event;
-use crate::custody::{Custody, Failed, Intent, proof};
+use crate::custody::{Custody, Failed, Intent, Slot, proof};
 use crate::error::{Error, Reason, Result};
 use crate::policy;
 use crate::store::Batch;
@@ -27,17 +27,13 @@ impl Custody {
     /// # Errors
     /// Those of the store; the instance must not serve then.
     pub async fn start(self: &Arc<Self>, run: Run) -> Result<usize> {
-        let tokens = self
-            .tokens
-            .iter()
-            .map(|(name, slot)| {
-                let d = &slot.description;
-                format!(
-                    "{name}: {} serial {} firmware {} module sha256:{}",
-                    d.label, d.serial, d.firmware, d.module_sha256
-                )
-            })
-            .collect();
+        let words = |slot: &Slot| match slot.description() {
+            Some(d) => {
+                format!("{} serial {} firmware {} module sha256:{}", d.label, d.serial, d.firmware, d.module_sha256)
+            }
+            None => "not open".to_owned(),
+        };
+        let tokens = self.tokens.iter().map(|(name, slot)| format!("{name}: {}", words(slot))).collect();
         let policy = policy::words();
         let lines: String = policy.iter().map(|rule| format!("{rule}\n")).collect();
         let events = vec![
@@ -60,7 +56,23 @@ impl Custody {
                 _ => {}
             }
         }
+        self.read_keys().await?;
         Ok(open.len())
+    }
+
+    /// Closes what was opened for a run that does not begin.
+    pub async fn abandon(self: &Arc<Self>) {
+        self.close_tokens().await;
+        self.store.close().await;
+    }
+
+    async fn close_tokens(self: &Arc<Self>) {
+        let custody = Arc::clone(self);
+        // Closing a lane waits for its threads.
+        let close = move || custody.tokens.values().for_each(|slot| slot.replicas.close());
+        if tokio::task::spawn_blocking(close).await.is_err() {
+            tracing::error!("a token did not close cleanly");
+        }
     }
 
     /// Ends this run and closes the store.
@@ -81,11 +93,6 @@ impl Custody {
         {
             tracing::error!(?fault, "the end of this run cannot be signed");
         }
-        let custody = Arc::clone(self);
-        // Closing a lane waits for its threads.
-        let closed = tokio::task::spawn_blocking(move || custody.tokens.values().for_each(|slot| slot.lane.close()));
-        if closed.await.is_err() {
-            tracing::error!("a token did not close cleanly");
-        }
+        self.close_tokens().await;
     }
 }

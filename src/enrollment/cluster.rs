@@ -29,6 +29,8 @@ pub struct NewCluster {
     pub server_name: String,
     /// Third parties that may revoke what it issues, as DER; none for standard revocation.
     pub revocation: Vec<Vec<u8>>,
+    /// The token that its key is made in, by its name in the configuration; the first by name where it is empty.
+    pub token: String,
 }
 
 /// What this instance enrolls its clusters as. It comes from the configuration, not from the machine.
@@ -49,7 +51,7 @@ pub struct Exported {
     pub fingerprint: Fingerprint,
 }
 
-/// Makes a cluster with a fresh Mode 2 key in this instance's first token.
+/// Makes a cluster with a fresh Mode 2 key in one of this instance's tokens.
 ///
 /// # Errors
 /// `PERMISSION_DENIED`, `INVALID_ARGUMENT`, `ALREADY_EXISTS`; those of custody. Refusals are recorded.
@@ -95,7 +97,8 @@ async fn prepare(
         return Err(Error::new(Reason::AlreadyExists, format!("{name} exists already"))
             .hint("choose another name, or look at it: keyward cluster get"));
     }
-    let (token, seal) = custody.default_token()?;
+    let (token, seal) =
+        if new.token.is_empty() { custody.default_token() } else { custody.token_for_keys(&new.token) }?;
     let cluster = Cluster {
         slc_key: format!("{name}/keys/slc-1"),
         guid: Uuid::new_v4(),

@@ -17,6 +17,7 @@ pub use v1::join_client::JoinClient;
 pub use v1::keys_client::KeysClient;
 pub use v1::licensing_client::LicensingClient;
 pub use v1::nodes_client::NodesClient;
+pub use v1::tokens_client::TokensClient;
 
 /// An open connection.
 #[derive(Clone)]
@@ -57,6 +58,7 @@ impl Connection {
         enrollment EnrollmentClient
         licensing LicensingClient
         audit AuditClient
+        tokens TokensClient
     }
 
     /// The connection itself, for services beside ours such as health.

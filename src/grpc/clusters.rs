@@ -19,13 +19,14 @@ impl v1::clusters_server::Clusters for Door {
     ) -> Result<Response<v1::Cluster>, Status> {
         let caller = self.caller(&request).await?;
         let deadline = deadline(&request);
-        let v1::CreateClusterRequest { cluster_id, cluster } = request.into_inner();
+        let v1::CreateClusterRequest { cluster_id, cluster, token } = request.into_inner();
         let cluster = cluster.unwrap_or_default();
         let new = NewCluster {
             id: cluster_id,
             url: cluster.url,
             server_name: cluster.server_name,
             revocation: cluster.revocation_keys,
+            token: token.strip_prefix("tokens/").unwrap_or(&token).to_owned(),
         };
         let (cluster, _) = enrollment::cluster::create(&self.custody, &caller, &self.product, new, deadline)
             .await

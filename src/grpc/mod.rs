@@ -24,6 +24,7 @@ mod nodes;
 mod proofs;
 pub mod server;
 pub mod status;
+mod tokens;
 
 /// The generated protocol.
 #[allow(missing_docs, unused_qualifications, unreachable_pub, clippy::all)]

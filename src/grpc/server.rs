@@ -33,6 +33,12 @@ const REQUEST_S: u64 = 30;
 /// Life of a connection of those that join, in seconds: they have one question, and no certificate yet.
 const JOIN_CONNECTION_S: u64 = 30;
 
+/// Services that use keys, and the instance as a whole.
+const USE_KEYS: &[&str] = &["", "keyward.v1.Licensing", "keyward.v1.Enrollment"];
+/// Services that use records, and keys for some requests only.
+const USE_RECORDS: &[&str] =
+    &["keyward.v1.Clusters", "keyward.v1.Keys", "keyward.v1.Nodes", "keyward.v1.Audit", "keyward.v1.Tokens"];
+
 /// All services, ready to be served.
 pub struct Services {
     routes: Routes,
@@ -68,25 +74,38 @@ impl Services {
             .add_service(sized!(licensing_server, LicensingServer))
             .add_service(sized!(enrollment_server, EnrollmentServer))
             .add_service(sized!(audit_server, AuditServer))
+            .add_service(sized!(tokens_server, TokensServer))
             .prepare();
         let join = Routes::new(v1::join_server::JoinServer::new(door.clone())).prepare();
         Ok(Services { routes, join, health, room: Room::here() })
     }
 
-    /// Says to health checks whether this instance serves.
-    pub async fn set_serving(&self, serving: bool) {
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in [
-            "",
-            "keyward.v1.Licensing",
-            "keyward.v1.Clusters",
-            "keyward.v1.Keys",
-            "keyward.v1.Nodes",
-            "keyward.v1.Enrollment",
-            "keyward.v1.Audit",
-        ] {
-            self.health.set_service_status(service, status).await;
+    /// Says to health checks whether the doors for nodes are open, and how the tokens stand: by name, whether each serves
+    /// and whether it is needed. Services that use keys serve if every needed token does; each token is a service of its
+    /// own, `tokens/{name}`.
+    pub async fn report(&self, open: bool, tokens: &[(String, bool, bool)]) {
+        let ready = open && tokens.iter().all(|(_, serves, needed)| *serves || !needed);
+        for service in USE_KEYS {
+            self.set(service, ready).await;
         }
+        for service in USE_RECORDS {
+            self.set(service, true).await;
+        }
+        for (name, serves, _) in tokens {
+            self.set(&format!("tokens/{name}"), *serves).await;
+        }
+    }
+
+    /// Says to health checks that this instance serves no more.
+    pub async fn stop(&self) {
+        for service in USE_KEYS.iter().chain(USE_RECORDS) {
+            self.set(service, false).await;
+        }
+    }
+
+    async fn set(&self, service: &str, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.health.set_service_status(service, status).await;
     }
 
     /// Serves nodes: TLS on both sides, until `stop` resolves and what is under way is answered.

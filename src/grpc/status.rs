@@ -13,7 +13,7 @@ pub const DOMAIN: &str = "keyward.v1";
 /// Longest message or hint that is sent, in bytes. Together they must fit into the headers that a client takes (16 KiB
 /// with most), in which each byte may become three.
 const WORDS_BYTES_MAX: usize = 1024;
-/// When to come back after a failure that passes, in milliseconds.
+/// When to come back after a failure that passes and does not say when, in milliseconds.
 const RETRY_MS: u64 = 500;
 
 /// The canonical code of a reason.
@@ -31,6 +31,7 @@ pub fn code(reason: Reason) -> Code {
         Reason::TokenUnsupported => Code::Unimplemented,
         Reason::TokenUnknown => Code::Unknown,
         Reason::TokenUnavailable
+        | Reason::TokenWaiting
         | Reason::TokenMismatch
         | Reason::PinRefused
         | Reason::PinLatched
@@ -88,7 +89,7 @@ pub fn status(error: Error) -> Status {
     let hint = error.next_step().map(|hint| ("hint".to_owned(), cut(hint)));
     let mut details = ErrorDetails::with_error_info(reason.code(), DOMAIN, HashMap::from_iter(hint));
     if passes(reason) {
-        details.set_retry_info(Some(Duration::from_millis(RETRY_MS)));
+        details.set_retry_info(Some(error.worth_again_in().unwrap_or(Duration::from_millis(RETRY_MS))));
     }
     Status::with_error_details(code(reason), cut(error.message()), details)
 }

@@ -57,6 +57,7 @@ impl From<LaneError> for Error {
             LaneError::Busy { retry_after } => {
                 Error::new(Reason::TokenBusy, "the queue in front of the token is too long for this deadline")
                     .hint(format!("Ask again in {} ms.", retry_after.as_millis().max(1)))
+                    .retry_after(retry_after.max(Duration::from_millis(1)))
             }
             LaneError::Expired => Error::new(Reason::TokenBusy, "the deadline passed in the queue; nothing was done"),
             LaneError::Late => Error::new(Reason::TokenUnknown, "the token did not answer before the deadline"),

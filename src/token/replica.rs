@@ -1,7 +1,10 @@
 //! Replicas: the same keys in several tokens, each behind a lane of its own; who serves, and who is left out.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
 
 use super::lane::{Lane, LaneError, Priority};
 use super::{Class, Failure, Token};
@@ -19,6 +22,11 @@ pub enum Health {
         /// What it answered.
         why: String,
     },
+    /// Has no PIN that may be tried: not used until a person logs it in.
+    Waiting {
+        /// Why it has none.
+        why: String,
+    },
     /// Its key or its signature was not the recorded one: not used until a person releases it.
     Quarantined {
         /// What was seen.
@@ -26,27 +34,85 @@ pub enum Health {
     },
 }
 
+impl Health {
+    /// One word for it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Health::Healthy => "healthy",
+            Health::Failed { .. } => "failed",
+            Health::Waiting { .. } => "waiting",
+            Health::Quarantined { .. } => "quarantined",
+        }
+    }
+
+    /// The reason; empty if it serves.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        match self {
+            Health::Healthy => "",
+            Health::Failed { why } | Health::Waiting { why } | Health::Quarantined { why } => why,
+        }
+    }
+}
+
 /// Tokens that hold the same keys. Only devices can make such: vendor cloning, or one device reached twice.
 pub struct Replicas {
     members: Vec<Member>,
+    /// Some member stands otherwise than the owner was told.
+    changed: AtomicBool,
 }
 
 struct Member {
     name: String,
     lane: Lane,
-    health: Mutex<Health>,
+    state: Mutex<State>,
+}
+
+struct State {
+    health: Health,
+    since: Instant,
+    /// When it last did what it was asked.
+    answered: Option<Instant>,
+    /// When a probe last ended, well or not.
+    probed: Option<Instant>,
+    told: bool,
+}
+
+/// How one replica does.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// How it stands.
+    pub health: Health,
+    /// For how long.
+    pub since: Instant,
+    /// When it last did what it was asked.
+    pub answered: Option<Instant>,
+    /// When a probe of it last ended, well or not.
+    pub probed: Option<Instant>,
+    /// Acts that wait for it.
+    pub waiting: usize,
+    /// Acts that wait for it or run.
+    pub busy: usize,
 }
 
 impl Member {
-    fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Quarantine is left by a person only.
-    fn becomes(&self, next: Health) {
-        let mut health = self.health();
-        if !matches!(*health, Health::Quarantined { .. }) {
-            *health = next;
+    fn status(&self) -> Status {
+        let state = self.state();
+        Status {
+            name: self.name.clone(),
+            health: state.health.clone(),
+            since: state.since,
+            answered: state.answered,
+            probed: state.probed,
+            waiting: self.lane.waiting(),
+            busy: self.lane.busy(),
         }
     }
 }
@@ -64,27 +130,31 @@ impl Replicas {
     /// Takes lanes with the names of their tokens, at least one.
     #[must_use]
     pub fn new(members: Vec<(String, Lane)>) -> Self {
-        let member = |(name, lane)| Member { name, lane, health: Mutex::new(Health::Healthy) };
-        Replicas { members: members.into_iter().map(member).collect() }
+        let now = Instant::now();
+        let member = |(name, lane)| {
+            let state = State { health: Health::Healthy, since: now, answered: None, probed: None, told: true };
+            Member { name, lane, state: Mutex::new(state) }
+        };
+        Replicas { members: members.into_iter().map(member).collect(), changed: AtomicBool::new(false) }
     }
 
     /// Has the least busy healthy replica do an act that changes nothing in the token, and another one if that fails
-    /// and time is left. A replica that fails is passed over until a probe of [`Replicas::tend`] succeeds; one whose
-    /// key is not the recorded one is quarantined.
+    /// and time is left. A replica that fails is passed over until a probe of [`Replicas::probe`] succeeds; one whose
+    /// key is not the recorded one is quarantined; one whose PIN was refused waits.
     ///
     /// # Errors
-    /// The last replica's [`LaneError`].
+    /// The last replica's [`LaneError`]; that a key is missing only if every replica says so.
     pub async fn run<T: Send + 'static>(
         &self,
         priority: Priority,
         deadline: Instant,
         act: impl Fn(&dyn Token) -> Result<T, Failure> + Clone + Send + 'static,
     ) -> Result<Served<T>, LaneError> {
-        let mut last = LaneError::Closed;
+        let mut last = None;
         for member in self.in_order() {
             match member.lane.run_as(priority, deadline, act.clone()).await {
                 Ok(value) => {
-                    member.becomes(Health::Healthy);
+                    self.becomes(member, Health::Healthy);
                     return Ok(Served { value, replica: member.name.clone() });
                 }
                 // The input's fault, or the caller's time is over: another replica would say the same.
@@ -93,51 +163,107 @@ impl Replicas {
                 }
                 Err(LaneError::Expired) => return Err(LaneError::Expired),
                 Err(LaneError::Late) => {
-                    member.becomes(Health::Failed { why: "no answer before a deadline".to_owned() });
+                    self.becomes(member, Health::Failed { why: "no answer before a deadline".to_owned() });
                     return Err(LaneError::Late);
                 }
-                Err(LaneError::Failed(f)) => {
-                    match f.class {
-                        Class::Mismatch => member.becomes(Health::Quarantined { why: f.to_string() }),
-                        // One key that is missing says nothing of the others.
-                        Class::KeyMissing => {}
-                        _ => member.becomes(Health::Failed { why: f.to_string() }),
-                    }
-                    last = LaneError::Failed(f);
+                // One key that is missing says nothing of the others, and another replica may have it.
+                Err(LaneError::Failed(f)) if f.class == Class::KeyMissing => {
+                    last.get_or_insert(LaneError::Failed(f));
                 }
-                Err(busy) => last = busy,
+                Err(LaneError::Failed(f)) => {
+                    self.becomes(member, verdict(&f));
+                    last = Some(LaneError::Failed(f));
+                }
+                Err(busy) => last = Some(busy),
             }
         }
-        Err(last)
+        Err(last.unwrap_or(LaneError::Closed))
     }
 
-    /// Healthy ones first, the least busy of them at the head; then failed ones; none that is quarantined.
+    /// Has one replica do an act, whatever became of it before: to log it in, or to make a key, which is made in one.
+    ///
+    /// # Errors
+    /// As [`Lane::run_as`]; [`LaneError::Closed`] if there is no such replica.
+    pub async fn run_on<T: Send + 'static>(
+        &self,
+        replica: &str,
+        deadline: Instant,
+        act: impl FnOnce(&dyn Token) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, LaneError> {
+        let Some(member) = self.member(replica) else { return Err(LaneError::Closed) };
+        let done = member.lane.run_as(Priority::Bulk, deadline, act).await;
+        if let Err(LaneError::Failed(f)) = &done
+            && !matches!(f.class, Class::Caller | Class::Unsupported | Class::KeyMissing)
+        {
+            self.becomes(member, verdict(f));
+        }
+        done
+    }
+
+    /// Healthy ones first, the least busy of them at the head; then failed ones; none that only a person brings back.
     fn in_order(&self) -> Vec<&Member> {
-        let rank = |member: &&Member| match *member.health() {
+        let rank = |member: &&Member| match member.state().health {
             Health::Healthy => Some((0, member.lane.busy())),
             Health::Failed { .. } => Some((1, member.lane.busy())),
-            Health::Quarantined { .. } => None,
+            Health::Waiting { .. } | Health::Quarantined { .. } => None,
         };
         let mut ranked: Vec<_> = self.members.iter().filter_map(|m| rank(&m).map(|rank| (rank, m))).collect();
         ranked.sort_by_key(|(rank, _)| *rank);
         ranked.into_iter().map(|(_, member)| member).collect()
     }
 
+    fn member(&self, replica: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.name == replica)
+    }
+
+    /// What an act showed. Quarantine and waiting are left by a person only.
+    fn becomes(&self, member: &Member, next: Health) {
+        let mut state = member.state();
+        if next == Health::Healthy {
+            state.answered = Some(Instant::now());
+        }
+        if state.health == next || matches!(state.health, Health::Quarantined { .. }) {
+            return;
+        }
+        if !matches!(state.health, Health::Waiting { .. }) || matches!(next, Health::Quarantined { .. }) {
+            self.put(&mut state, next);
+        }
+    }
+
+    fn put(&self, state: &mut State, next: Health) {
+        if state.health.name() != next.name() {
+            (state.since, state.told) = (Instant::now(), false);
+            self.changed.store(true, Ordering::Release);
+        }
+        state.health = next;
+    }
+
     /// Leaves a replica out until a person releases it: its signature did not verify.
     pub fn quarantine(&self, replica: &str, why: &str) {
-        for member in self.members.iter().filter(|m| m.name == replica) {
-            member.becomes(Health::Quarantined { why: why.to_owned() });
+        if let Some(member) = self.member(replica) {
+            self.becomes(member, Health::Quarantined { why: why.to_owned() });
+        }
+    }
+
+    /// What the owner knows of a replica, who is not told it again: at the start, and after a login. A quarantine stays.
+    pub fn assume(&self, replica: &str, health: Health) {
+        if let Some(member) = self.member(replica) {
+            let mut state = member.state();
+            if !matches!(state.health, Health::Quarantined { .. }) {
+                self.put(&mut state, health);
+                state.told = true;
+            }
         }
     }
 
     /// Ends a quarantine, on a person's word. The replica is on trial: it serves first when a probe succeeded.
     /// `false` if no replica of this name is quarantined.
     pub fn release(&self, replica: &str) -> bool {
-        let Some(member) = self.members.iter().find(|m| m.name == replica) else { return false };
-        let mut health = member.health();
-        let was = matches!(*health, Health::Quarantined { .. });
+        let Some(member) = self.member(replica) else { return false };
+        let mut state = member.state();
+        let was = matches!(state.health, Health::Quarantined { .. });
         if was {
-            *health = Health::Failed { why: "released from quarantine; not yet probed".to_owned() };
+            self.put(&mut state, Health::Failed { why: "released from quarantine; not yet probed".to_owned() });
         }
         was
     }
@@ -145,31 +271,90 @@ impl Replicas {
     /// Names and health, in the order of configuration.
     #[must_use]
     pub fn status(&self) -> Vec<(String, Health)> {
-        self.members.iter().map(|m| (m.name.clone(), m.health().clone())).collect()
+        self.members.iter().map(|m| (m.name.clone(), m.state().health.clone())).collect()
     }
 
-    /// Probes failed replicas every `interval`, for ever, one act at a time each; spawned by the owner. The act uses
-    /// a key of role `probe` only, or none.
-    pub async fn tend(
-        self: Arc<Self>,
-        interval: Duration,
-        probe: impl Fn(&dyn Token) -> Result<(), Failure> + Clone + Send + 'static,
-    ) {
-        loop {
-            tokio::time::sleep(interval).await;
-            for member in &self.members {
-                if matches!(*member.health(), Health::Failed { .. }) {
-                    let deadline = Instant::now() + PROBE_MAX;
-                    if member.lane.run_as(Priority::Bulk, deadline, probe.clone()).await.is_ok() {
-                        member.becomes(Health::Healthy);
-                    }
-                }
+    /// All that is known of each, in the order of configuration.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<Status> {
+        self.members.iter().map(Member::status).collect()
+    }
+
+    /// Whether one of them serves.
+    #[must_use]
+    pub fn serve(&self) -> bool {
+        self.members.iter().any(|member| member.state().health == Health::Healthy)
+    }
+
+    /// Those that stand otherwise than when this was last asked. One at a time may ask.
+    #[must_use]
+    pub fn changes(&self) -> Vec<(String, Health)> {
+        if !self.changed.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        let mut changes = Vec::new();
+        for member in &self.members {
+            let mut state = member.state();
+            if !state.told {
+                state.told = true;
+                changes.push((member.name.clone(), state.health.clone()));
             }
+        }
+        changes
+    }
+
+    /// One round of probes, all at once: of each replica that failed, and of each that serves and did nothing for
+    /// `idle`. The act uses a key of role `probe` only, or none.
+    pub async fn probe(
+        self: &Arc<Self>,
+        idle: Duration,
+        act: impl Fn(&dyn Token) -> Result<(), Failure> + Clone + Send + 'static,
+    ) {
+        let mut probes = JoinSet::new();
+        for place in 0..self.members.len() {
+            let due = {
+                let state = self.members[place].state();
+                let rested = state.answered.is_none_or(|answered| answered.elapsed() >= idle);
+                matches!(state.health, Health::Failed { .. }) || state.health == Health::Healthy && rested
+            };
+            if due {
+                let (replicas, act) = (Arc::clone(self), act.clone());
+                probes.spawn(async move { replicas.probe_one(&replicas.members[place], act).await });
+            }
+        }
+        while probes.join_next().await.is_some() {}
+    }
+
+    async fn probe_one(&self, member: &Member, act: impl FnOnce(&dyn Token) -> Result<(), Failure> + Send + 'static) {
+        let done = member.lane.run_as(Priority::Bulk, Instant::now() + PROBE_MAX, act).await;
+        member.state().probed = Some(Instant::now());
+        match done {
+            Ok(()) => self.becomes(member, Health::Healthy),
+            Err(LaneError::Failed(f)) if f.class == Class::KeyMissing => {
+                let why = "it does not show the probe key, which all replicas hold".to_owned();
+                self.becomes(member, Health::Failed { why });
+            }
+            Err(LaneError::Failed(f)) => self.becomes(member, verdict(&f)),
+            Err(LaneError::Late) => {
+                self.becomes(member, Health::Failed { why: "no answer to a probe in time".to_owned() });
+            }
+            // It has too much to do; nothing says that it does not do it.
+            Err(LaneError::Busy { .. } | LaneError::Expired | LaneError::Closed) => {}
         }
     }
 
     /// Closes all lanes. Blocks until they are drained.
     pub fn close(&self) {
         self.members.iter().for_each(|member| member.lane.close());
+    }
+}
+
+/// What a device's failure says of the device.
+fn verdict(failure: &Failure) -> Health {
+    let why = failure.to_string();
+    match failure.class {
+        Class::Mismatch => Health::Quarantined { why },
+        Class::Pin => Health::Waiting { why },
+        _ => Health::Failed { why },
     }
 }

@@ -95,11 +95,38 @@ pub(crate) fn ends(command: &mut Command) -> Ran {
 impl Instance {
     /// Makes a data directory as people do.
     pub(crate) fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix("kw").tempdir().unwrap();
-        let instance = Instance { directory, service: None };
-        let data = instance.data();
-        keyward(&["init", "--listen", "127.0.0.1:0", "--join-listen", "127.0.0.1:0", data.to_str().unwrap()]).good();
+        let instance = Instance::nothing();
+        instance.init(&[]).good();
         instance
+    }
+
+    /// A place for a data directory, which is not made yet.
+    pub(crate) fn nothing() -> Self {
+        let directory = tempfile::Builder::new().prefix("kw").tempdir().unwrap();
+        Instance { directory, service: None }
+    }
+
+    /// Makes the data directory with more options.
+    pub(crate) fn init(&self, more: &[&str]) -> Ran {
+        let data = self.data();
+        let free = ["--listen", "127.0.0.1:0", "--join-listen", "127.0.0.1:0"];
+        keyward(&[&["init"], &free[..], more, &[data.to_str().unwrap()]].concat())
+    }
+
+    /// Changes the configuration.
+    #[track_caller]
+    pub(crate) fn reconfigure(&self, from: &str, to: &str) {
+        let path = self.data().join("keyward.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from} is not in {text}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
+    /// Adds to the end of the configuration.
+    pub(crate) fn configure(&self, more: &str) {
+        let path = self.data().join("keyward.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text + more).unwrap();
     }
 
     /// A running instance with one cluster, `clusters/demo`, and one node of it.
@@ -193,8 +220,20 @@ impl Instance {
         self.start_as(Command::new(KEYWARD).arg("serve").arg(self.data()).envs(environment.iter().copied()));
     }
 
-    /// Starts a command that becomes the service.
+    /// Starts the service, which cannot serve nodes yet and says so.
+    pub(crate) fn start_waiting(&mut self) {
+        let data = self.data();
+        self.launch(Command::new(KEYWARD).arg("serve").arg(data));
+        self.wait_for_line("waiting");
+    }
+
+    /// Starts a command that becomes the service, and waits until it is ready.
     pub(crate) fn start_as(&mut self, command: &mut Command) {
+        self.launch(command);
+        self.wait_for_line("ready");
+    }
+
+    fn launch(&mut self, command: &mut Command) {
         assert!(self.service.is_none(), "the service runs already");
         let log = fs::File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
@@ -209,7 +248,6 @@ impl Instance {
             }
         });
         self.service = Some(Service { child, lines, seen: Vec::new() });
-        self.wait_for_line("ready");
     }
 
     /// Runs the service to its end: for starts that must fail.

@@ -147,6 +147,19 @@ pub(crate) fn directory(profile: &Profile) -> PathBuf {
     directory
 }
 
+/// Copies a directory with all that is in it: how SoftHSM imitates the cloning of a token.
+pub(crate) fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_files(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
 /// A TPM in software, on two ports of the loopback interface; ends with its test.
 pub(crate) struct Swtpm {
     directory: PathBuf,

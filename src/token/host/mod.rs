@@ -53,13 +53,14 @@ pub struct HostToken {
     program: HostProgram,
     binding: Binding,
     profile: Profile,
-    pin: Pin,
     state: Mutex<State>,
     returned: Condvar,
 }
 
 #[derive(Default)]
 struct State {
+    /// What every host gets; none before the first login.
+    pin: Option<Pin>,
     host: Option<Host>,
     idle: Vec<UnixStream>,
     /// Counts the hosts: a channel of an earlier one is not given back.
@@ -67,6 +68,8 @@ struct State {
     /// The present host has answered a call: if it goes down now, it is started again at once.
     served: bool,
     back_off: BackOff,
+    /// Why there is no host, if there is none.
+    gone: String,
     pin_refused: Option<String>,
 }
 
@@ -94,22 +97,60 @@ impl HostToken {
     /// Starts a host for a token and waits until it has opened it.
     ///
     /// # Errors
-    /// Those of [`super::open`], as the host says them; `TOKEN_UNAVAILABLE` if it does not answer in time.
+    /// As [`HostToken::login`].
     pub fn start(program: HostProgram, binding: &Binding, profile: &Profile, pin: Pin) -> Result<HostToken> {
-        let token = HostToken {
+        let token = HostToken::waiting(program, binding, profile);
+        token.login(pin)?;
+        Ok(token)
+    }
+
+    /// A token that has no PIN yet: it refuses every call until [`HostToken::login`].
+    #[must_use]
+    pub fn waiting(program: HostProgram, binding: &Binding, profile: &Profile) -> HostToken {
+        let state = State { pin_refused: Some("it has not been logged in yet".to_owned()), ..State::default() };
+        HostToken {
             program,
             binding: binding.clone(),
             profile: profile.clone(),
-            pin,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             returned: Condvar::new(),
-        };
-        let (host, idle) = token.spawn()?;
-        {
-            let mut state = token.lock();
-            (state.host, state.idle) = (Some(host), idle);
         }
-        Ok(token)
+    }
+
+    /// Ends the host if there is one, and starts one that tries this PIN, once. A device that cannot be reached is
+    /// tried again when it is next called and its time has come; a PIN that was refused never is.
+    ///
+    /// # Errors
+    /// Those of [`super::open`], as the host says them; `TOKEN_UNAVAILABLE` if it does not answer in time.
+    pub fn login(&self, pin: Pin) -> Result<()> {
+        let mut state = self.lock();
+        state.idle.clear();
+        if state.host.take().is_some() {
+            state.generation += 1;
+        }
+        (state.pin_refused, state.served) = (None, false);
+        let spawned = self.spawn(&pin);
+        state.pin = Some(pin);
+        let done = match spawned {
+            Ok((host, idle)) => {
+                (state.host, state.idle) = (Some(host), idle);
+                state.back_off.reset();
+                Ok(())
+            }
+            Err(e) => {
+                let _ = self.not_started(&mut state, &e);
+                Err(e)
+            }
+        };
+        drop(state);
+        self.returned.notify_all();
+        done
+    }
+
+    /// Whether it has a PIN that may be tried.
+    #[must_use]
+    pub fn has_pin(&self) -> bool {
+        self.lock().pin_refused.is_none()
     }
 
     /// Process id of the host now, for tests and for `status`.
@@ -128,7 +169,7 @@ impl HostToken {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self) -> Result<(Host, Vec<UnixStream>)> {
+    fn spawn(&self, pin: &Pin) -> Result<(Host, Vec<UnixStream>)> {
         let failed = |e: io::Error| Error::new(Reason::TokenUnavailable, "the token host cannot be started").detail(e);
         let (mut control, theirs) = UnixStream::pair().map_err(failed)?;
         let mut command = Command::new(&self.program.path);
@@ -141,7 +182,7 @@ impl HostToken {
         // The command holds the child's end of the socket; while it is open here, the child's death shows no end.
         drop(command);
         let host = Host { child, _control: control.try_clone().map_err(failed)? };
-        let idle = self.introduce(&mut control).map_err(|e| {
+        let idle = self.introduce(&mut control, pin).map_err(|e| {
             Error::new(Reason::TokenUnavailable, format!("the token host of {} did not open it", self.binding.name))
                 .detail(e)
         })??;
@@ -149,7 +190,7 @@ impl HostToken {
     }
 
     /// Tells a fresh host what to open; gives the channels, or the host's refusal.
-    fn introduce(&self, control: &mut UnixStream) -> io::Result<Result<Vec<UnixStream>>> {
+    fn introduce(&self, control: &mut UnixStream, pin: &Pin) -> io::Result<Result<Vec<UnixStream>>> {
         let sessions = u32::try_from(self.binding.sessions.max(1)).unwrap_or(1);
         let hello = Hello {
             binding: serde_json::to_string(&self.binding)?,
@@ -159,7 +200,7 @@ impl HostToken {
         control.set_read_timeout(Some(OPEN_MAX))?;
         control.set_write_timeout(Some(OPEN_MAX))?;
         wire::write_message(control, &hello)?;
-        wire::write_frame(control, self.pin.expose().as_bytes())?;
+        wire::write_frame(control, pin.expose().as_bytes())?;
         let mut channels = Vec::new();
         for _ in 0..sessions {
             let (ours, theirs) = UnixStream::pair()?;
@@ -182,10 +223,14 @@ impl HostToken {
             }
             if state.host.is_none() {
                 if !state.back_off.is_over() {
-                    let why = "the token host is gone and is started again soon".to_owned();
+                    let why = format!("{}; it is tried again soon", state.gone);
                     return Err(failure(Class::Token, Outcome::Refused, why));
                 }
-                match self.spawn() {
+                let Some(pin) = &state.pin else {
+                    let why = "it has not been logged in yet".to_owned();
+                    return Err(failure(Class::Pin, Outcome::Refused, why));
+                };
+                match self.spawn(pin) {
                     Ok((host, idle)) => {
                         (state.host, state.idle, state.served) = (Some(host), idle, false);
                         self.returned.notify_all();
@@ -206,6 +251,7 @@ impl HostToken {
             return failure(Class::Pin, Outcome::Refused, e.message().to_owned());
         }
         state.back_off.longer();
+        e.message().clone_into(&mut state.gone);
         failure(Class::Token, Outcome::Refused, e.message().to_owned())
     }
 
@@ -231,14 +277,13 @@ impl HostToken {
                     Some(wire) => {
                         let failure = Failure::from(wire);
                         if failure.class == Class::Module {
-                            self.kill(generation);
+                            self.kill(generation, &failure.to_string());
                         }
                         Err(failure)
                     }
                 }
             }
             Err(e) => {
-                self.kill(generation);
                 let why = match e.kind() {
                     io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                         format!("no answer within {} ms; the token host was killed", limit.as_millis())
@@ -246,15 +291,17 @@ impl HostToken {
                     io::ErrorKind::InvalidData => "an answer that makes no sense; the token host was killed".to_owned(),
                     _ => "the token host ended".to_owned(),
                 };
+                self.kill(generation, &why);
                 Err(failure(Class::Module, Outcome::Unknown, why))
             }
         }
     }
 
     /// Ends the host of this generation, if it is still the one.
-    fn kill(&self, generation: u64) {
+    fn kill(&self, generation: u64, why: &str) {
         let mut state = self.lock();
         if state.generation == generation {
+            why.clone_into(&mut state.gone);
             state.generation += 1;
             state.idle.clear();
             state.host = None;

@@ -1,7 +1,7 @@
 //! A token that fails by script: a real one behind the faulty module, in a host, with one key.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use keyward::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
 use keyward::token::host::HostToken;
 use keyward::token::{Failure, Generate, KeyRef, Token};
 
+use crate::kit::Instance;
 use crate::kit::token::{Held, TestToken, USER_PIN, built};
 
 const MESSAGE: &[u8] = b"a message under a faulty token";
@@ -107,6 +108,22 @@ impl Faulty {
         let name = format!(".line{line}.");
         self.markers().iter().filter(|marker| marker.to_str().unwrap().contains(&name)).count()
     }
+}
+
+/// Writes a profile of SoftHSM behind the faulty module, which does what this script says, beside an instance.
+pub(crate) fn faulty_profile(instance: &Instance, script: &Path) -> PathBuf {
+    fs::write(script, "").unwrap();
+    let profile = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/hsm-profiles/softhsm.toml")).unwrap();
+    let from = profile.find("paths = [").unwrap();
+    let to = from + profile[from..].find(']').unwrap() + 1;
+    let real = profile[from..to].split('"').skip(1).step_by(2).find(|path| fs::metadata(path).is_ok()).unwrap();
+    let module = built("faulty", "libfaulty_pkcs11.so");
+    let environment = format!("FAULTY_MODULE = \"{real}\", FAULTY_SCRIPT = \"{}\", SOFTHSM2_CONF", script.display());
+    let module = format!("paths = [\"{}\"]", module.display());
+    let faulty = profile.replace(&profile[from..to], &module).replacen("SOFTHSM2_CONF", &environment, 1);
+    let path = instance.path("faulty.toml");
+    fs::write(&path, faulty).unwrap();
+    path
 }
 
 pub(crate) fn make(token: &dyn Token) -> KeyRef {

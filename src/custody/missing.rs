@@ -1,0 +1,149 @@
+//! Keys that a token does not show: their records are kept, and they serve again when the token shows them.
+
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use std::collections::BTreeSet;
+
+use crate::audit::record::Event;
+use crate::caller::CallerNote;
+use crate::custody::{Custody, Held, KeyRecord, Page, Slot};
+use crate::error::{Reason, Result};
+use crate::key::{KeyRole, KeyState};
+use crate::store::{Batch, Kind, Write};
+use crate::token::lane::{LaneError, Priority};
+use crate::token::{Class, Failure, Outcome, Token};
+
+/// Time for one look for a key.
+const LOOK: Duration = Duration::from_secs(10);
+/// Keys that are read from the store at a time.
+const PAGE: u32 = 100;
+
+impl Custody {
+    /// Reads which keys there are: which tokens are needed, and which keys were missing when the last run ended.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn read_keys(&self) -> Result<()> {
+        for key in self.all_keys().await? {
+            if key.state == KeyState::Missing {
+                self.missing().insert(key.name);
+            }
+            if let (true, Ok(slot)) = (key.role != KeyRole::Probe, self.slot(&key.token)) {
+                slot.needed.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    async fn all_keys(&self) -> Result<Vec<KeyRecord>> {
+        let mut keys: Vec<KeyRecord> = Vec::new();
+        loop {
+            let after = keys.last().map(|key| key.name.clone()).unwrap_or_default();
+            let page = self.page::<KeyRecord>(Kind::Key, "", Page { size: PAGE, after: &after }).await?;
+            let last = page.len() < PAGE as usize;
+            keys.extend(page);
+            if last {
+                return Ok(keys);
+            }
+        }
+    }
+
+    /// Looks for every key of a token that came back, or was just opened.
+    pub async fn look_for_all_keys(&self) {
+        for slot in self.tokens.values().filter(|slot| slot.serves()) {
+            self.look_for_keys(slot).await;
+        }
+    }
+
+    pub(super) async fn look_for_keys(&self, slot: &Slot) {
+        let keys = match self.all_keys().await {
+            Ok(keys) => keys,
+            Err(fault) => return tracing::warn!(?fault, "the keys of token {} cannot be looked for", slot.name),
+        };
+        for key in keys.iter().filter(|key| key.token == slot.name && key.state != KeyState::Missing) {
+            if let Err(LaneError::Failed(Failure { class: Class::KeyMissing, .. })) = self.look(slot, key).await {
+                self.miss(&key.name).await;
+            }
+        }
+    }
+
+    /// Looks for the keys that are missing; those that their tokens show again are what they were before.
+    pub(super) async fn look_for_missing(&self) {
+        let missing: Vec<String> = self.missing().iter().cloned().collect();
+        for name in missing {
+            let Ok(key) = self.key(&name).await else { continue };
+            let Ok(slot) = self.slot(&key.record.token) else { continue };
+            if slot.serves() && self.look(slot, &key.record).await.is_ok() {
+                let next = key.record.before_missing.unwrap_or(KeyState::Disabled);
+                self.becomes(&key, next, "the token shows the key again").await;
+            }
+        }
+    }
+
+    /// Whether some replica shows the key: its public half, by its id. The private half is not used.
+    async fn look(&self, slot: &Slot, key: &KeyRecord) -> Result<(), LaneError> {
+        let wanted = key.in_token();
+        let act = move |token: &dyn Token| match token.public_key(wanted.id)? {
+            found if found == wanted.public => Ok(()),
+            _ => Err(Failure {
+                class: Class::Mismatch,
+                outcome: Outcome::Refused,
+                function: "public_key",
+                code: "the key of this id has another public half".to_owned(),
+            }),
+        };
+        let looked = slot.replicas.run(Priority::Bulk, Instant::now() + LOOK, act).await;
+        slot.keep_changes(self.store.as_ref()).await;
+        looked.map(|_| ())
+    }
+
+    /// No replica shows the key: it is missing from now on.
+    pub(super) async fn miss(&self, name: &str) {
+        match self.key(name).await {
+            Ok(key) if key.record.state != KeyState::Missing => {
+                self.becomes(&key, KeyState::Missing, "no replica of its token shows it").await;
+            }
+            _ => {}
+        }
+    }
+
+    /// Changes a key's state to or from missing, and records it. Who was first is right; the next round sees.
+    async fn becomes(&self, key: &Held, next: KeyState, reason: &str) {
+        let before = key.record.state;
+        if !before.may_become(next) {
+            return;
+        }
+        let before_missing = (next == KeyState::Missing).then_some(before);
+        let record = KeyRecord { state: next, before_missing, ..key.record.clone() };
+        let event = Event::KeyState {
+            key: record.name.clone(),
+            from: before.name().to_owned(),
+            to: next.name().to_owned(),
+            caller: CallerNote::service(),
+            reason: reason.to_owned(),
+        };
+        let write = Write::new(Kind::Key, &record.name, key.version, &record);
+        let done = match write {
+            Ok(write) => self.store.commit(Batch { writes: vec![write], events: vec![event] }).await.map(|_| ()),
+            Err(fault) => Err(fault),
+        };
+        match done {
+            Ok(()) if next == KeyState::Missing => {
+                tracing::error!("key {} is missing: {reason}", record.name);
+                self.missing().insert(record.name);
+            }
+            Ok(()) => {
+                tracing::info!("key {} is {} again: {reason}", record.name, next.name());
+                self.missing().remove(&record.name);
+            }
+            Err(fault) if fault.reason() == Reason::StoreConflict => {}
+            Err(fault) => tracing::error!(?fault, "the state of key {} cannot be recorded", record.name),
+        }
+    }
+
+    fn missing(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

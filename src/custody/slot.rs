@@ -1,0 +1,275 @@
+//! One configured token: its replicas, how each is held, and what keeps one out of use.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::caller::CallerNote;
+use crate::custody::record::{Standing, standing_of};
+use crate::error::{Error, Reason, Result};
+use crate::key::Hash;
+use crate::secret::Pin;
+use crate::store::Store;
+use crate::token::host::HostToken;
+use crate::token::lane::{Lane, LaneError};
+use crate::token::replica::{Health, Replicas};
+use crate::token::{Binding, Description, KeyRef, Token};
+
+/// Jobs that may wait for one working session.
+const QUEUE_PER_SESSION: usize = 64;
+/// Longest wait for a device to be found and logged in to.
+const LOGIN_MAX: Duration = Duration::from_secs(20);
+
+/// Gives a device's PIN from where it is kept, each time anew.
+pub type ReadPin = Box<dyn Fn() -> Result<Pin> + Send + Sync>;
+
+/// One replica: which device it is, the child process that holds it, and where its PIN comes from.
+pub struct Device {
+    /// Which device.
+    pub binding: Binding,
+    /// Another replica of this token has the same label and serial: only the binding's name tells them apart.
+    pub twin: bool,
+    /// Who holds it.
+    pub host: Arc<HostToken>,
+    /// Where its PIN comes from.
+    pub read_pin: ReadPin,
+}
+
+/// A replica within its slot.
+pub(super) struct Member {
+    pub(super) device: Device,
+    description: Mutex<Option<Description>>,
+}
+
+impl Member {
+    /// Where it is recorded that its PIN is latched, or that it is quarantined.
+    pub(super) fn standing(&self) -> String {
+        let Binding { serial, label, name, .. } = &self.device.binding;
+        standing_of(serial, label, self.device.twin.then_some(name))
+    }
+
+    /// What the device last said of itself.
+    pub(super) fn description(&self) -> Option<Description> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Description>> {
+        self.description.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of the replica.
+    pub(super) fn name(&self) -> &str {
+        &self.device.binding.name
+    }
+}
+
+/// One configured token.
+pub struct Slot {
+    pub(super) name: String,
+    /// The hash that it does OAEP with.
+    pub(super) oaep: Hash,
+    pub(super) replicas: Arc<Replicas>,
+    pub(super) members: Vec<Member>,
+    /// Whether a key of custody is in it: only then does the service need it.
+    pub(super) needed: AtomicBool,
+    /// The key that it is tried out with.
+    pub(super) probe: Mutex<Option<Arc<KeyRef>>>,
+}
+
+impl Slot {
+    /// Puts a token together and logs in to each of its devices, once. A device that cannot be used does not keep the
+    /// others from being used; [`Slot::barred`] says whether one is left.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the system gives no threads; those of the store, which knows what is latched or quarantined.
+    pub async fn open(store: &dyn Store, name: &str, oaep: Hash, devices: Vec<Device>) -> Result<(Self, Vec<Error>)> {
+        let lane = |device: &Device| -> Result<(String, Lane)> {
+            let sessions = device.binding.sessions;
+            let token: Arc<dyn Token> = Arc::<HostToken>::clone(&device.host);
+            Ok((device.binding.name.clone(), Lane::start(token, sessions, sessions * QUEUE_PER_SESSION)?))
+        };
+        let lanes = devices.iter().map(lane).collect::<Result<_>>()?;
+        let member = |device| Member { device, description: Mutex::default() };
+        let slot = Slot {
+            name: name.to_owned(),
+            oaep,
+            replicas: Arc::new(Replicas::new(lanes)),
+            members: devices.into_iter().map(member).collect(),
+            needed: AtomicBool::new(false),
+            probe: Mutex::default(),
+        };
+        let mut faults = Vec::new();
+        for member in &slot.members {
+            let (standing, _) = Standing::of(store, &member.standing()).await?;
+            faults.extend(slot.log_in(store, member, None).await.err());
+            if let Some(why) = standing.quarantined {
+                faults.push(slot.quarantined(member.name(), &why));
+                slot.replicas.quarantine(member.name(), &why);
+            }
+        }
+        // How they stand now is told by the faults.
+        let _ = slot.replicas.changes();
+        Ok((slot, faults))
+    }
+
+    /// One try to log in to a device, with this PIN or that of its source.
+    pub(super) async fn log_in(&self, store: &dyn Store, member: &Member, pin: Option<Pin>) -> Result<()> {
+        let done = self.try_log_in(store, member, pin).await;
+        let health = match &done {
+            Ok(()) => Health::Healthy,
+            // Without a PIN nothing can be tried again before a person logs it in.
+            Err(fault) if !member.device.host.has_pin() => Health::Waiting { why: fault.message().to_owned() },
+            Err(fault) => Health::Failed { why: fault.message().to_owned() },
+        };
+        self.replicas.assume(member.name(), health);
+        done.map_err(|fault| self.worded(member.name(), fault))
+    }
+
+    async fn try_log_in(&self, store: &dyn Store, member: &Member, pin: Option<Pin>) -> Result<()> {
+        let device = member.standing();
+        if let (Standing { latched: Some(latched), .. }, _) = Standing::of(store, &device).await? {
+            return Err(Error::new(Reason::PinLatched, format!("its PIN is latched: {latched}")));
+        }
+        let pin = pin.map_or_else(|| (member.device.read_pin)(), Ok)?;
+        let host = Arc::clone(&member.device.host);
+        let name = member.name();
+        let login = async {
+            let deadline = Instant::now() + LOGIN_MAX;
+            let done = self.replicas.run_on(name, deadline, move |_| Ok(host.login(pin))).await;
+            done.map_err(Error::from).flatten()
+        };
+        Standing::log_in(store, &device, login).await?;
+        let described = self.replicas.run_on(name, Instant::now() + LOGIN_MAX, |token| token.describe()).await?;
+        *member.lock() = Some(described);
+        Ok(())
+    }
+
+    /// A failure to log in, with what to do about it.
+    fn worded(&self, replica: &str, fault: Error) -> Error {
+        let name = self.label(replica);
+        let fault = if fault.message().contains(&name) { fault } else { fault.while_doing(&name) };
+        match fault.reason() {
+            Reason::PinRefused | Reason::PinLatched => fault.hint(format!(
+                "no PIN is tried twice; put the right one into its source, then: keyward token unlatch {replica}, and \
+                 keyward token login {replica}"
+            )),
+            Reason::TokenWaiting => fault.hint(format!("keyward token login {replica}")),
+            _ => fault,
+        }
+    }
+
+    /// How people know a replica.
+    pub(super) fn label(&self, replica: &str) -> String {
+        if replica == self.name {
+            format!("token {replica}")
+        } else {
+            format!("token {}, replica {replica}", self.name)
+        }
+    }
+
+    pub(super) fn quarantined(&self, replica: &str, why: &str) -> Error {
+        Error::new(Reason::TokenMismatch, format!("{} is quarantined: {why}", self.label(replica)))
+            .hint(format!("find out what happened to the device; then: keyward token release {replica}"))
+    }
+
+    /// Why nothing can be asked of this token before a person does something, if that is so.
+    ///
+    /// # Errors
+    /// `TOKEN_MISMATCH` or `TOKEN_WAITING`, with the next step.
+    pub fn barred(&self) -> Result<()> {
+        if self.serves() {
+            return Ok(());
+        }
+        let mut why = None;
+        for (replica, health) in self.replicas.status() {
+            why = Some(match health {
+                Health::Healthy | Health::Failed { .. } => return Ok(()),
+                Health::Quarantined { why } => self.quarantined(&replica, &why),
+                Health::Waiting { why } => {
+                    let words = format!("{} waits to be logged in: {why}", self.label(&replica));
+                    Error::new(Reason::TokenWaiting, words).hint(format!(
+                        "put the right PIN into its source, then: keyward token unlatch {replica} if its PIN is \
+                         latched, and keyward token login {replica}"
+                    ))
+                }
+            });
+        }
+        why.map_or(Ok(()), Err)
+    }
+
+    /// Whether one of its replicas serves.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.replicas.serve()
+    }
+
+    /// The replica that keys are made in: the token's own binding, from which the device clones them to the others.
+    pub(super) fn first(&self) -> &str {
+        self.members.first().map_or("", Member::name)
+    }
+
+    /// What the first device that has said something said of itself.
+    pub(super) fn description(&self) -> Option<Description> {
+        self.members.iter().find_map(Member::description)
+    }
+
+    pub(super) fn probe_key(&self) -> Option<Arc<KeyRef>> {
+        self.probe.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn is_needed(&self) -> bool {
+        self.needed.load(Ordering::Relaxed)
+    }
+
+    /// Takes a replica out of use because what it gave is not what was recorded: at once, then durably.
+    pub(super) async fn put_in_quarantine(&self, store: &dyn Store, replica: &str, why: &str) {
+        self.replicas.quarantine(replica, why);
+        self.keep_changes(store).await;
+    }
+
+    /// Records what the replicas' failures mean for the next start: a quarantine, a refused PIN. Says all changes.
+    pub(super) async fn keep_changes(&self, store: &dyn Store) {
+        for (replica, health) in self.replicas.changes() {
+            let label = self.label(&replica);
+            let Some(member) = self.members.iter().find(|member| member.name() == replica) else { continue };
+            let why = health.why().to_owned();
+            match health {
+                Health::Healthy => tracing::info!("{label} serves"),
+                Health::Failed { .. } => tracing::warn!(why, "{label} cannot be used now"),
+                Health::Waiting { .. } => {
+                    tracing::error!(why, "{label} waits until a person logs it in");
+                    let change = |standing: &mut Standing| standing.latched = Some(why.clone());
+                    keep(store, &member.standing(), "latched", &why, change).await;
+                }
+                Health::Quarantined { .. } => {
+                    tracing::error!(why, "{label} is quarantined");
+                    let change = |standing: &mut Standing| standing.quarantined = Some(why.clone());
+                    keep(store, &member.standing(), "quarantined", &why, change).await;
+                }
+            }
+        }
+    }
+
+    /// A lane's failure in words.
+    pub(super) fn failure(&self, fault: LaneError) -> Error {
+        let fault = match (fault, self.barred()) {
+            (LaneError::Closed, Err(barred)) => return barred,
+            (fault, _) => Error::from(fault).while_doing(format!("token {}", self.name)),
+        };
+        if fault.reason() == Reason::TokenUnavailable { self.unavailable(&fault) } else { fault }
+    }
+
+    /// It cannot be used now, and why that is so.
+    pub(super) fn unavailable(&self, what: &dyn std::fmt::Display) -> Error {
+        let failed = self.replicas.status().into_iter().find(|(_, health)| matches!(health, Health::Failed { .. }));
+        let why = failed.map(|(_, health)| format!(": {}", health.why())).unwrap_or_default();
+        Error::new(Reason::TokenUnavailable, format!("{what}{why}"))
+            .hint("it is tried all the time, and serves when it is back; look at it: keyward token status")
+    }
+}
+
+async fn keep(store: &dyn Store, device: &str, state: &str, why: &str, change: impl FnOnce(&mut Standing)) {
+    if let Err(fault) = Standing::change(store, device, state, &CallerNote::service(), why, change).await {
+        tracing::error!(device, state, ?fault, "the standing of a token cannot be recorded");
+    }
+}

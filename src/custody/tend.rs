@@ -1,0 +1,135 @@
+//! What custody does beside requests: it tries its tokens out, finds out which are back, and looks for missing keys.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::audit::record::Event;
+use crate::caller::{Caller, CallerNote};
+use crate::custody::{Custody, Making, Slot};
+use crate::error::{Reason, Result};
+use crate::key::{KeyRole, Mode};
+use crate::policy::{self, Asked, Operation};
+use crate::store::Batch;
+use crate::token::probe::heartbeat;
+use crate::token::replica::Health;
+use crate::token::{Failure, Token};
+
+/// How often failed replicas are tried and missing keys looked for: with a device's own waits of at most one second, it
+/// serves within two seconds of its return.
+const ROUND: Duration = Duration::from_millis(500);
+/// How long a replica may do nothing before it is tried out.
+const IDLE: Duration = Duration::from_secs(15);
+/// Time for a probe key to be made.
+const MAKE: Duration = Duration::from_secs(60);
+/// How long to leave a token alone in which no probe key could be made.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Resource name of the key that a token is tried out with.
+#[must_use]
+pub(super) fn probe_key(token: &str) -> String {
+    format!("keys/probe-{token}")
+}
+
+impl Custody {
+    /// Looks after the tokens until this is dropped. `caller` is who runs the service.
+    ///
+    /// Failed replicas are tried out with a key of role `probe`, and those that serve when they have done nothing for
+    /// a while. These uses have one record a run.
+    pub async fn tend(self: Arc<Self>, caller: Caller) {
+        let mut made = vec![None; self.tokens.len()];
+        let mut recorded = false;
+        loop {
+            if !recorded {
+                recorded = match self.record_tending().await {
+                    Ok(()) => true,
+                    Err(fault) => {
+                        tracing::warn!(?fault, "tokens are not tried out while that cannot be recorded");
+                        tokio::time::sleep(ROUND).await;
+                        continue;
+                    }
+                };
+            }
+            for (slot, made) in self.tokens.values().zip(&mut made) {
+                if made.is_none_or(|tried: Instant| tried.elapsed() > AGAIN) && slot.probe_key().is_none() {
+                    *made = Some(Instant::now());
+                    self.make_probe_key(&caller, slot).await;
+                }
+                self.try_out(slot).await;
+            }
+            self.look_for_missing().await;
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    /// Records, once in a run, that the tokens' probe keys are used without a record each time.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn record_tending(&self) -> Result<()> {
+        let keys = self.tokens.keys().map(|token| probe_key(token)).collect();
+        let event = Event::Maintenance { caller: CallerNote::service(), purpose: "health".to_owned(), keys };
+        self.store.commit(Batch::event(event)).await.map(|_| ())
+    }
+
+    /// Has a key of role `probe` made in each token that has none and serves.
+    pub async fn make_probe_keys(self: &Arc<Self>, caller: &Caller) {
+        for slot in self.tokens.values() {
+            self.make_probe_key(caller, slot).await;
+        }
+    }
+
+    /// Finds a token's probe key among the records, or has one made if its first replica serves.
+    async fn make_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot) {
+        let name = probe_key(&slot.name);
+        let found = match self.key(&name).await {
+            Ok(key) => Ok(key.record.in_token()),
+            Err(fault) if fault.reason() == Reason::NotFound => {
+                if !matches!(slot.replicas.status().first(), Some((_, Health::Healthy))) {
+                    return;
+                }
+                self.new_probe_key(caller, slot, name).await
+            }
+            Err(fault) => Err(fault),
+        };
+        match found {
+            Ok(key) => *slot.probe.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(key)),
+            Err(fault) => tracing::warn!(?fault, "token {} has no probe key", slot.name),
+        }
+    }
+
+    async fn new_probe_key(
+        self: &Arc<Self>,
+        caller: &Caller,
+        slot: &Slot,
+        name: String,
+    ) -> Result<crate::token::KeyRef> {
+        let asked = Asked { operation: Operation::ProbeToken, cluster: None, signs: None };
+        let token = slot.name.clone();
+        let making = Making { name, role: KeyRole::Probe, mode: Mode::Two, token, beside: Vec::new() };
+        let permit = policy::permit(caller, &asked)?;
+        Ok(self.generate(permit, making, Instant::now() + MAKE).await?.answer().in_token())
+    }
+
+    /// One round of probes of a token.
+    async fn try_out(self: &Arc<Self>, slot: &Slot) {
+        let key = slot.probe_key();
+        let act = move |token: &dyn Token| -> Result<(), Failure> {
+            match &key {
+                Some(key) => heartbeat(token, key),
+                None => token.describe().map(|_| ()),
+            }
+        };
+        let before = slot.replicas.status();
+        slot.replicas.probe(IDLE, act).await;
+        slot.keep_changes(self.store.as_ref()).await;
+        let came_back = slot
+            .replicas
+            .status()
+            .iter()
+            .zip(&before)
+            .any(|((_, now), (_, before))| *now == Health::Healthy && *before != Health::Healthy);
+        if came_back {
+            self.look_for_keys(slot).await;
+        }
+    }
+}
