@@ -334,7 +334,7 @@ fn a_data_directory_has_one_process_and_a_port_one_listener() {
     let mut instance = Instance::new();
     instance.start();
     instance.serve_fails().refused(78, "DATA_DIRECTORY_IN_USE");
-    instance.cli(&["token", "unlatch", "main"]).refused(78, "DATA_DIRECTORY_IN_USE");
+    instance.cli(&["token", "probe", "main"]).refused(78, "DATA_DIRECTORY_IN_USE");
 
     let other = Instance::new();
     let taken = instance.server().replace("https://", "");
