@@ -74,6 +74,8 @@ pub struct Slot {
     pub(super) needed: AtomicBool,
     /// The key that it is tried out with.
     pub(super) probe: Mutex<Option<Arc<KeyRef>>>,
+    /// Held by who looks for that key or has it made.
+    pub(super) making_probe: tokio::sync::Mutex<()>,
 }
 
 impl Slot {
@@ -97,6 +99,7 @@ impl Slot {
             members: devices.into_iter().map(member).collect(),
             needed: AtomicBool::new(false),
             probe: Mutex::default(),
+            making_probe: tokio::sync::Mutex::default(),
         };
         let mut faults = Vec::new();
         for member in &slot.members {

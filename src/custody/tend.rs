@@ -80,6 +80,10 @@ impl Custody {
 
     /// Finds a token's probe key among the records, or has one made if its first replica serves.
     async fn make_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot) {
+        let _one = slot.making_probe.lock().await;
+        if slot.probe_key().is_some() {
+            return;
+        }
         let name = probe_key(&slot.name);
         let found = match self.key(&name).await {
             Ok(key) => Ok(key.record.in_token()),
