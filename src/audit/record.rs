@@ -277,6 +277,8 @@ impl Event {
             Event::Performed { .. } => "performed",
             Event::Changed { .. } => "changed",
             Event::ReAnchored { .. } => "re-anchored",
+            Event::KeyState { .. } => "key-state",
+            Event::Maintenance { .. } => "maintenance",
             Event::TokenState { .. } => "token-state",
         }
     }
@@ -292,6 +294,8 @@ impl Event {
             | Event::Enrollment { caller, .. }
             | Event::Performed { caller, .. }
             | Event::ReAnchored { caller, .. }
+            | Event::KeyState { caller, .. }
+            | Event::Maintenance { caller, .. }
             | Event::TokenState { caller, .. } => Some(caller),
             _ => None,
         }
@@ -303,6 +307,7 @@ impl Event {
         match self {
             Event::Intent { act, .. } => Some(act.key()),
             Event::Changed { object, name, .. } if object == "key" => Some(name),
+            Event::KeyState { key, .. } => Some(key),
             _ => None,
         }
     }
