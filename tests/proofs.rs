@@ -152,6 +152,14 @@ async fn a_new_audit_key_is_vouched_for_by_the_old_one_and_both_sides_of_the_cha
     let export = after.join("audit.jsonl");
     keyward(&["audit", "prove", "--file", text(&license), "--export", text(&export), "--out", text(&proof)]).good();
     verify_proof(&instance, &proof, &["--file", text(&license)]).good();
+
+    // Who has the first file only follows the later one, because it continues the first; and no other.
+    let args = ["audit", "verify-proof", text(&proof), "--trust", text(&given_out)];
+    keyward(&args).refused(1, "SIGNATURE_INVALID");
+    keyward(&[&args[..], &["--later-trust", text(&trust)]].concat()).good();
+    let stranger = Instance::new();
+    let foreign = stranger.data().join("audit.trust");
+    keyward(&[&args[..], &["--later-trust", text(&foreign)]].concat()).refused(1, "SIGNATURE_INVALID");
 }
 
 #[test]

@@ -89,6 +89,15 @@ impl Trust {
         &self.last().key
     }
 
+    /// A later history of the same log, if it continues this one: whoever trusts this one follows it. This one otherwise.
+    #[must_use]
+    pub fn followed(self, later: Option<Trust>) -> Trust {
+        match later {
+            Some(later) if later.continues(&self) => later,
+            _ => self,
+        }
+    }
+
     /// All keys that have signed, the first one first.
     pub fn keys(&self) -> impl Iterator<Item = &VerifierKey> {
         self.entries.iter().map(|entry| &entry.key)
@@ -230,6 +239,16 @@ pub(super) mod tests {
         assert_eq!((read.log(), read.key()), (LOG, &c.key));
         assert!(trust.continues(&begun(&a)) && trust.continues(&trust));
         assert!(!begun(&a).continues(&trust) && !trust.continues(&begun(&b)));
+    }
+
+    #[test]
+    fn an_older_history_is_followed_to_a_later_one_that_continues_it_and_to_no_other() {
+        let (a, b, c) = (signer(), signer(), signer());
+        let later = history(&a, &b, &c);
+        assert_eq!(begun(&a).followed(Some(later.clone())), later);
+        assert_eq!(begun(&b).followed(Some(later.clone())), begun(&b), "another beginning");
+        assert_eq!(later.clone().followed(Some(begun(&a))), later, "an older one");
+        assert_eq!(later.clone().followed(None), later);
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub(super) struct VerifyArgs {
     /// audit.trust as it was given out when the instance was made, or later
     #[arg(long, value_name = "FILE")]
     trust: PathBuf,
+    /// A later audit.trust of the same log, such as that of an export: followed if it continues the trusted one
+    #[arg(long, value_name = "FILE")]
+    later_trust: Option<PathBuf>,
     /// The document that the record must speak of
     #[arg(long, value_name = "LICENSE")]
     file: Option<PathBuf>,
@@ -145,7 +148,8 @@ pub(super) fn verify(args: &VerifyArgs, global: &Global) -> u8 {
 }
 
 fn checked(args: &VerifyArgs) -> Result<Value> {
-    let trust: Trust = parse(&args.trust)?;
+    let later = args.later_trust.as_deref().map(parse).transpose()?;
+    let trust = parse::<Trust>(&args.trust)?.followed(later);
     if let Some(since) = &args.since {
         let earlier = trust.checkpoint(&parse(since)?)?;
         let proof: ConsistencyProof = parse(&args.proof)?;

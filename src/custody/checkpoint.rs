@@ -21,6 +21,8 @@ use crate::store::{Batch, Kind, Write, ask};
 pub const AUDIT_KEY: &str = "keys/audit";
 /// How many times the pace of checkpoints records may stand unsigned, before nothing more is signed with other keys.
 const OVERDUE: u32 = 10;
+/// How long to wait for a place in the token's queue before asking again, in milliseconds.
+const AGAIN_MS: u64 = 20;
 /// Records that one read takes while they are checked.
 const PAGE_RECORDS: u64 = 1000;
 /// Most audit keys that are looked through: those of the history, and some that were made and never used.
@@ -179,9 +181,7 @@ impl Custody {
             }
             checked => checked?,
         };
-        let deadline = Instant::now() + Duration::from_secs(DEADLINE_S);
-        let key = self.audit_key().await?;
-        let note = self.sign_note(&key, checkpoint.note()?, deadline).await?;
+        let note = self.sign_under_load(&checkpoint).await?;
         self.publish(&note).await?;
         self.ledger.progress(|progress| {
             progress.signed = checkpoint.size;
@@ -189,6 +189,20 @@ impl Custody {
         });
         *last = Some(Signed { checkpoint, tree, note: note.clone() });
         Ok(note)
+    }
+
+    /// Waits for a place in the token's queue: no load keeps the log from being signed.
+    async fn sign_under_load(&self, checkpoint: &Checkpoint) -> Result<Note> {
+        let (key, note) = (self.audit_key().await?, checkpoint.note()?);
+        let deadline = Instant::now() + Duration::from_secs(DEADLINE_S);
+        loop {
+            match self.sign_note(&key, note.clone(), deadline).await {
+                Err(busy) if busy.reason() == Reason::TokenBusy && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Hands the log over to a new audit key: the old one signs the end of what it answers for, both sign the new entry of
