@@ -81,7 +81,7 @@ async fn that_a_license_was_signed_is_proved_from_an_export_alone_and_checked_wi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_record_is_proved_by_the_service_up_to_the_newest() {
-    let (instance, _) = with_licenses().await;
+    let (instance, [license, other]) = with_licenses().await;
     let log = instance.log();
     for seq in [0, 1, log.len() / 2, log.len() - 1] {
         let proof = instance.path(&format!("{seq}.tlog-proof"));
@@ -92,6 +92,17 @@ async fn any_record_is_proved_by_the_service_up_to_the_newest() {
     let none = instance.path("none");
     instance.cli(&["audit", "prove", "--entry", "100000", "--out", text(&none)]).refused(65, "NOT_FOUND");
     assert!(!none.exists());
+    // A document by its GUID or by itself: the record that has its signature.
+    let proof = instance.path("document.tlog-proof");
+    instance.cli(&["audit", "prove", "--file", text(&license), "--out", text(&proof)]).good();
+    verify_proof(&instance, &proof, &["--file", text(&license)]).good();
+    verify_proof(&instance, &proof, &["--file", text(&other)]).refused(1, "SIGNATURE_INVALID");
+    // Both licenses have the same GUID; the newest counts.
+    let guid = "{7a925b0c-b918-450b-8b7f-33719847a8b2}";
+    let by_guid = instance.path("guid.tlog-proof");
+    instance.cli(&["audit", "prove", "--certificate", guid, "--out", text(&by_guid)]).good();
+    verify_proof(&instance, &by_guid, &["--file", text(&other)]).good();
+    instance.cli(&["audit", "prove", "--certificate", "{0}", "--out", text(&none)]).refused(65, "NOT_FOUND");
     let both = ["audit", "prove", "--entry", "1", "--since", "x", "--out", text(&none)];
     assert_eq!(instance.cli(&both).code, Some(64));
 }
@@ -152,6 +163,15 @@ async fn a_new_audit_key_is_vouched_for_by_the_old_one_and_both_sides_of_the_cha
     let export = after.join("audit.jsonl");
     keyward(&["audit", "prove", "--file", text(&license), "--export", text(&export), "--out", text(&proof)]).good();
     verify_proof(&instance, &proof, &["--file", text(&license)]).good();
+
+    let by_first = |export: &Path| {
+        let file = export.join("audit.jsonl");
+        keyward(&["audit", "verify", text(&file), "--trust", text(&given_out)])
+    };
+    by_first(&before).good();
+    by_first(&after).good();
+    fs::remove_file(after.join("audit.trust")).unwrap();
+    assert_eq!(by_first(&after).code, Some(1));
 
     // Who has the first file only follows the later one, because it continues the first; and no other.
     let args = ["audit", "verify-proof", text(&proof), "--trust", text(&given_out)];

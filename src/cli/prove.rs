@@ -8,18 +8,21 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use time::{Duration as Span, OffsetDateTime};
 
 use crate::audit::checkpoint::Checkpoint;
 use crate::audit::note::Note;
 use crate::audit::proof::{self, ConsistencyProof, LogProof};
 use crate::audit::prove;
-use crate::audit::record::{Event, Record};
+use crate::audit::record::{Event, Record, time_text};
 use crate::audit::trust::Trust;
 use crate::cli::verify::read_documents;
 use crate::cli::{Global, connect, output, runtime};
+use crate::clock;
 use crate::error::{Error, Reason, Result};
 use crate::grpc::client::failed;
 use crate::grpc::v1;
+use crate::xrml::content::Content;
 use crate::xrml::signature::{self, Signature};
 
 #[derive(clap::Args)]
@@ -28,8 +31,11 @@ pub(super) struct Args {
     /// The record at this place of the log
     #[arg(long, value_name = "SEQ", group = "what")]
     entry: Option<u64>,
+    /// The record that says that the document with this GUID was signed, the newest if there are several
+    #[arg(long, value_name = "GUID", group = "what", conflicts_with = "export")]
+    certificate: Option<String>,
     /// The record that says that this document was signed
-    #[arg(long, value_name = "LICENSE", group = "what", requires = "export")]
+    #[arg(long, value_name = "LICENSE", group = "what")]
     file: Option<PathBuf>,
     /// That the log continues this earlier checkpoint
     #[arg(long, value_name = "CHECKPOINT", group = "what", conflicts_with = "export")]
@@ -89,16 +95,100 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
             })?
         }
         (None, None, entry) => {
-            let asked = v1::ProveEntryRequest { name: format!("logs/-/entries/{}", entry.unwrap_or_default()) };
-            runtime()?.block_on(async {
-                let answer = connect::operator(&global.data).await?.audit().prove_entry(asked).await;
-                answer.map(|answer| answer.into_inner().proof).map_err(failed)
-            })?
+            let wanted = match (entry, &args.certificate, &args.file) {
+                (Some(seq), _, _) => Wanted::Entry(seq),
+                (None, Some(guid), _) => Wanted::Guid(guid.clone()),
+                (None, None, Some(file)) => Wanted::of(file)?,
+                (None, None, None) => return Err(Error::new(Reason::Internal, "nothing to prove was named")),
+            };
+            runtime()?.block_on(from_service(wanted, global))?
         }
     };
     out.finish(proof.as_bytes())?;
     output::object(global.output, &json!({ "proof": args.out.display().to_string() }));
     Ok(0)
+}
+
+/// A record that a service is to prove.
+enum Wanted {
+    Entry(u64),
+    /// That a document of this GUID was signed.
+    Guid(String),
+    /// That this document was signed: its GUID, its time and its signature.
+    Document {
+        guid: String,
+        issued: OffsetDateTime,
+        signature: String,
+    },
+}
+
+impl Wanted {
+    fn of(file: &Path) -> Result<Self> {
+        let signature = signature_of(file)?;
+        let documents = read_documents(file)?;
+        let lacks = || Error::new(Reason::DocumentIncomplete, "the document has no GUID or no date to look for");
+        let content = Content::read(documents.first().ok_or_else(lacks)?.body())?;
+        let guid = content.descriptor.ok_or_else(lacks)?.id.value;
+        Ok(Wanted::Document { guid, issued: content.issued.ok_or_else(lacks)?.moment(), signature })
+    }
+
+    /// The outcomes among which it is.
+    fn filter(&self) -> String {
+        let of = |guid: &str| format!("kind = \"outcome\" AND outcome = \"done\" AND guid = \"{guid}\"");
+        match self {
+            Wanted::Entry(_) => String::new(),
+            Wanted::Guid(guid) => of(guid),
+            Wanted::Document { guid, issued, .. } => {
+                let at = |time: OffsetDateTime| time_text(clock::micros(time));
+                let (from, until) = (at(*issued - NEAR), at(*issued + NEAR));
+                format!("{} AND time >= \"{from}\" AND time < \"{until}\"", of(guid))
+            }
+        }
+    }
+
+    fn is(&self, record: &[u8]) -> bool {
+        match self {
+            Wanted::Document { signature, .. } => prove::tells_of_signature(record, signature),
+            _ => true,
+        }
+    }
+}
+
+/// How far from its own date a document may have been signed: more than the service allows.
+const NEAR: Span = Span::hours(1);
+/// Entries that are looked at in one page.
+const PAGE: i32 = 100;
+
+async fn from_service(wanted: Wanted, global: &Global) -> Result<String> {
+    let mut audit = connect::operator(&global.data).await?.audit();
+    let name = match wanted {
+        Wanted::Entry(seq) => format!("logs/-/entries/{seq}"),
+        wanted => {
+            let mut asked = v1::ListEntriesRequest {
+                parent: "logs/-".into(),
+                page_size: PAGE,
+                filter: wanted.filter(),
+                order_by: "seq desc".into(),
+                ..Default::default()
+            };
+            loop {
+                let page = audit.list_entries(asked.clone()).await.map_err(failed)?.into_inner();
+                if let Some(entry) = page.entries.iter().find(|entry| wanted.is(&entry.record)) {
+                    break entry.name.clone();
+                }
+                if page.next_page_token.is_empty() {
+                    return Err(Error::new(
+                        Reason::NotFound,
+                        "no record of this log says that this document was signed",
+                    )
+                    .hint("ask the instance whose cluster issued it, or an authority's own log"));
+                }
+                asked.page_token = page.next_page_token;
+            }
+        }
+    };
+    let answer = audit.prove_entry(v1::ProveEntryRequest { name }).await.map_err(failed)?;
+    Ok(answer.into_inner().proof)
 }
 
 fn from_export(export: &Path, entry: Option<u64>, file: Option<&Path>) -> Result<String> {

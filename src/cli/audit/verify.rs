@@ -10,7 +10,7 @@ use crate::audit::checkpoint::Checkpoint;
 use crate::audit::note::Note;
 use crate::audit::trust::Trust;
 use crate::audit::verify::{self, Finding, Report, Verifier};
-use crate::cli::audit::CHECKPOINT;
+use crate::cli::audit::{CHECKPOINT, TRUST};
 use crate::cli::{Global, output, runtime};
 use crate::config::Config;
 use crate::error::{Error, Reason};
@@ -63,6 +63,9 @@ fn verify(args: &Args, global: &Global) -> Result<Report, Error> {
     if let Some(trust) = &args.trust {
         let keys: Trust =
             text(trust)?.parse().map_err(|fault: Error| fault.while_doing(trust.display()).hint(FILES))?;
+        // The keys may have changed since: those of the export count if they continue the trusted ones.
+        let later = args.file.as_ref().and_then(|file| text(&file.with_file_name(TRUST)).ok()?.parse().ok());
+        let keys = keys.followed(later);
         let beside = || args.file.as_ref().map(|file| file.with_file_name(CHECKPOINT));
         if let Some(own) = args.checkpoint.clone().or_else(beside) {
             match open(&own, &keys)? {
