@@ -16,6 +16,8 @@ use keyward::audit::record::{ActNote, Event, Moment, OutcomeNote};
 use keyward::audit::trust::Trust;
 use keyward::audit::verify::{self, Finding, Report, Verifier};
 use keyward::caller::CallerNote;
+use keyward::grpc::client::Connection;
+use keyward::grpc::v1;
 use keyward::key::PublicKey;
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _};
@@ -419,12 +421,23 @@ fn a_database_that_was_changed_by_hand_is_found_out_and_each_way_is_named() {
     let mut instance = Instance::with_cluster();
     assert_eq!(instance.cli(&["audit", "verify"]).code, Some(3), "a service holds it");
     assert_eq!(instance.stop(), Some(0));
+    // Among the last records it shows when the store is opened.
+    let edit = "UPDATE entry SET record = CAST(replace(record, '\"seq\":9,', '\"seq\":9, ') AS BLOB) WHERE seq = 9";
+    assert_eq!(found_in_store(&instance, edit), "store-broken");
+    // More records than are looked at then.
+    instance.start();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let operator = Connection::operator(&instance.data().join("operator.sock")).await.unwrap();
+        for n in 0..160 {
+            let (parent, node_id) = ("clusters/demo".to_owned(), format!("n-{n}"));
+            let invite = v1::InviteNodeRequest { parent, node_id, ..Default::default() };
+            operator.nodes().invite_node(invite).await.unwrap();
+        }
+    });
+    assert_eq!(instance.stop(), Some(0));
     for (statements, finding) in [
         ("SELECT 1", "untrusted"),
-        (
-            "UPDATE entry SET record = CAST(replace(record, '\"seq\":9,', '\"seq\":9, ') AS BLOB) WHERE seq = 9",
-            "edited",
-        ),
+        (edit, "edited"),
         ("DELETE FROM entry WHERE seq = 4", "deleted"),
         ("DELETE FROM entry WHERE seq = 0", "deleted"),
         ("UPDATE entry SET record = (SELECT record FROM entry WHERE seq = 7) WHERE seq = 8", "inserted"),

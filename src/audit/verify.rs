@@ -76,6 +76,8 @@ pub enum Finding {
     Rewound,
     /// A log of the same store that a checkpoint names is missing from a later one, or got shorter.
     LogMissing,
+    /// Records, head and tree of a store do not agree at its end, so that it cannot be opened at all.
+    StoreBroken,
     /// A stored object is not what its last record says.
     RowEdited,
     /// An object that the log speaks of is not in the store.
@@ -130,9 +132,9 @@ impl Report {
         }
     }
 
-    /// The report on a checkpoint that does not hold: the records need not be looked at.
+    /// The report on a checkpoint that does not hold, or a store that cannot be opened: no records are looked at.
     #[must_use]
-    pub fn of_checkpoint(finding: Finding, message: String) -> Self {
+    pub fn without_records(finding: Finding, message: String) -> Self {
         Report { finding, broken: Some(Break { line: 0, message }), ..Verifier::new(None).report }
     }
 }

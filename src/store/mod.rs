@@ -116,6 +116,7 @@ impl Kind {
         Kind::JoinToken,
         Kind::Chain,
         Kind::Authority,
+        Kind::Witnessed,
     ];
 
     /// The name in the store and in records.

@@ -51,8 +51,7 @@ pub(super) fn run(args: &Args, global: &Global) -> u8 {
         }
         Err(fault) => {
             output::fault(&fault);
-            // Of a store: what is wrong with it keeps it from being opened at all.
-            if fault.reason() == Reason::RecordBroken { 1 } else { 3 }
+            3
         }
     }
 }
@@ -82,7 +81,13 @@ fn verify(args: &Args, global: &Global) -> Result<Report, Error> {
     }
     let Some(file) = &args.file else {
         let config = Config::load(&global.data)?;
-        return runtime()?.block_on(serve::inspect_store(&config, verifier));
+        return runtime()?.block_on(serve::inspect_store(&config, verifier)).or_else(|fault| match fault.reason() {
+            Reason::RecordBroken => {
+                output::fault(&fault);
+                Ok(Report::without_records(Finding::StoreBroken, fault.message().to_owned()))
+            }
+            _ => Err(fault),
+        });
     };
     let lines = File::open(file).map_err(|fault| unreadable(file, &fault))?;
     verify::export(BufReader::with_capacity(READ_BYTES, lines), verifier).map_err(|fault| unreadable(file, &fault))
@@ -101,7 +106,7 @@ fn open(path: &Path, trust: &Trust) -> Result<Result<Checkpoint, Report>, Error>
                 .while_doing(path.display())
                 .hint("get audit.trust once more from whoever made the instance: with the right one, this is forged");
             output::fault(&fault);
-            Ok(Err(Report::of_checkpoint(finding, fault.message().to_owned())))
+            Ok(Err(Report::without_records(finding, fault.message().to_owned())))
         }
     }
 }
