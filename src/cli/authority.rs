@@ -15,7 +15,7 @@ use crate::serve::{self, Lock};
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
     /// Found an authority: root, CA, enrollment CA and enrollment service, their keys in a token of its own
-    Init(Init),
+    Init(Box<Init>),
     /// Answer an enrollment request, after its words were compared by voice
     Process {
         /// The authority's directory
