@@ -17,7 +17,10 @@ const WHOLE_MAX: u64 = 1 << 53;
 /// If the value cannot be written as JSON.
 pub fn to_vec(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let text = Text { bytes: RefCell::new(Vec::with_capacity(640)), unusual: Cell::new(false) };
-    value.serialize(&mut Serializer::with_formatter(&text, Sorted { text: &text, objects: Vec::new() }))?;
+    value.serialize(&mut Serializer::with_formatter(
+        &text,
+        Sorted { text: &text, members: Vec::with_capacity(16), objects: Vec::with_capacity(4) },
+    ))?;
     if text.unusual.get() {
         return serde_json_canonicalizer::to_vec(value);
     }
@@ -69,15 +72,13 @@ impl Member {
 /// Compact JSON whose objects have their members in order.
 struct Sorted<'a> {
     text: &'a Text,
-    /// The members of each object that is not closed yet, the innermost last.
-    objects: Vec<Vec<Member>>,
+    /// The members of all objects that are not closed yet.
+    members: Vec<Member>,
+    /// Where the members of each of these objects begin, the innermost last.
+    objects: Vec<usize>,
 }
 
 impl Sorted<'_> {
-    fn member(&mut self) -> Option<&mut Member> {
-        self.objects.last_mut()?.last_mut()
-    }
-
     fn unusual(&self) -> io::Result<()> {
         self.text.unusual.set(true);
         Ok(())
@@ -104,7 +105,7 @@ fn sort(bytes: &mut Vec<u8>, members: &mut [Member]) {
 
 impl Formatter for Sorted<'_> {
     fn begin_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.objects.push(Vec::with_capacity(8));
+        self.objects.push(self.members.len());
         writer.write_all(b"{")
     }
 
@@ -113,16 +114,14 @@ impl Formatter for Sorted<'_> {
             writer.write_all(b",")?;
         }
         let begin = self.text.len();
-        if let Some(members) = self.objects.last_mut() {
-            members.push(Member { begin, name_end: begin, end: begin });
-        }
+        self.members.push(Member { begin, name_end: begin, end: begin });
         Ok(())
     }
 
     fn end_object_key<W: ?Sized + io::Write>(&mut self, _: &mut W) -> io::Result<()> {
         // Without the closing quote, which would stand before a longer name's next character or after it.
         let end = self.text.len() - 1;
-        if let Some(member) = self.member() {
+        if let Some(member) = self.members.last_mut() {
             member.name_end = end;
             let begin = member.begin;
             // RFC 8785 sorts by UTF-16 units: the order of bytes, as long as all is ASCII and nothing is escaped.
@@ -136,15 +135,16 @@ impl Formatter for Sorted<'_> {
 
     fn end_object_value<W: ?Sized + io::Write>(&mut self, _: &mut W) -> io::Result<()> {
         let end = self.text.len();
-        if let Some(member) = self.member() {
+        if let Some(member) = self.members.last_mut() {
             member.end = end;
         }
         Ok(())
     }
 
     fn end_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        if let Some(mut members) = self.objects.pop() {
-            sort(&mut self.text.bytes.borrow_mut(), &mut members);
+        if let Some(first) = self.objects.pop() {
+            sort(&mut self.text.bytes.borrow_mut(), &mut self.members[first..]);
+            self.members.truncate(first);
         }
         writer.write_all(b"}")
     }

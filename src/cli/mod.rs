@@ -177,6 +177,12 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     runtime_of(std::thread::available_parallelism().map_or(1, usize::from))
 }
 
+/// A service's threads for all but its tokens: half of the processors. A software token's own work is most of what a
+/// signature costs, and each thread more is one more to wake.
+fn service_threads() -> usize {
+    (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
+}
+
 /// A runtime of so many threads.
 fn runtime_of(threads: usize) -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::cli::{Global, output, runtime_of, stop_signal};
+use crate::cli::{Global, output, runtime_of, service_threads, stop_signal};
 use crate::config::Config;
 use crate::error::Result;
 use crate::serve::{self, Told};
@@ -28,7 +28,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
         .init();
     let config = Config::load(args.directory.as_ref().unwrap_or(&global.data))?;
     serve::prepare_modules(&config)?;
-    let runtime = runtime_of(threads())?;
+    let runtime = runtime_of(service_threads())?;
     let served = runtime.block_on(async {
         let signal = stop_signal()?;
         let stop = async {
@@ -41,12 +41,6 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
     // Connections that outlived the drain do not hold the process.
     runtime.shutdown_background();
     served.map(|()| 0)
-}
-
-/// Threads for all but the tokens: half of the processors. A software token's own work is most of what a signature
-/// costs, and each thread more is one more to wake.
-fn threads() -> usize {
-    (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
 }
 
 /// Says how far the start has come.

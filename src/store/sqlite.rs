@@ -33,15 +33,21 @@ const STATEMENTS: usize = 2 * GROUP_BATCHES_MAX;
 /// The end of every commit: so many records, the head, and that it is durable. One statement text means one hand-over to
 /// SQLite's thread for all of it: what a commit costs beside the disk is mostly hand-overs.
 fn append_statements(begun: bool, rows: usize) -> String {
-    let mut text = String::with_capacity(192 + 16 * rows);
+    // The records come first, by their place: SQLite looks for a value with a name among all that have one.
+    let [first, size, chain, time_us, open_from, frontier] = std::array::from_fn(|value| rows + 1 + value);
+    let mut text = String::with_capacity(192 + 12 * rows);
     text.push_str(if begun { "" } else { "BEGIN IMMEDIATE; " });
     for row in 0..rows {
         let before = if row == 0 { "INSERT INTO entry (seq, record) VALUES " } else { "," };
         // Writing to a string does not fail.
-        let _ = write!(text, "{before}($1+{row},${})", row + 7);
+        let _ = write!(text, "{before}(${first}+{row},?)");
     }
     text.push_str(if rows == 0 { "" } else { "; " });
-    text.push_str("UPDATE log SET size = $2, chain = $3, time_us = $4, open_from = $5, frontier = $6; COMMIT");
+    let _ = write!(
+        text,
+        "UPDATE log SET size = ${size}, chain = ${chain}, time_us = ${time_us}, open_from = ${open_from}, \
+         frontier = ${frontier}; COMMIT"
+    );
     text
 }
 
@@ -235,16 +241,17 @@ impl Backend for Writing {
             let kept = sqlx::query(KEEP_ROOTS).bind(self.log.clone()).bind(json(&kept)?);
             kept.execute(&mut self.connection).await.map_err(unavailable)?;
         }
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(append_statements(begun, records.len())))
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(append_statements(begun, records.len())));
+        for record in records {
+            query = query.bind(record);
+        }
+        let query = query
             .bind(number(first))
             .bind(number(end.head.size))
             .bind(end.head.chain.0.to_vec())
             .bind(end.head.time_us)
             .bind(number(end.open_from()))
             .bind(end.tree.to_bytes());
-        for record in records {
-            query = query.bind(record);
-        }
         query.execute(&mut self.connection).await.map_err(unavailable)?;
         Ok(())
     }

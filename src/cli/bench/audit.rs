@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::audit::record::{ActNote, Event, OutcomeNote};
 use crate::caller::CallerNote;
-use crate::cli::{Global, output, runtime};
+use crate::cli::{Global, output, runtime_of, service_threads};
 use crate::clock;
 use crate::error::{Error, Reason, Result};
 use crate::store::{Batch, Postgres, Sqlite, Store, bare};
@@ -39,7 +39,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
         return Err(Error::new(Reason::InvalidArgument, format!("writers are 1 to {WRITERS_MAX}")));
     }
     let place = Place::new(&args.within)?;
-    let runtime = runtime()?;
+    let runtime = runtime_of(service_threads())?;
     let mut report = json!({ "sqlite": { "writers": runtime.block_on(measure(args, &Database::Sqlite(&place.0)))? } });
     if let Some(url) = &args.postgres {
         report["postgres"] = json!({ "writers": runtime.block_on(measure(args, &Database::Postgres(url)))? });
@@ -126,17 +126,20 @@ async fn measure(args: &Args, database: &Database<'_>) -> Result<Vec<Value>> {
     Ok(rows)
 }
 
-/// Records per second of writers that each record intents and their outcomes, one after the other.
+/// Records per second of writers that each record intents and their outcomes, with a signature of RSA-2048, one after
+/// the other.
 async fn records_per_second(store: &Arc<dyn Store>, writers: usize, duration: Duration) -> Result<f64> {
     let before = store.head().size;
+    let (intent, signature) = (intent(), STANDARD.encode([0x5a; 256]));
     let start = Instant::now();
     let tasks: Vec<_> = (0..writers)
         .map(|_| {
-            let store = Arc::clone(store);
+            let (store, note, signature) = (Arc::clone(store), intent.clone(), signature.clone());
             tokio::spawn(async move {
                 while start.elapsed() < duration {
-                    let intent = store.commit(Batch::event(intent())).await?;
-                    store.commit(Batch::event(outcome(intent))).await?;
+                    let intent = store.commit(Batch::event(note.clone())).await?;
+                    let result = OutcomeNote::Done { result: signature.clone() };
+                    store.commit(Batch::event(Event::Outcome { intent, result })).await?;
                 }
                 Ok::<_, Error>(())
             })
@@ -169,11 +172,6 @@ fn intent() -> Event {
             digest: format!("sha256:{}", "0".repeat(64)),
         },
     }
-}
-
-/// An outcome with a signature of RSA-2048.
-fn outcome(intent: u64) -> Event {
-    Event::Outcome { intent, result: OutcomeNote::Done { result: STANDARD.encode([0x5a; 256]) } }
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "figures for people, far below the bounds of the type")]
