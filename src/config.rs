@@ -70,11 +70,59 @@ pub struct Operator {
     pub socket: PathBuf,
 }
 
-/// Where records are.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Where records are: one of the two.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Store {
-    /// The SQLite file.
-    pub sqlite: PathBuf,
+    /// A SQLite file, for one instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sqlite: Option<PathBuf>,
+    /// A PostgreSQL database, for several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<Postgres>,
+}
+
+/// A PostgreSQL database, and who this instance is in it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Postgres {
+    /// Server, user and database: a `postgres://` URL without a password. `?host=/run/postgresql` names a Unix socket.
+    pub url: String,
+    /// What this instance's log is known by: each instance has a name of its own.
+    pub instance: String,
+    /// The password of the database's user, where the server asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PinSource>,
+}
+
+impl Postgres {
+    /// Reads the password, if one is configured.
+    ///
+    /// # Errors
+    /// `PIN_SOURCE` if the file cannot be read, is open to others, or is empty.
+    pub fn read_password(&self, config: &Config) -> Result<Option<Pin>> {
+        self.password.as_ref().map(|source| source.read(config, "the password of the database")).transpose()
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let place = self.url.strip_prefix("postgres://").or_else(|| self.url.strip_prefix("postgresql://"));
+        if place.is_none() {
+            faults.push("store.postgres.url: a URL begins with postgres://".into());
+        }
+        let (authority, query) = self.url.split_once('?').unwrap_or((&self.url, ""));
+        let user = place.and_then(|_| authority.split_once("://")?.1.rsplit_once('@'));
+        if user.is_some_and(|(user, _)| user.contains(':'))
+            || query.split('&').any(|part| part.starts_with("password="))
+        {
+            faults.push("store.postgres.url: holds a password; put it into a file: password = { file = ... }".into());
+        }
+        if crate::cluster::check_id("instance", &self.instance).is_err() {
+            faults.push(format!(
+                "store.postgres.instance: {:?} is not lower-case letters, digits and hyphens, a letter first",
+                self.instance
+            ));
+        }
+        faults
+    }
 }
 
 /// How the log is signed.
@@ -360,7 +408,11 @@ impl Config {
             format!("join.listen {}", join.listen),
             format!("operator.socket {}", operator.socket.display()),
             format!("enrollment {} {}", enrollment.sku, enrollment.version),
-            format!("store.sqlite {}", store.sqlite.display()),
+            match (&store.sqlite, &store.postgres) {
+                (Some(file), _) => format!("store.sqlite {}", file.display()),
+                (None, Some(database)) => format!("store.postgres {} instance {}", database.url, database.instance),
+                (None, None) => "store none".to_owned(),
+            },
             format!("audit.anchor {}", audit.anchor.display()),
             format!("tls.authority {}", tls.authority.display()),
         ];
@@ -422,6 +474,10 @@ impl Config {
                 faults.push(format!("{name}: 1 to {most}"));
             }
         }
+        if file.store.sqlite.is_some() == file.store.postgres.is_some() {
+            faults.push("store: set either sqlite or postgres".into());
+        }
+        faults.extend(file.store.postgres.iter().flat_map(Postgres::faults));
         let devices: Vec<Token> = file.tokens.iter().flat_map(Token::devices).collect();
         for (place, device) in devices.iter().enumerate() {
             let name = &device.name;
@@ -564,6 +620,25 @@ mod tests {
         let seen: Vec<_> = devices.iter().map(|d| (d.name.as_str(), d.serial.as_str(), d.sessions, &d.pin)).collect();
         let file = PinSource::File("pin".into());
         assert_eq!(seen, [("main", "s", 7, &file), ("b", "t", 7, &file), ("c", "s", 7, &PinSource::Prompt)]);
+    }
+
+    #[test]
+    fn records_are_in_one_place_and_the_configuration_holds_no_password() {
+        let in_database = |place: &str| GOOD.replace("sqlite = \"keyward.db\"", &format!("postgres = {{ {place} }}"));
+        let socket = "url = \"postgres://k@localhost/k?host=/run/postgresql\", instance = \"a\"";
+        assert_eq!(faults(&in_database(socket)), Vec::<String>::new());
+        let both = GOOD.replace("sqlite =", &format!("postgres = {{ {socket} }}\n sqlite ="));
+        assert!(faults(&both).join("\n").contains("either sqlite or postgres"));
+        for (place, words) in [
+            ("url = \"postgres://k:word@h/k\", instance = \"a\"", "holds a password"),
+            ("url = \"postgres://h/k?user=k&password=word\", instance = \"a\"", "holds a password"),
+            ("url = \"h/k\", instance = \"a\"", "begins with postgres://"),
+            ("url = \"postgres://h/k\", instance = \"A b\"", "store.postgres.instance"),
+            ("url = \"postgres://h/k\", instance = \"a\", colour = 1", "colour"),
+        ] {
+            let found = faults(&in_database(place)).join("\n");
+            assert!(found.contains(words) && !found.contains("word@"), "{words} in\n{found}");
+        }
     }
 
     #[test]

@@ -99,6 +99,7 @@ reasons! {
     AnchorInvalid "ANCHOR_INVALID" Config "The anchor is missing, cannot be read or written, or is not signed by the log's key."
     CheckpointOverdue "CHECKPOINT_OVERDUE" Store "Too much of the log stands unsigned; nothing is signed until a checkpoint is made."
     RecordBroken "RECORD_BROKEN" Store "A stored record does not match the log."
+    ObjectAltered "OBJECT_ALTERED" Store "A stored object is not what the log recorded of it last."
     ClockBehind "CLOCK_BEHIND" Config "The clock is more than the allowed time before the last record."
     PeerUnreachable "PEER_UNREACHABLE" Peer "The other side does not answer."
     PeerRefused "PEER_REFUSED" Peer "The other side answered with an error."

@@ -14,6 +14,7 @@ pub mod config;
 pub mod custody;
 pub mod enrollment;
 pub mod error;
+pub mod faultpoint;
 pub mod grpc;
 pub mod issuance;
 pub mod key;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ use crate::grpc::Door;
 use crate::grpc::server::Services;
 use crate::policy::{self, Asked, Operation};
 use crate::sink::{JsonLines, Sink, Sinks, Syslog};
-use crate::store::{self, Sqlite, Store};
+use crate::store::{self, Postgres, STUCK_S, Sqlite, Store};
 use crate::tls::{Authority, Identity};
 
 mod tokens;
@@ -39,6 +39,10 @@ const REPORT: Duration = Duration::from_millis(100);
 const BACKLOG: u32 = 1024;
 /// How long calls under way may take when the service stops, in seconds.
 pub const DRAIN_S: u64 = 15;
+/// How often to look whether the store can be written, and to try it: while it can, and while it cannot. In milliseconds.
+const WATCH_MS: u64 = 100;
+const TRY_WELL_MS: u64 = 5_000;
+const TRY_ILL_MS: u64 = 500;
 /// How long whoever listens on the operator's socket may take to accept, in seconds.
 const PROBE_S: u64 = 2;
 
@@ -200,7 +204,7 @@ async fn run(
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     let Listeners { nodes, joiners, operators } = listeners;
-    let opened = AtomicBool::new(false);
+    let (opened, records) = (AtomicBool::new(false), AtomicBool::new(true));
     let for_nodes = async {
         let server = tokio::select! {
             certified = certify(door, &start) => certified?,
@@ -209,7 +213,7 @@ async fn run(
         door.custody.make_probe_keys(&start.caller).await;
         let (nodes, joiners) = (listen("api.listen", nodes)?, listen("join.listen", joiners)?);
         opened.store(true, Ordering::Relaxed);
-        services.report(is_open(&door.custody, &opened), &door.custody.readiness()).await;
+        services.report(is_open(&door.custody, &opened, &records), &door.custody.readiness()).await;
         (start.told)(Told::Ready(start.bound.clone()));
         tokio::try_join!(
             services.nodes(nodes, &server, door.authority.certificate_pem(), until(stopped.clone())),
@@ -222,7 +226,11 @@ async fn run(
         .map(|_| ())
     };
     let reported = async {
-        report(services, &door.custody, &opened, until(stopped.clone())).await;
+        tokio::select! {
+            () = report(services, &door.custody, &opened, &records) => {}
+            () = watch_store(services, &door.custody, &records) => {}
+            () = until(stopped.clone()) => {}
+        }
         Ok(())
     };
     let all = async { tokio::try_join!(services.operators(operators, until(stopped.clone())), for_nodes, reported) };
@@ -236,6 +244,39 @@ async fn run(
         () = grace => {
             tracing::warn!("calls are still under way after {DRAIN_S} s; they are cut off, their outcomes are recorded");
             Ok(())
+        }
+    }
+}
+
+/// Keeps looking whether the store can be written, and says so to health checks. A store that cannot is tried until it
+/// can: it needs nobody's hand.
+async fn watch_store(services: &Services, custody: &Custody, records: &AtomicBool) {
+    let (mut serving, mut low) = (true, false);
+    services.set_room(true).await;
+    let mut tried = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_millis(WATCH_MS)).await;
+        let mut trouble = custody.store_trouble(Duration::from_secs(STUCK_S));
+        let due = Duration::from_millis(if serving { TRY_WELL_MS } else { TRY_ILL_MS });
+        if (trouble.is_some() && serving) || tried.elapsed() > due {
+            tried = Instant::now();
+            let answer = tokio::time::timeout(Duration::from_secs(STUCK_S), custody.try_store()).await;
+            trouble = match answer {
+                Ok(answer) => answer.err(),
+                Err(_) => custody.store_trouble(Duration::ZERO),
+            };
+        }
+        if trouble.is_none() != serving {
+            serving = trouble.is_none();
+            match &trouble {
+                Some(fault) => tracing::error!(?fault, "nothing can be recorded: nothing is signed until it can"),
+                None => tracing::info!("records can be written again"),
+            }
+            records.store(serving, Ordering::Relaxed);
+        }
+        if custody.store().is_low() != low {
+            low = !low;
+            services.set_room(!low).await;
         }
     }
 }
@@ -281,25 +322,22 @@ async fn keep_signed(custody: &Custody) {
     }
 }
 
-/// Whether nodes are served: their doors are open, and the log is signed as far as it must be.
-fn is_open(custody: &Custody, opened: &AtomicBool) -> bool {
-    opened.load(Ordering::Relaxed) && custody.require_signed().is_ok()
+/// Whether nodes are served: their doors are open, records can be written, and the log is signed as far as it must be.
+fn is_open(custody: &Custody, opened: &AtomicBool, records: &AtomicBool) -> bool {
+    opened.load(Ordering::Relaxed) && records.load(Ordering::Relaxed) && custody.require_signed().is_ok()
 }
 
-/// Tells health checks which tokens can be used, until `stop`.
-async fn report(services: &Services, custody: &Custody, opened: &AtomicBool, stop: impl Future<Output = ()>) {
-    let told = async {
-        let mut last = None;
-        loop {
-            let now = (is_open(custody, opened), custody.readiness());
-            if last.as_ref() != Some(&now) {
-                services.report(now.0, &now.1).await;
-                last = Some(now);
-            }
-            tokio::time::sleep(REPORT).await;
+/// Tells health checks which tokens can be used, for ever.
+async fn report(services: &Services, custody: &Custody, opened: &AtomicBool, records: &AtomicBool) {
+    let mut last = None;
+    loop {
+        let now = (is_open(custody, opened, records), custody.readiness());
+        if last.as_ref() != Some(&now) {
+            services.report(now.0, &now.1).await;
+            last = Some(now);
         }
-    };
-    tokio::select! { () = told => {}, () = stop => {} }
+        tokio::time::sleep(REPORT).await;
+    }
 }
 
 /// Takes an address, without listening yet.
@@ -414,7 +452,7 @@ pub struct Contradiction {
 /// # Errors
 /// Those of opening a store, and whatever no new anchor helps against.
 pub async fn contradiction(config: &Config) -> Result<Option<Contradiction>> {
-    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
+    let store = open_store(config, false).await?;
     let (files, log) = (log_files(config), store.head());
     let checked = files.check(store.as_ref()).await;
     store.close().await;
@@ -438,7 +476,7 @@ pub async fn contradiction(config: &Config) -> Result<Option<Contradiction>> {
 pub async fn re_anchor(config: &Config, caller: &Caller, given_up: Contradiction, ask: Ask) -> Result<String> {
     let asked = Asked { operation: Operation::ReAnchor, cluster: None, signs: None };
     let permit = policy::permit(caller, &asked)?;
-    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
+    let store = open_store(config, false).await?;
     let (custody, _) = begin(config, store, Some(ask)).await?;
     let done = custody.re_anchor(permit, &given_up.why, given_up.anchor.unwrap_or_default()).await;
     custody.stop().await;
@@ -451,15 +489,31 @@ pub async fn re_anchor(config: &Config, caller: &Caller, given_up: Contradiction
 /// Whatever keeps the store from being read; what is wrong with its content stands in the report.
 pub async fn inspect_store(config: &Config, verifier: Verifier) -> Result<Report> {
     let _lock = Lock::take(&config.directory)?;
-    let store = Sqlite::open(&config.path(&config.file.store.sqlite), false).await?;
-    let report = store::inspect(&store, verifier).await;
+    let store = open_store(config, false).await?;
+    let report = store::inspect(store.as_ref(), verifier).await;
     store.close().await;
     report
 }
 
+/// Opens the configured store; makes a new one, or a new log in it, if `create` says so.
+///
+/// # Errors
+/// `CONFIG_INVALID` and `PIN_SOURCE` for how it is configured; those of opening a store.
+pub async fn open_store(config: &Config, create: bool) -> Result<Arc<dyn Store>> {
+    match (&config.file.store.sqlite, &config.file.store.postgres) {
+        (Some(file), None) => Ok(Arc::new(Sqlite::open(&config.path(file), create).await?)),
+        (None, Some(database)) => {
+            let password = database.read_password(config)?;
+            let store = Postgres::open(&database.url, password.as_ref(), &database.instance, create).await;
+            Ok(Arc::new(store.map_err(|fault| fault.while_doing("store.postgres"))?))
+        }
+        _ => Err(Error::new(Reason::ConfigInvalid, "store: set either sqlite or postgres")),
+    }
+}
+
 /// Opens a store that continues what was signed over it, and begins a run.
 async fn start_custody(config: &Config, create: bool, ask: Option<Ask>) -> Result<(Arc<Custody>, usize)> {
-    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), create).await?);
+    let store = open_store(config, create).await?;
     if let Err(fault) = log_files(config).check(store.as_ref()).await {
         store.close().await;
         return Err(fault);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashSet;
+use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use keyward::error::Reason;
 use keyward::grpc::client::failed;
 use serde_json::Value;
 
-use crate::kit::{Instance, KEYWARD, events};
+use crate::kit::load::{all_recorded, signature};
+use crate::kit::postgres::Postgres;
+use crate::kit::{Instance, KEYWARD, events, until_serving};
 
 /// Holds the service at a point within a signature, kills it there, and starts it again.
 async fn killed_at(point: &str) -> (Instance, Vec<Value>) {
@@ -170,4 +173,72 @@ async fn a_full_disk_stops_signing_before_the_token_is_asked() {
         let signature = &document[at..at + document[at..].find('<').unwrap()];
         assert!(text.contains(signature), "a released signature is not in the log");
     }
+}
+
+/// Where the service can be held within a signature: around each of its two commits, and around the token.
+const POINTS: &[&str] = &[
+    "before-commit:sign-document",
+    "after-commit:sign-document",
+    "after-intent:sign-document",
+    "before-outcome:sign-document",
+    "before-commit:outcome",
+    "after-commit:outcome",
+];
+
+/// At every point, the service is killed, or the database server under it. Whatever the caller got is in the log, the log
+/// holds, no intent stays open, and it goes on.
+async fn killed_at_every_point(mut server: Option<Postgres>) {
+    let mut instance = server.as_ref().map_or_else(Instance::new, |server| Instance::in_database(server, "a"));
+    instance.start();
+    instance.cluster("demo");
+    instance.node("demo", "node-1");
+    let mut draft = instance.draft("demo");
+    assert_eq!(instance.stop(), Some(0));
+    let held = instance.path("held");
+    let wanted = format!("@{}", held.display());
+    let environment = [("KEYWARD_FAULTPOINT", wanted.as_str())];
+    instance.start_with(&environment);
+    for (number, point) in POINTS.iter().enumerate() {
+        for of_database in [false, true] {
+            if of_database && server.is_none() {
+                continue;
+            }
+            let node = instance.connect("node-1").await;
+            draft.user = format!("user-{number}-{of_database}@example.test");
+            let asked = draft.request("clusters/demo");
+            fs::write(&held, point).unwrap();
+            let call = tokio::spawn(async move { node.licensing().sign_document(asked).await });
+            instance.wait_for_line(&format!("faultpoint {point}"));
+            match &mut server {
+                Some(server) if of_database => {
+                    server.kill();
+                    fs::remove_file(&held).unwrap();
+                    server.restart();
+                }
+                _ => {
+                    fs::remove_file(&held).unwrap();
+                    instance.kill();
+                    instance.start_with(&environment);
+                }
+            }
+            let answer = call.await.unwrap();
+            until_serving(&instance, true).await;
+            let node = instance.connect("node-1").await;
+            node.licensing().sign_document(draft.request("clusters/demo")).await.unwrap();
+            let log = instance.closed_log();
+            let answered: Vec<String> = answer.iter().map(|signed| signature(&signed.get_ref().document)).collect();
+            assert!(of_database || answered.is_empty(), "no answer came from a killed service");
+            all_recorded(&log, &answered);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_point_the_log_in_a_file_is_whole() {
+    killed_at_every_point(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_point_with_or_without_its_server_the_log_in_a_database_is_whole() {
+    killed_at_every_point(Some(Postgres::start())).await;
 }

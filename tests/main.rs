@@ -1,18 +1,24 @@
 //! The integration tests, in one binary.
 
+mod altered;
 mod anchor;
 mod audit_log;
+mod backup;
 mod cli;
 mod custody_faults;
 mod custody_load;
 mod enrollment;
 mod faults;
+mod instances;
 mod kit;
 mod licensing;
 mod merkle;
 mod proofs;
 mod sinks;
+mod store_away;
 mod store_contract;
+mod store_model;
+mod store_upgrade;
 mod tamper;
 mod tidy;
 mod token_contract;

@@ -46,7 +46,7 @@ impl Place {
     async fn try_open(&self) -> Result<Arc<dyn Store>> {
         Ok(match self {
             Place::Sqlite(_) => Arc::new(Sqlite::open(&self.file(), false).await?),
-            Place::Postgres(server) => Arc::new(keyward::store::Postgres::open(&server.url(), "a", false).await?),
+            Place::Postgres(server) => Arc::new(keyward::store::Postgres::open(&server.url(), None, "a", false).await?),
         })
     }
 
@@ -89,7 +89,12 @@ impl Place {
 const LOG_TABLES: [&str; 3] = ["log", "entry", "subtree"];
 
 async fn instance(server: &Postgres, name: &str) -> Arc<dyn Store> {
-    Arc::new(keyward::store::Postgres::open(&server.url(), name, true).await.unwrap())
+    let url = server.url();
+    let open = |create| keyward::store::Postgres::open(&url, None, name, create);
+    match open(false).await {
+        Ok(store) => Arc::new(store),
+        Err(_) => Arc::new(open(true).await.unwrap()),
+    }
 }
 
 macro_rules! on_both {
@@ -393,10 +398,11 @@ async fn a_database_without_this_instances_log_is_not_begun_again() {
     let server = Postgres::start();
     let open = |create| {
         let url = server.url();
-        async move { keyward::store::Postgres::open(&url, "a", create).await.map(|_| ()) }
+        async move { keyward::store::Postgres::open(&url, None, "a", create).await.map(|_| ()) }
     };
     assert_eq!(open(false).await.unwrap_err().reason(), Reason::StoreUnavailable);
     open(true).await.unwrap();
+    assert_eq!(open(true).await.unwrap_err().reason(), Reason::AlreadyExists);
     open(false).await.unwrap();
     server.sql("INSERT INTO _sqlx_migrations VALUES (9999, 'later', now(), true, '', 0)");
     assert_eq!(open(false).await.unwrap_err().reason(), Reason::SchemaNewer);
@@ -441,7 +447,7 @@ async fn a_store_of_an_earlier_schema_is_brought_up_to_date_with_its_log_objects
     let server = Postgres::start();
     server.sql(&fs::read_to_string(earlier("postgres-1.sql")).unwrap());
     for size in [5, 6] {
-        let store = keyward::store::Postgres::open(&server.url(), "a", false).await.unwrap();
+        let store = keyward::store::Postgres::open(&server.url(), None, "a", false).await.unwrap();
         assert_eq!(store.head().size, size);
         holds_what_the_copy_holds(&store).await;
         store.close().await;

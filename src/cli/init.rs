@@ -1,7 +1,6 @@
 //! `keyward init`: makes a data directory, whole or not at all.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,9 +8,10 @@ use serde_json::json;
 
 use crate::caller::Caller;
 use crate::cli::output::{self, write_new};
+use crate::cli::place::{Place, private_directory, unusable};
 use crate::cli::{Global, prompt, stop_signal};
 use crate::clock;
-use crate::config::{self, Api, Audit, Config, Enrollment, File, Join, Operator, PinSource, Store, Tls};
+use crate::config::{self, Api, Audit, Config, Enrollment, File, Join, Operator, PinSource, Postgres, Store, Tls};
 use crate::custody::Custody;
 use crate::enrollment::instance;
 use crate::error::{Error, Reason, Result};
@@ -54,16 +54,32 @@ pub(super) struct Args {
     /// Its directory, if it is a token in software
     #[arg(long, value_name = "DIR", requires = "label")]
     pub(super) token_directory: Option<PathBuf>,
+    /// Keep the records in this PostgreSQL database and not in a file: a URL without a password
+    #[arg(long, value_name = "URL", requires = "called", conflicts_with = "beside")]
+    pub(super) postgres: Option<String>,
+    /// A file with the password of the database's user
+    #[arg(long, value_name = "FILE", requires = "postgres")]
+    pub(super) postgres_password: Option<PathBuf>,
+    /// What this instance is called in the database
+    #[arg(id = "called", long = "instance", value_name = "NAME")]
+    pub(super) called: Option<String>,
+    /// Make one more instance on the database of that data directory, with its tokens, PIN files and TLS authority
+    #[arg(long, value_name = "DIR", requires = "called")]
+    pub(super) beside: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
     let file = new_directory(args, async |_| Ok(()))?;
     let (directory, token) = (args.directory.display(), &file.tokens[0]);
+    let store = match &file.store.postgres {
+        Some(database) => format!("{} instance {}", database.url, database.instance),
+        None => STORE.to_owned(),
+    };
     if global.output == output::Format::Json {
         let shown = json!({
             "directory": directory.to_string(),
             "configuration": config::FILE,
-            "store": file.store.sqlite,
+            "store": store,
             "token": { "name": token.name, "label": token.label, "serial": token.serial, "profile": token.profile },
             "pins": "pins",
             "tls_authority": file.tls.authority,
@@ -75,7 +91,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
     }
     println!("made {directory}");
     println!("  configuration  {}", config::FILE);
-    println!("  store          {} (SQLite)", file.store.sqlite.display());
+    println!("  store          {store}");
     println!("  token          {}: {} serial {}, profile {}", token.name, token.label, token.serial, token.profile);
     match &token.pin {
         PinSource::File(file) if file.is_relative() => {
@@ -95,7 +111,12 @@ pub(super) fn new_directory(args: &Args, more: impl AsyncFnOnce(&Arc<Custody>) -
     let profile = Profile::load(&args.profile)?;
     check_device(args, &profile)?;
     let target = std::path::absolute(&args.directory).map_err(|fault| unusable(&args.directory, &fault))?;
-    let planned = Config::new(target, plan(args, &profile), "");
+    let other = args.beside.as_deref().map(Config::load).transpose()?;
+    let file = match &other {
+        Some(other) => plan_beside(args, &profile, other)?,
+        None => plan(args, &profile),
+    };
+    let planned = Config::new(target, file, "");
     // Before anything is made: what holds for the directory's final name.
     planned.check().map_err(|fault| {
         fault.while_doing("this data directory cannot be made").hint(
@@ -103,7 +124,8 @@ pub(super) fn new_directory(args: &Args, more: impl AsyncFnOnce(&Arc<Custody>) -
         )
     })?;
     let place = Place::begin(&planned.directory)?;
-    let file = make(&place.partial, &profile, planned.file, more)?;
+    let new = New { directory: &place.partial, profile: &profile, other: other.as_ref() };
+    let file = make(&new, planned.file, more)?;
     place.finish()?;
     Ok(file)
 }
@@ -113,7 +135,14 @@ fn plan(args: &Args, profile: &Profile) -> File {
     File {
         api: Api { listen: args.listen.clone(), server_names: args.server_names.clone() },
         operator: Operator { socket: "operator.sock".into() },
-        store: Store { sqlite: "keyward.db".into() },
+        store: match &args.postgres {
+            None => Store { sqlite: Some(STORE.into()), postgres: None },
+            Some(url) => {
+                let password = args.postgres_password.as_ref().map(|file| PinSource::File(absolute(file)));
+                let instance = args.called.clone().unwrap_or_default();
+                Store { sqlite: None, postgres: Some(Postgres { url: url.clone(), instance, password }) }
+            }
+        },
         join: Join { listen: args.join_listen.clone() },
         enrollment: Enrollment::default(),
         audit: Audit::default(),
@@ -134,6 +163,37 @@ fn plan(args: &Args, profile: &Profile) -> File {
         }],
         sinks: Vec::new(),
     }
+}
+
+/// The configuration of one more instance on the database of another: with the tokens of that, where they are.
+fn plan_beside(args: &Args, profile: &Profile, other: &Config) -> Result<File> {
+    let Some(database) = other.file.store.postgres.clone() else {
+        let words = format!("the records of {} are in a file, which serves one instance", other.directory.display());
+        return Err(Error::new(Reason::ConfigInvalid, words)
+            .hint("several instances need a PostgreSQL database: keyward init DIR --postgres URL --instance NAME"));
+    };
+    let there = |source: PinSource| match source {
+        PinSource::File(file) => PinSource::File(absolute(&other.path(&file))),
+        other => other,
+    };
+    let mut file = plan(args, profile);
+    file.enrollment = other.file.enrollment.clone();
+    file.store.sqlite = None;
+    file.store.postgres = Some(Postgres {
+        instance: args.called.clone().unwrap_or_default(),
+        password: database.password.map(there),
+        url: database.url,
+    });
+    file.tokens = other.file.tokens.clone();
+    for token in &mut file.tokens {
+        token.directory = token.directory.take().map(|directory| absolute(&other.path(&directory)));
+        token.pin = there(token.pin.clone());
+        for replica in &mut token.replicas {
+            replica.directory = replica.directory.take().map(|directory| absolute(&other.path(&directory)));
+            replica.pin = replica.pin.take().map(there);
+        }
+    }
+    Ok(file)
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -184,13 +244,17 @@ fn make_token(directory: &Path, profile: &Profile, token: &mut config::Token) ->
     Ok(())
 }
 
+/// What is being made.
+struct New<'a> {
+    directory: &'a Path,
+    profile: &'a Profile,
+    /// Whose database it shares.
+    other: Option<&'a Config>,
+}
+
 /// Fills the directory.
-fn make(
-    directory: &Path,
-    profile: &Profile,
-    mut file: File,
-    more: impl AsyncFnOnce(&Arc<Custody>) -> Result<()>,
-) -> Result<File> {
+fn make(new: &New, mut file: File, more: impl AsyncFnOnce(&Arc<Custody>) -> Result<()>) -> Result<File> {
+    let directory = new.directory;
     // A runtime without threads, so that modules may read their environment. From here on a signal does not end the
     // process, but this work, so that no PINs are left behind.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -198,7 +262,7 @@ fn make(
     let stop = runtime.block_on(async { stop_signal() })?;
     private_directory(&directory.join("tls"))?;
     if file.tokens[0].label.is_empty() {
-        make_token(directory, profile, &mut file.tokens[0])?;
+        make_token(directory, new.profile, &mut file.tokens[0])?;
     }
     let text = toml::to_string(&file)
         .map_err(|fault| Error::new(Reason::Internal, "the configuration cannot be written").detail(fault))?;
@@ -210,16 +274,29 @@ fn make(
         tokio::select! {
             biased;
             () = stop => Err(Error::new(Reason::DataDirectory, "a signal ended this; the directory was not made")),
-            founded = found(&config, more) => founded,
+            founded = found(&config, new.other, more) => founded,
         }
     })?;
     Ok(config.file)
 }
 
-async fn found(config: &Config, more: impl AsyncFnOnce(&Arc<Custody>) -> Result<()>) -> Result<()> {
+async fn found(
+    config: &Config,
+    other: Option<&Config>,
+    more: impl AsyncFnOnce(&Arc<Custody>) -> Result<()>,
+) -> Result<()> {
+    let pem = other.map(|other| {
+        let path = other.path(&other.file.tls.authority);
+        fs::read_to_string(&path).map_err(|fault| output::unreadable(&path, &fault, "bring it back from a backup"))
+    });
+    let pem = pem.transpose()?;
     let custody = serve::open_custody(config, true, prompt::pin).await?;
     let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
-    let founded = match instance::found(&custody, &caller).await {
+    let founded = match pem {
+        Some(pem) => instance::found_beside(&custody, &caller, pem).await,
+        None => instance::found(&custody, &caller).await,
+    };
+    let founded = match founded {
         Ok(founded) => more(&custody).await.map(|()| founded),
         Err(fault) => Err(fault),
     };
@@ -229,6 +306,8 @@ async fn found(config: &Config, more: impl AsyncFnOnce(&Arc<Custody>) -> Result<
     write_new(&config.directory.join(config::AUDIT_TRUST), founded.audit_trust.as_bytes(), 0o644)
 }
 
+/// The SQLite file's name inside a data directory.
+const STORE: &str = "keyward.db";
 const HEADER: &str = "# Keyward's configuration. Paths are relative to this file's directory; unknown settings are refused.\n\
                       # Check it after a change, from this directory: keyward config check --data .\n\n";
 
@@ -237,89 +316,4 @@ fn random_pin(path: &Path) -> Result<Pin> {
     let text = hex::encode(clock::random::<16>()?);
     write_new(path, text.as_bytes(), 0o600)?;
     Ok(Pin::new(text))
-}
-
-fn private_directory(path: &Path) -> Result<()> {
-    DirBuilder::new().mode(0o700).create(path).map_err(|fault| unusable(path, &fault))
-}
-
-fn unusable(directory: &Path, fault: &std::io::Error) -> Error {
-    Error::new(Reason::DataDirectory, format!("{} cannot be used: {fault}", directory.display()))
-        .hint("name a new directory in one that is there and that this user may write")
-}
-
-/// What the name of an unfinished directory begins with.
-const PARTIAL: &str = ".partial-";
-
-/// A directory that is filled in a part of its own, and gets its content when that is whole. Dropped before that,
-/// everything is removed again.
-struct Place {
-    target: PathBuf,
-    partial: PathBuf,
-    /// Whether the target was not there before.
-    new: bool,
-    moved: Vec<PathBuf>,
-    done: bool,
-}
-
-impl Place {
-    fn begin(target: &Path) -> Result<Self> {
-        let partial = target.join(format!("{PARTIAL}{}", hex::encode(clock::random::<4>()?)));
-        let new = match fs::read_dir(target) {
-            Ok(mut entries) => match entries.next() {
-                None => false,
-                Some(entry) => return Err(occupied(target, &entry.map_err(|fault| unusable(target, &fault))?.path())),
-            },
-            Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => true,
-            Err(fault) => return Err(unusable(target, &fault)),
-        };
-        if new {
-            private_directory(target)?;
-        }
-        let place = Place { target: target.to_owned(), partial, new, moved: Vec::new(), done: false };
-        private_directory(&place.partial)?;
-        Ok(place)
-    }
-
-    /// Moves the content into its place, the configuration last: a directory without it is no data directory.
-    fn finish(mut self) -> Result<()> {
-        let fault = |fault| unusable(&self.target, &fault);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.partial).map_err(fault)? {
-            names.push(entry.map_err(fault)?.file_name());
-        }
-        names.sort_by_key(|name| name == config::FILE);
-        fs::set_permissions(&self.target, Permissions::from_mode(0o700)).map_err(fault)?;
-        for name in names {
-            let to = self.target.join(&name);
-            fs::rename(self.partial.join(&name), &to).map_err(fault)?;
-            self.moved.push(to);
-        }
-        self.done = true;
-        fs::remove_dir(&self.partial).map_err(fault)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        for path in self.moved.iter().chain([&self.partial]) {
-            let _ = fs::remove_dir_all(path).or_else(|_| fs::remove_file(path));
-        }
-        if self.new {
-            let _ = fs::remove_dir(&self.target);
-        }
-    }
-}
-
-fn occupied(target: &Path, found: &Path) -> Error {
-    let fault = Error::new(Reason::DataDirectory, format!("{} is not empty", target.display()));
-    if found.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PARTIAL.as_bytes())) {
-        let found = found.display();
-        return fault
-            .hint(format!("an earlier run was broken off and left PINs in {found}; remove that, then try again"));
-    }
-    fault.hint("name a new directory")
 }

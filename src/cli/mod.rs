@@ -22,6 +22,7 @@ macro_rules! eprintln {
 mod anchor;
 mod audit;
 mod authority;
+mod backup;
 mod bench;
 mod cluster;
 mod config;
@@ -33,6 +34,7 @@ mod key;
 mod license;
 mod node;
 mod output;
+mod place;
 mod probe;
 mod prompt;
 mod prove;
@@ -93,6 +95,10 @@ enum Command {
     /// Tokens: how they stand, what a person decides about them, and what they do when tried out
     #[command(subcommand)]
     Token(token::Command),
+    /// Copy the records and the files that belong to them, beside a running service; no token and no PIN
+    Backup(backup::Backup),
+    /// Make a data directory of a backup, after it was checked against the last checkpoint that is known
+    Restore(backup::Restore),
     /// The configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -144,6 +150,8 @@ fn run(cli: Cli) -> Result<u8> {
         Command::License(command) => wait(license::run(command, &global)),
         Command::Audit(command) => audit::run(command, &global),
         Command::Token(command) => token::run(command, &global),
+        Command::Backup(args) => backup::backup(&args, &global),
+        Command::Restore(args) => backup::restore(&args, &global),
         Command::Config(command) => config::run(&command, &global),
         Command::Verify(args) => verify::run(&args, &global),
         Command::Show(args) => show::run(&args, &global),

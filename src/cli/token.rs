@@ -11,8 +11,8 @@ use crate::error::{Error, Reason, Result};
 use crate::grpc::client::{Connection, failed};
 use crate::grpc::v1;
 use crate::policy::{self, Asked, Operation};
-use crate::serve::Lock;
-use crate::store::{Sqlite, Store};
+use crate::serve::{Lock, open_store};
+use crate::store::Store;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -94,7 +94,7 @@ impl<'a> Place<'a> {
                     Ok(listed.into_inner().tokens)
                 }
                 At::Directory(_) => {
-                    let store = open_store(self.config).await?;
+                    let store = open_store(self.config, false).await?;
                     let tokens = recorded(self.config, store.as_ref()).await;
                     store.close().await;
                     tokens
@@ -102,10 +102,6 @@ impl<'a> Place<'a> {
             }
         })
     }
-}
-
-async fn open_store(config: &Config) -> Result<Box<dyn Store>> {
-    Ok(Box::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?))
 }
 
 /// What is configured and recorded of the tokens of a stopped service.
@@ -353,7 +349,7 @@ fn lift(place: &Place<'_>, name: &str, hold: Hold, global: &Global) -> Result<()
                 })
             }
             At::Directory(_) => {
-                let store = open_store(place.config).await?;
+                let store = open_store(place.config, false).await?;
                 let was = lift_recorded(store.as_ref(), &settings, name, hold).await;
                 store.close().await;
                 was

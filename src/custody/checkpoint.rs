@@ -79,6 +79,12 @@ impl Ledger {
     }
 }
 
+/// Resource name of the key that signs checkpoints of another log beside it.
+#[must_use]
+pub fn audit_key_beside(log: &str) -> String {
+    format!("{AUDIT_KEY}-{log}")
+}
+
 impl Custody {
     /// The history of this log's audit keys.
     ///
@@ -96,7 +102,10 @@ impl Custody {
     /// # Errors
     /// The token's; `NOT_FOUND` if the instance has no audit key.
     pub async fn begin_trust(&self, deadline: Instant) -> Result<Trust> {
-        let key = self.key(AUDIT_KEY).await?;
+        let key = match self.key(&audit_key_beside(&self.store.head().log)).await {
+            Err(fault) if fault.reason() == Reason::NotFound => self.key(AUDIT_KEY).await?,
+            found => found?,
+        };
         let log = self.store.head().log;
         let verifier = VerifierKey::new(&checkpoint::origin(&log), &key.record.public)?;
         let trust: Trust =

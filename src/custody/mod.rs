@@ -6,15 +6,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::ParsedPublicKey;
 
 use crate::audit::record::ActNote;
 use crate::cluster::SealProfile;
 use crate::error::{Error, Reason, Result};
+use crate::faultpoint;
 use crate::policy::Permit;
-use crate::store::{Kind, Store, Write};
+use crate::store::{Batch, Kind, Store, Write};
 use crate::token::lane::{LaneError, Priority};
 use crate::token::replica::{Health, Served};
 use crate::token::{Failure, Token};
@@ -23,7 +24,6 @@ mod anchor;
 mod checkpoint;
 mod countersign;
 mod entries;
-pub mod faultpoint;
 mod generate;
 mod missing;
 mod operate;
@@ -39,7 +39,7 @@ mod tend;
 mod unseal;
 
 pub use anchor::LogFiles;
-pub use checkpoint::{AUDIT_KEY, Ledger, Pace};
+pub use checkpoint::{AUDIT_KEY, Ledger, Pace, audit_key_beside};
 pub use entries::{Found, Query};
 pub use generate::Making;
 pub use operate::{Hold, ReplicaStatus, TokenStatus, clear, no_token};
@@ -94,6 +94,20 @@ impl Custody {
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Why nothing can be recorded, if that is so: the last commit failed, or one is under way for longer than this.
+    #[must_use]
+    pub fn store_trouble(&self, patience: Duration) -> Option<Error> {
+        self.store.trouble(patience)
+    }
+
+    /// Tries whether anything can be recorded. Leaves nothing behind.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn try_store(&self) -> Result<()> {
+        self.store.commit(Batch::default()).await.map(drop)
     }
 
     fn held(&self, name: &str, version: u64) -> Option<Arc<Held>> {

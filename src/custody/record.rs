@@ -1,5 +1,7 @@
 //! What custody keeps of keys and tokens.
 
+use std::time::{Duration, Instant};
+
 use serde::{Deserialize, Serialize};
 
 use crate::audit::record::Event;
@@ -9,6 +11,11 @@ use crate::key::{KeyId, KeyRole, KeyState, Mode, PublicKey};
 use crate::policy::{Operation, Permit};
 use crate::store::{Batch, Kind, Store, Write};
 use crate::token::{Evidence, KeyRef};
+
+/// Time for a login to a device, which one instance at a time makes, in seconds.
+const LOGIN_S: u32 = 30;
+/// How often to ask whether the other instance has ended its login, in milliseconds.
+const AGAIN_MS: u64 = 200;
 
 /// A key's record: all of it but the private half, which is in the token alone.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,6 +58,19 @@ pub struct Standing {
     pub latched: Option<String>,
     /// It gave a key or a signature that is not the recorded one.
     pub quarantined: Option<String>,
+}
+
+/// Leases work that other instances may have under way: of a login that they have begun, they say how it ended.
+async fn wait_for(store: &dyn Store, work: &str) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(2 * u64::from(LOGIN_S));
+    while !store.lease(work, LOGIN_S).await? {
+        if Instant::now() > end {
+            return Err(Error::new(Reason::TokenUnavailable, format!("{work}: another instance is at it"))
+                .hint("try again when that instance has started"));
+        }
+        tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+    }
+    Ok(())
 }
 
 /// How standings name a device: by what it is, not by what a configuration calls it. Only where another replica of its
@@ -98,6 +118,16 @@ impl Standing {
     /// # Errors
     /// `PIN_LATCHED` if an earlier try is not cleared; those of the login; those of the store.
     pub async fn log_in<T>(store: &dyn Store, device: &str, login: impl Future<Output = Result<T>>) -> Result<T> {
+        let work = format!("login {device}");
+        wait_for(store, &work).await?;
+        let done = Standing::try_log_in(store, device, login).await;
+        if let Err(fault) = store.lease(&work, 0).await {
+            tracing::warn!(work, ?fault, "a lease cannot be given back; it runs out");
+        }
+        done
+    }
+
+    async fn try_log_in<T>(store: &dyn Store, device: &str, login: impl Future<Output = Result<T>>) -> Result<T> {
         let service = CallerNote::service();
         let (standing, _) = Standing::of(store, device).await?;
         if let Some(latched) = standing.latched {

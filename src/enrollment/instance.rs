@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use crate::audit::trust::Trust;
 use crate::caller::Caller;
-use crate::custody::{AUDIT_KEY, Custody, Making};
-use crate::error::Result;
+use crate::custody::{AUDIT_KEY, Custody, Making, audit_key_beside};
+use crate::error::{Error, Reason, Result};
 use crate::key::{KeyRole, Mode};
 use crate::policy::{self, Asked, DocumentKind, Operation};
+use crate::store::Kind;
 use crate::tls::{Authority, Issued, Unsigned};
 
 /// Resource name of the TLS authority's key.
@@ -29,18 +30,39 @@ pub struct Founded {
 /// # Errors
 /// `ALREADY_EXISTS` if it was founded before; those of custody.
 pub async fn found(custody: &Arc<Custody>, caller: &Caller) -> Result<Founded> {
-    let asked = Asked { operation: Operation::FoundInstance, cluster: None, signs: None };
-    for (name, role) in [(AUDIT_KEY, KeyRole::Audit), (TLS_KEY, KeyRole::TlsCa)] {
-        let (token, _) = custody.default_token()?;
-        // Both keys are P-256; the mode says no more than that their hash is SHA-256.
-        let making = Making { name: name.into(), role, mode: Mode::Two, token: token.to_owned(), beside: Vec::new() };
-        custody.generate(policy::permit(caller, &asked)?, making, Instant::now() + ACT).await?.answer();
+    if custody.store().get(Kind::Key, TLS_KEY).await?.is_some() {
+        return Err(Error::new(Reason::AlreadyExists, "another instance has its records here already")
+            .hint("to make one more instance on this database: keyward init DIR --beside ITS-DIR --instance NAME"));
     }
+    make(custody, caller, AUDIT_KEY, KeyRole::Audit).await?;
+    make(custody, caller, TLS_KEY, KeyRole::TlsCa).await?;
     let key = custody.key(TLS_KEY).await?;
     let unsigned = Authority::found("Keyward TLS authority", &key.record.public)?;
     let issued = sign(custody, caller, Operation::FoundInstance, "Keyward TLS authority", unsigned).await?;
     let audit_trust = custody.begin_trust(Instant::now() + ACT).await?.to_string();
     Ok(Founded { tls_authority_pem: issued.certificate_pem, audit_trust })
+}
+
+/// Founds one more instance on the records of others: with a log and an audit key of its own, under their TLS authority.
+///
+/// # Errors
+/// `CONFIG_INVALID` if the certificate is not that of the authority whose key is recorded; those of custody.
+pub async fn found_beside(custody: &Arc<Custody>, caller: &Caller, tls_authority_pem: String) -> Result<Founded> {
+    let key = custody.key(TLS_KEY).await?;
+    Authority::open(tls_authority_pem.clone(), &key.record.public)?;
+    make(custody, caller, &audit_key_beside(&custody.store().head().log), KeyRole::Audit).await?;
+    let audit_trust = custody.begin_trust(Instant::now() + ACT).await?.to_string();
+    Ok(Founded { tls_authority_pem, audit_trust })
+}
+
+/// Makes one of the instance's keys.
+async fn make(custody: &Arc<Custody>, caller: &Caller, name: &str, role: KeyRole) -> Result<()> {
+    let asked = Asked { operation: Operation::FoundInstance, cluster: None, signs: None };
+    let (token, _) = custody.default_token()?;
+    // These keys are P-256; the mode says no more than that their hash is SHA-256.
+    let making = Making { name: name.into(), role, mode: Mode::Two, token: token.to_owned(), beside: Vec::new() };
+    custody.generate(policy::permit(caller, &asked)?, making, Instant::now() + ACT).await?.answer();
+    Ok(())
 }
 
 /// Puts a new key, made in the same token, in the place of the audit key. Gives its name and the history of audit keys.

@@ -21,6 +21,7 @@ mod incoming;
 mod keys;
 mod licensing;
 mod nodes;
+mod patience;
 mod proofs;
 pub mod server;
 pub mod status;

@@ -13,6 +13,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::error::{Error, Reason, Result};
 use crate::grpc::incoming::{Room, bounded};
+use crate::grpc::patience::Patience;
 use crate::grpc::{Door, MESSAGE_BYTES_MAX, v1};
 use crate::tls::Identity;
 
@@ -38,6 +39,8 @@ const USE_KEYS: &[&str] = &["", "keyward.v1.Licensing", "keyward.v1.Enrollment"]
 /// Services that use records, and keys for some requests only.
 const USE_RECORDS: &[&str] =
     &["keyward.v1.Clusters", "keyward.v1.Keys", "keyward.v1.Nodes", "keyward.v1.Audit", "keyward.v1.Tokens"];
+/// What health checks ask for to learn whether the disk of the store has room.
+pub const STORE_SPACE: &str = "store-space";
 
 /// All services, ready to be served.
 pub struct Services {
@@ -45,6 +48,7 @@ pub struct Services {
     join: Routes,
     health: HealthReporter,
     room: Room,
+    patience: Patience,
 }
 
 impl Services {
@@ -77,7 +81,7 @@ impl Services {
             .add_service(sized!(tokens_server, TokensServer))
             .prepare();
         let join = Routes::new(v1::join_server::JoinServer::new(door.clone())).prepare();
-        Ok(Services { routes, join, health, room: Room::here() })
+        Ok(Services { routes, join, health, room: Room::here(), patience: Patience(door.custody.clone()) })
     }
 
     /// Says to health checks whether the doors for nodes are open, and how the tokens stand: by name, whether each serves
@@ -108,6 +112,12 @@ impl Services {
         self.health.set_service_status(service, status).await;
     }
 
+    /// Says to health checks, as the service `store-space`, whether there is room for records to come.
+    pub async fn set_room(&self, enough: bool) {
+        let status = if enough { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.health.set_service_status(STORE_SPACE, status).await;
+    }
+
     /// Serves nodes: TLS on both sides, until `stop` resolves and what is under way is answered.
     ///
     /// # Errors
@@ -123,7 +133,7 @@ impl Services {
             .identity(TlsIdentity::from_pem(&identity.certificate_pem, identity.key_pem.as_bytes()))
             .client_ca_root(Certificate::from_pem(client_ca_pem))
             .timeout(Duration::from_secs(HANDSHAKE_S));
-        server()
+        self.server()
             .timeout(Duration::from_secs(REQUEST_S))
             .tls_config(tls)
             .map_err(|fault| failed(&fault))?
@@ -146,7 +156,7 @@ impl Services {
         let tls = ServerTlsConfig::new()
             .identity(TlsIdentity::from_pem(&identity.certificate_pem, identity.key_pem.as_bytes()))
             .timeout(Duration::from_secs(HANDSHAKE_S));
-        server()
+        self.server()
             .timeout(Duration::from_secs(REQUEST_S))
             .max_connection_age(Duration::from_secs(JOIN_CONNECTION_S))
             .max_connection_age_grace(Duration::ZERO)
@@ -163,22 +173,23 @@ impl Services {
     /// # Errors
     /// `INTERNAL` if the listener fails.
     pub async fn operators(&self, listener: UnixListener, stop: impl Future<Output = ()> + Send) -> Result<()> {
-        server()
+        self.server()
             .add_routes(self.routes.clone())
             .serve_with_incoming_shutdown(bounded(listener, self.room.operators), stop)
             .await
             .map_err(|fault| failed(&fault))
     }
-}
 
-/// What all listeners have in common.
-fn server() -> Server<Stack<GlobalConcurrencyLimitLayer, NoLayer>> {
-    Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(Duration::from_secs(KEEPALIVE_S)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(KEEPALIVE_ANSWER_S)))
-        .load_shed(true)
-        .layer(GlobalConcurrencyLimitLayer::new(REQUESTS_MAX))
+    /// What all listeners have in common.
+    fn server(&self) -> Server<Stack<GlobalConcurrencyLimitLayer, Stack<Patience, NoLayer>>> {
+        Server::builder()
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(Duration::from_secs(KEEPALIVE_S)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(KEEPALIVE_ANSWER_S)))
+            .load_shed(true)
+            .layer(self.patience.clone())
+            .layer(GlobalConcurrencyLimitLayer::new(REQUESTS_MAX))
+    }
 }
 
 fn failed(fault: &tonic::transport::Error) -> Error {

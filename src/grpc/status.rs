@@ -54,6 +54,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::Revoked
         | Reason::UnsealFailed
         | Reason::TokenRefused => Code::InvalidArgument,
+        Reason::ObjectAltered => Code::DataLoss,
         Reason::ConfigInvalid
         | Reason::DataDirectory
         | Reason::DataDirectoryInUse

@@ -11,7 +11,7 @@ use crate::error::{Error, Reason, Result};
 use crate::key::Hash;
 use crate::policy::{self, Asked, Operation};
 use crate::secret::Pin;
-use crate::store::{Sqlite, Store};
+use crate::store::Store;
 use crate::token::host::{HostProgram, HostToken};
 use crate::token::pkcs11::{self, Pkcs11Token};
 use crate::token::probe::permissive;
@@ -177,7 +177,7 @@ pub async fn open_for_probe(
     let standing = standing_of(&settings.serial, &settings.label, twin.then_some(&settings.name));
     let (profile, mut binding) = bind(config, settings)?;
     binding.sessions = sessions;
-    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.path(&config.file.store.sqlite), false).await?);
+    let store = super::open_store(config, false).await?;
     let opened = async {
         let asked = Asked { operation: Operation::ProbeToken, cluster: None, signs: None };
         custody::record_probe(store.as_ref(), policy::permit(caller, &asked)?, name).await?;

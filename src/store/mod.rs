@@ -1,6 +1,7 @@
 //! Port to the store: the log and the objects it speaks of, changed together by one verb.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -14,8 +15,11 @@ use crate::audit::record::Event;
 use crate::error::{Error, Reason, Result};
 
 pub mod bare;
+mod change;
 mod inspect;
 mod postgres;
+mod pulse;
+mod space;
 mod sql;
 mod sqlite;
 mod tree;
@@ -23,19 +27,26 @@ mod writer;
 
 pub use inspect::inspect;
 pub use postgres::Postgres;
+pub use space::{LOW_BYTES, RESERVE_BYTES};
 pub use sqlite::Sqlite;
 pub use tree::ask;
+
+/// For how long a commit may be under way before others are refused at once instead of waiting behind it, in seconds.
+pub const STUCK_S: u64 = 2;
 
 /// The store.
 ///
 /// Contract. Any number of callers at once. `commit` is durable when it returns `Ok`: records and objects together,
 /// or none of the batch. `STORE_CONFLICT` and `STORE_UNAVAILABLE` before the commit point mean that it did not
 /// happen; after a failed commit the store re-reads its own head before it writes again, so that the log has no gap.
-/// Nobody retries below this port; a caller may. Reads see every commit that returned before them.
+/// Nobody retries below this port; a caller may. Reads see every commit that returned before them. An object that is read
+/// from the database is held against the last record of its change: `OBJECT_ALTERED` if it is another, or gone.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Writes a batch: first the objects, each only over the version it expects, then one `changed` record for each
-    /// of them, then the batch's own records. Gives the place of the batch's first own record.
+    /// of them, then the batch's own records. Gives the place of the batch's first own record. An empty batch leaves
+    /// nothing behind, but is written all the same: it shows whether the store can be. A store that has not ended a
+    /// commit for [`STUCK_S`] is not waited for.
     async fn commit(&self, batch: Batch) -> Result<u64>;
 
     /// Keeps a signed checkpoint of this log, which is its own record. Durable on return, or it did not happen.
@@ -68,6 +79,13 @@ pub trait Store: Send + Sync {
 
     /// Intents of this log without an outcome.
     async fn open_intents(&self) -> Result<Vec<u64>>;
+
+    /// Why nothing can be committed, as far as the last commits tell: the last one failed, or one is under way for longer
+    /// than `patience`. Asks nobody.
+    fn trouble(&self, patience: Duration) -> Option<Error>;
+
+    /// Whether little room is left for records.
+    fn is_low(&self) -> bool;
 
     /// Takes or renews work that one instance at a time may do: true if it is this instance's for so many seconds from
     /// now, by the store's clock; 0 gives it back. A lease is a courtesy between instances, not a lock: what the work

@@ -1,5 +1,6 @@
 //! The store of several instances: one PostgreSQL database, in it a log for each instance.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::timeout;
 
@@ -15,6 +16,7 @@ use crate::audit::chain::Head;
 use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::error::{Error, Reason, Result};
+use crate::secret::Pin;
 use crate::store::sql::{Sql, migration, number, run, unavailable};
 use crate::store::writer::{Backend, New, State, Writer};
 use crate::store::{Batch, Kind, Object, Store, Write};
@@ -26,9 +28,18 @@ const SERVER_MIN: i64 = 140_000;
 /// Readers beside the writer.
 const READERS: u32 = 8;
 /// How long the server may take for one statement, and a client to connect, in seconds.
-const ANSWER_S: u64 = 10;
+const ANSWER_S: u64 = 5;
+const PATIENCE: Duration = Duration::from_secs(ANSWER_S);
 
 const ENTRIES: &str = "SELECT record FROM entry WHERE log_id = $1 AND seq >= $2 ORDER BY seq LIMIT $3";
+
+/// The last of the changes, which may stand in any of the logs, is the one with the highest version.
+const OBJECT: &str = "SELECT version, body, \
+        (SELECT record FROM entry WHERE record >= $3 AND record < $4 \
+         AND record >= '\\x7b226576656e74223a7b226e616d65223a22'::bytea \
+         AND record < '\\x7b226576656e74223a7b226e616d65223a23'::bytea \
+         ORDER BY (convert_from(record, 'UTF8')::json -> 'event' ->> 'version')::bigint DESC LIMIT 1) \
+    FROM (SELECT 1) AS one LEFT JOIN object ON kind = $1 AND name = $2";
 
 /// Moves the head and writes the records in one statement, which is a commit of its own outside a transaction. No row
 /// at all if this writer's epoch is over.
@@ -65,15 +76,16 @@ pub struct Postgres {
 
 impl Postgres {
     /// Connects to a database (a `postgres://` URL), brings its schema up to this version, and takes over the log of
-    /// `instance`: whoever wrote it before can write it no more. Makes a new log if there is none and `create` says so.
+    /// `instance`: whoever wrote it before can write it no more. With `create`, the log must be a new one.
     ///
     /// # Errors
     /// `CONFIG_INVALID` for the URL or for a server that is too old or does not make commits durable,
-    /// `STORE_UNAVAILABLE` if it cannot be reached or has no such log, `SCHEMA_NEWER` if a newer version wrote it,
-    /// `RECORD_BROKEN` if the last records cannot be read.
-    pub async fn open(url: &str, instance: &str, create: bool) -> Result<Self> {
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|fault| Error::new(Reason::ConfigInvalid, "not the URL of a PostgreSQL database").detail(fault))?
+    /// `STORE_UNAVAILABLE` if it cannot be reached or has no such log, `ALREADY_EXISTS` if a log to be made is there,
+    /// `SCHEMA_NEWER` if a newer version wrote it, `RECORD_BROKEN` if the last records cannot be read.
+    pub async fn open(url: &str, password: Option<&Pin>, instance: &str, create: bool) -> Result<Self> {
+        let options = options(url)?
+            // Set even to nothing: neither the environment nor a file that is not configured may give one.
+            .password(password.map_or("", Pin::expose))
             .application_name(&format!("keyward {instance}"))
             // The server's own defaults must not weaken a commit, and nothing may wait without end.
             .options([("synchronous_commit", "on"), ("default_transaction_isolation", "read committed")])
@@ -85,7 +97,7 @@ impl Postgres {
         MIGRATIONS.run(&mut connection).await.map_err(migration)?;
         if create {
             let empty = Head::empty(uuid::Uuid::new_v4().to_string());
-            sqlx::query(
+            let made = sqlx::query(
                 "INSERT INTO log (log_id, instance, epoch, size, chain, time_us, open_from) \
                  VALUES ($1, $2, 0, 0, $3, 0, 0) ON CONFLICT (instance) DO NOTHING",
             )
@@ -95,6 +107,10 @@ impl Postgres {
             .execute(&mut connection)
             .await
             .map_err(unavailable)?;
+            if made.rows_affected() == 0 {
+                let words = format!("the database has a log of an instance {instance} already");
+                return Err(Error::new(Reason::AlreadyExists, words).hint("give this instance another name"));
+            }
         }
         let taken: Option<(String, i64)> =
             sqlx::query_as("UPDATE log SET epoch = epoch + 1 WHERE instance = $1 RETURNING log_id, epoch")
@@ -110,14 +126,14 @@ impl Postgres {
             .max_connections(READERS)
             .acquire_timeout(Duration::from_secs(ANSWER_S))
             .connect_lazy_with(options.clone());
-        let sql = Sql { readers: readers.clone(), entries: ENTRIES };
+        let sql = Sql { readers: readers.clone(), entries: ENTRIES, object: OBJECT };
         sql.grow(&mut connection, &log).await?;
         let state = sql.state(&log).await?;
         let epoch = Arc::new(AtomicI64::new(epoch));
         let writing = Writing {
             options,
             connection: Some(connection),
-            sql: Sql { readers, entries: ENTRIES },
+            sql: Sql { readers, entries: ENTRIES, object: OBJECT },
             log: log.clone(),
             epoch: epoch.clone(),
         };
@@ -125,13 +141,36 @@ impl Postgres {
     }
 }
 
+/// Reads a URL. What crosses a network does so under TLS, with a server that was certified.
+fn options(url: &str) -> Result<PgConnectOptions> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|fault| Error::new(Reason::ConfigInvalid, "not the URL of a PostgreSQL database").detail(fault))?;
+    let host = options.get_host();
+    let here = options.get_socket().is_some()
+        || host.starts_with('/')
+        || host == "localhost"
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if !here && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
+        return Err(Error::new(
+            Reason::ConfigInvalid,
+            format!("records would go to {host} without TLS that is verified"),
+        )
+        .hint("add ?sslmode=verify-full&sslrootcert=FILE to the URL, or use a Unix socket: ?host=DIRECTORY"));
+    }
+    Ok(options)
+}
+
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
     in_time(options.connect()).await
 }
 
 async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T> {
-    match timeout(Duration::from_secs(ANSWER_S), answer).await {
-        Ok(answer) => answer.map_err(unavailable),
+    answered(async { answer.await.map_err(unavailable) }).await
+}
+
+async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(PATIENCE, answer).await {
+        Ok(answer) => answer,
         Err(_) => Err(Error::new(Reason::StoreUnavailable, format!("the database did not answer within {ANSWER_S} s"))
             .hint("look at the PostgreSQL server and the way to it")),
     }
@@ -167,16 +206,34 @@ impl Store for Postgres {
         self.writer.keep_checkpoint(note).await
     }
 
+    fn trouble(&self, patience: Duration) -> Option<Error> {
+        self.writer.trouble(patience)
+    }
+
+    /// The room of the server is for whoever runs it to watch.
+    fn is_low(&self) -> bool {
+        false
+    }
+
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
-        self.sql.get(kind, name).await
+        answered(self.sql.get(kind, name)).await
     }
 
     async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>> {
-        self.sql.list(kind, prefix, after, count_max).await
+        let names = answered(self.sql.names(kind, prefix, after, count_max)).await?;
+        let mut objects = Vec::with_capacity(names.len());
+        for name in names {
+            objects.extend(self.get(kind, &name).await?);
+        }
+        Ok(objects)
+    }
+
+    async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>> {
+        answered(self.sql.rows(kind, after, count_max)).await
     }
 
     async fn entries(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
-        self.sql.entries(&self.log, seq, count_max).await
+        answered(self.sql.entries(&self.log, seq, count_max)).await
     }
 
     fn head(&self) -> Head {
@@ -196,7 +253,7 @@ impl Store for Postgres {
     }
 
     async fn heads(&self) -> Result<Vec<Head>> {
-        self.sql.heads().await
+        answered(self.sql.heads()).await
     }
 
     async fn open_intents(&self) -> Result<Vec<u64>> {
@@ -211,10 +268,6 @@ impl Store for Postgres {
             .bind(self.epoch.load(Ordering::Acquire))
             .execute(&self.sql.readers);
         Ok(in_time(taken).await?.rows_affected() == 1)
-    }
-
-    async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>> {
-        self.sql.rows(kind, after, count_max).await
     }
 
     async fn close(&self) {
@@ -247,7 +300,7 @@ impl Backend for Writing {
     }
 
     async fn swap(&mut self, writes: &[Write]) -> Result<Result<()>> {
-        Sql::<sqlx::Postgres>::swap(self.connection()?, writes).await
+        answered(Sql::<sqlx::Postgres>::swap(self.connection()?, writes)).await
     }
 
     async fn keep(&mut self, checkpoint: &str) -> Result<()> {
@@ -287,9 +340,19 @@ impl Backend for Writing {
         Ok(())
     }
 
+    async fn touch(&mut self) -> Result<()> {
+        let (log, epoch) = (self.log.clone(), self.epoch.load(Ordering::Acquire));
+        let touched =
+            sqlx::query("UPDATE log SET epoch = epoch WHERE log_id = $1 AND epoch = $2").bind(log).bind(epoch);
+        match in_time(touched.execute(self.connection()?)).await?.rows_affected() {
+            1 => Ok(()),
+            _ => Err(taken_over()),
+        }
+    }
+
     async fn roll_back(&mut self) {
         if let Some(connection) = &mut self.connection {
-            let _ = run::<sqlx::Postgres>(connection, "ROLLBACK").await;
+            let _ = timeout(PATIENCE, run::<sqlx::Postgres>(connection, "ROLLBACK")).await;
         }
     }
 
@@ -306,7 +369,7 @@ impl Backend for Writing {
         let next: Option<i64> = in_time(next).await?;
         self.epoch.store(next.ok_or_else(taken_over)?, Ordering::Release);
         self.connection = Some(connection);
-        self.sql.state(&self.log).await
+        answered(self.sql.state(&self.log)).await
     }
 
     async fn close(self: Box<Self>) {

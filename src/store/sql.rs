@@ -9,16 +9,21 @@ use crate::audit::chain::{ChainHash, Head};
 use crate::audit::merkle::Frontier;
 use crate::audit::record::{Event, Record};
 use crate::error::{Error, Reason, Result};
+use crate::store::change::{self, BATCH_RECORDS_MAX, Last};
 use crate::store::writer::State;
 use crate::store::{Kind, Object, Write};
 
 /// Records that one read takes while the log is looked through.
 pub(super) const PAGE_RECORDS: u32 = 1000;
 
-/// Readers of one database, and the statement that pages through a log's records: its id, a place, a count.
+/// Readers of one database, and the statements that its way of keeping logs decides.
 pub(super) struct Sql<DB: Database> {
     pub(super) readers: Pool<DB>,
+    /// Pages through a log's records: its id, a place, a count.
     pub(super) entries: &'static str,
+    /// An object's version and body beside the last record of its change, each null if there is none: its kind and name,
+    /// and the two bounds of the records of its changes.
+    pub(super) object: &'static str,
 }
 
 impl<DB> Sql<DB>
@@ -36,32 +41,33 @@ where
     Vec<u8>: Type<DB>,
     usize: ColumnIndex<DB::Row>,
 {
+    /// An object, held against the log. Row and record are read by one statement, so that no commit comes between.
     pub(super) async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
-        let row = sqlx::query_as("SELECT name, version, body FROM object WHERE kind = $1 AND name = $2")
+        let (from, to) = change::records_of(kind, name)?;
+        let (version, body, record): (Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>) = sqlx::query_as(self.object)
             .bind(kind.name())
             .bind(name.to_owned())
-            .fetch_optional(&self.readers)
+            .bind(from)
+            .bind(to)
+            .fetch_one(&self.readers)
             .await
             .map_err(unavailable)?;
-        Ok(row.map(object))
+        let row = version.zip(body).map(|(version, body)| object(name, version, body));
+        let last = record.map(|record| Last::read(&record)).transpose()?;
+        match change::check(name, row.as_ref(), last.as_ref()) {
+            Ok(()) => Ok(row),
+            Err(Some(fault)) => Err(fault),
+            Err(None) => Err(match (row, last) {
+                (Some(row), Some(last)) => {
+                    let beside = self.entries(&last.log, last.seq + 1, BATCH_RECORDS_MAX).await?;
+                    change::edited(&row, &last, &beside)
+                }
+                _ => Error::new(Reason::Internal, "a row that is not there has another content"),
+            }),
+        }
     }
 
-    pub(super) async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>> {
-        let rows = sqlx::query_as(
-            "SELECT name, version, body FROM object \
-             WHERE kind = $1 AND substr(name, 1, length($2)) = $2 AND name > $3 ORDER BY name LIMIT $4",
-        )
-        .bind(kind.name())
-        .bind(prefix.to_owned())
-        .bind(after.to_owned())
-        .bind(i64::from(count_max))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(unavailable)?;
-        Ok(rows.into_iter().map(object).collect())
-    }
-
-    /// Objects as their rows stand.
+    /// Objects as they stand in the database.
     pub(super) async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>> {
         let rows: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
             "SELECT name, version, body FROM object WHERE kind = $1 AND name > $2 ORDER BY name LIMIT $3",
@@ -72,12 +78,22 @@ where
         .fetch_all(&self.readers)
         .await
         .map_err(unavailable)?;
-        let row = |(name, version, body): (String, i64, Vec<u8>)| Object {
-            name,
-            version: version.unsigned_abs(),
-            body: body.into(),
-        };
-        Ok(rows.into_iter().map(row).collect())
+        Ok(rows.into_iter().map(|(name, version, body)| object(&name, version, body)).collect())
+    }
+
+    /// Names of objects: each is then read by itself.
+    pub(super) async fn names(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<String>> {
+        sqlx::query_scalar(
+            "SELECT name FROM object \
+             WHERE kind = $1 AND substr(name, 1, length($2)) = $2 AND name > $3 ORDER BY name LIMIT $4",
+        )
+        .bind(kind.name())
+        .bind(prefix.to_owned())
+        .bind(after.to_owned())
+        .bind(i64::from(count_max))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)
     }
 
     pub(super) async fn entries(&self, log: &str, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
@@ -193,8 +209,8 @@ pub(super) fn note(open: &mut BTreeSet<u64>, seq: u64, event: &Event) {
     }
 }
 
-fn object((name, version, body): (String, i64, Vec<u8>)) -> Object {
-    Object { name, version: version.unsigned_abs(), body: body.into() }
+fn object(name: &str, version: i64, body: Vec<u8>) -> Object {
+    Object { name: name.to_owned(), version: version.unsigned_abs(), body: body.into() }
 }
 
 fn head((log, size, chain, time_us): (String, i64, Vec<u8>, i64)) -> Result<Head> {

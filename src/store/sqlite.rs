@@ -1,6 +1,7 @@
 //! The embedded store: one SQLite file, one writer, a few readers.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ use sqlx::{ConnectOptions, Connection, Row as _};
 use crate::audit::chain::Head;
 use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
+use crate::audit::record::Event;
 use crate::error::{Error, Reason, Result};
+use crate::store::space::Space;
 use crate::store::sql::{Sql, migration, number, run, unavailable};
 use crate::store::writer::{Backend, GROUP_BATCHES_MAX, New, State, Writer};
 use crate::store::{Batch, Kind, Object, Store, Write};
@@ -26,6 +29,13 @@ const BUSY_S: u64 = 5;
 
 /// The file has one log: it needs no look at the id.
 const ENTRIES: &str = "SELECT record FROM entry WHERE seq >= $2 ORDER BY seq LIMIT $3";
+
+/// The index is named, or the log might be read backwards from its end instead.
+const OBJECT: &str = "SELECT version, body, \
+        (SELECT record FROM entry INDEXED BY change WHERE record >= $3 AND record < $4 \
+         AND record >= x'7b226576656e74223a7b226e616d65223a22' AND record < x'7b226576656e74223a7b226e616d65223a23' \
+         ORDER BY seq DESC LIMIT 1) \
+    FROM (SELECT 1) AS one LEFT JOIN object ON kind = $1 AND name = $2";
 
 /// Statements that SQLite keeps prepared: one for each size of a group, and those of readers.
 const STATEMENTS: usize = 2 * GROUP_BATCHES_MAX;
@@ -57,11 +67,18 @@ const KEEP_ROOTS: &str = "INSERT INTO subtree (log_id, level, place, root) \
 const KEEP_CHECKPOINT: &str = "INSERT INTO checkpoint (log_id, place, note) \
     SELECT $1, coalesce(max(place), -1) + 1, $2 FROM checkpoint WHERE log_id = $1";
 
+/// Something new each time, as long as a record: SQLite writes nothing where nothing changes.
+const TOUCH: &str = "BEGIN IMMEDIATE; \
+    INSERT INTO fact (name, value) VALUES ('tried', hex(randomblob(400))) \
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value; \
+    COMMIT";
+
 /// A store in one SQLite file.
 pub struct Sqlite {
     log: String,
     sql: Sql<sqlx::Sqlite>,
     writer: Writer,
+    space: Space,
 }
 
 impl Sqlite {
@@ -72,6 +89,31 @@ impl Sqlite {
     /// `RECORD_BROKEN` if its last records cannot be read.
     pub async fn open(path: &Path, create: bool) -> Result<Self> {
         Self::opened(path, create).await.map_err(|fault| fault.while_doing(path.display()))
+    }
+
+    /// Copies a store that may be in use, as it is at one moment, into a new file. Gives where its log ends there.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE` if the one cannot be read or the other written.
+    pub async fn copy(from: &Path, to: &Path) -> Result<Head> {
+        is_store(from).map_err(|fault| fault.while_doing(from.display()))?;
+        let options = SqliteConnectOptions::new().filename(from).busy_timeout(Duration::from_secs(BUSY_S));
+        let mut connection = options.disable_statement_logging().connect().await.map_err(unavailable)?;
+        let path = to.to_str().ok_or_else(|| Error::new(Reason::InvalidArgument, "a path that is not UTF-8"))?;
+        let copied = sqlx::query("VACUUM INTO $1").bind(path.to_owned()).execute(&mut connection).await;
+        copied.map_err(|fault| unavailable(fault).while_doing(to.display()))?;
+        connection.close().await.map_err(unavailable)?;
+        File::open(to).and_then(|file| file.sync_all()).map_err(|fault| {
+            Error::new(Reason::StoreUnavailable, format!("{} cannot be written: {fault}", to.display()))
+        })?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(SqliteConnectOptions::new().filename(to).immutable(true))
+            .await
+            .map_err(unavailable)?;
+        let mut heads = Sql { readers: readers.clone(), entries: ENTRIES, object: OBJECT }.heads().await?;
+        readers.close().await;
+        heads.pop().ok_or_else(|| Error::new(Reason::RecordBroken, "the store has no log"))
     }
 
     async fn opened(path: &Path, create: bool) -> Result<Self> {
@@ -94,12 +136,12 @@ impl Sqlite {
             .connect_with(options.read_only(true))
             .await
             .map_err(unavailable)?;
-        let sql = Sql { readers, entries: ENTRIES };
+        let sql = Sql { readers, entries: ENTRIES, object: OBJECT };
         sql.grow(&mut connection, &log).await?;
         let state = sql.state(&log).await?;
         let readers = sql.readers.clone();
-        let writing = Writing { connection, sql: Sql { readers, entries: ENTRIES }, log: log.clone() };
-        Ok(Sqlite { log, sql, writer: Writer::start(Box::new(writing), state, true) })
+        let writing = Writing { connection, sql: Sql { readers, entries: ENTRIES, object: OBJECT }, log: log.clone() };
+        Ok(Sqlite { log, sql, writer: Writer::start(Box::new(writing), state, true), space: Space::beside(path) })
     }
 }
 
@@ -108,7 +150,7 @@ impl Sqlite {
 fn is_store(path: &Path) -> Result<()> {
     const MAGIC: &[u8; 16] = b"SQLite format 3\0";
     let mut begin = [0; 16];
-    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut begin));
+    let read = File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut begin));
     match read {
         Ok(()) if begin == *MAGIC => Ok(()),
         Err(fault) if fault.kind() != std::io::ErrorKind::UnexpectedEof => {
@@ -142,7 +184,25 @@ async fn log_id(connection: &mut SqliteConnection) -> Result<String, sqlx::Error
 #[async_trait]
 impl Store for Sqlite {
     async fn commit(&self, batch: Batch) -> Result<u64> {
-        self.writer.commit(batch).await
+        if batch.writes.is_empty() && batch.events.is_empty() {
+            self.space.look();
+            self.space.check()?;
+        } else if batch.events.iter().any(|event| matches!(event, Event::Intent { .. })) {
+            self.space.check()?;
+        }
+        let committed = self.writer.commit(batch).await;
+        if committed.as_ref().is_err_and(|fault| fault.reason() == Reason::StoreUnavailable) {
+            self.space.failed();
+        }
+        committed
+    }
+
+    fn trouble(&self, patience: Duration) -> Option<Error> {
+        self.space.check().err().or_else(|| self.writer.trouble(patience))
+    }
+
+    fn is_low(&self) -> bool {
+        self.space.is_low()
     }
 
     async fn keep_checkpoint(&self, note: &str) -> Result<()> {
@@ -161,7 +221,16 @@ impl Store for Sqlite {
     }
 
     async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>> {
-        self.sql.list(kind, prefix, after, count_max).await
+        let names = self.sql.names(kind, prefix, after, count_max).await?;
+        let mut objects = Vec::with_capacity(names.len());
+        for name in names {
+            objects.extend(self.get(kind, &name).await?);
+        }
+        Ok(objects)
+    }
+
+    async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>> {
+        self.sql.rows(kind, after, count_max).await
     }
 
     async fn entries(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
@@ -195,10 +264,6 @@ impl Store for Sqlite {
     async fn lease(&self, _work: &str, _seconds: u32) -> Result<bool> {
         // One process has the file, so there is nobody to share work with.
         Ok(true)
-    }
-
-    async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>> {
-        self.sql.rows(kind, after, count_max).await
     }
 
     async fn close(&self) {
@@ -254,6 +319,10 @@ impl Backend for Writing {
             .bind(end.tree.to_bytes());
         query.execute(&mut self.connection).await.map_err(unavailable)?;
         Ok(())
+    }
+
+    async fn touch(&mut self) -> Result<()> {
+        run::<sqlx::Sqlite>(&mut self.connection, TOUCH).await
     }
 
     async fn roll_back(&mut self) {

@@ -14,8 +14,10 @@ use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::record::{Event, Moment};
 use crate::clock;
 use crate::error::{Error, Reason, Result};
+use crate::faultpoint;
+use crate::store::pulse::Pulse;
 use crate::store::sql::note;
-use crate::store::{Batch, Kind, Object, Write};
+use crate::store::{Batch, Kind, Object, STUCK_S, Write};
 
 /// Batches that one commit takes at most.
 pub(super) const GROUP_BATCHES_MAX: usize = 256;
@@ -81,6 +83,9 @@ pub(super) trait Backend: Send {
     /// is under way.
     async fn append(&mut self, begun: bool, first: u64, new: New, end: &State) -> Result<()>;
 
+    /// Writes durably something that changes nothing.
+    async fn touch(&mut self) -> Result<()>;
+
     /// Gives up what was begun, whether or not anything was.
     async fn roll_back(&mut self);
 
@@ -120,6 +125,7 @@ fn compose(writes: &[Write], events: Vec<Event>) -> Result<Vec<Composed>> {
 #[derive(Debug)]
 struct Seen {
     state: RwLock<State>,
+    pulse: Pulse,
     /// Objects as they were last committed or read, where nobody else writes the database.
     objects: Option<RwLock<HashMap<(Kind, String), Object>>>,
 }
@@ -135,7 +141,11 @@ impl Writer {
     /// Starts the writer of a log that stands at `state`. `alone`: nobody else writes the database.
     pub(super) fn start(backend: Box<dyn Backend>, state: State, alone: bool) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
-        let seen = Arc::new(Seen { state: RwLock::new(state.clone()), objects: alone.then(RwLock::default) });
+        let seen = Arc::new(Seen {
+            state: RwLock::new(state.clone()),
+            pulse: Pulse::default(),
+            objects: alone.then(RwLock::default),
+        });
         let task = tokio::spawn(Task { backend, state: Some(state), seen: seen.clone() }.run(requests));
         Writer { queue: RwLock::new(Some(queue)), seen, task: RwLock::new(Some(task)) }
     }
@@ -150,6 +160,10 @@ impl Writer {
 
     async fn write(&self, batch: Batch, checkpoint: Option<String>) -> Result<u64> {
         let gone = || Error::new(Reason::StoreUnavailable, "the store is closed");
+        let is_empty = batch.writes.is_empty() && batch.events.is_empty() && checkpoint.is_none();
+        if let Some(stuck) = self.seen.pulse.stuck(Duration::from_secs(STUCK_S)).filter(|_| !is_empty) {
+            return Err(stuck);
+        }
         let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(gone)?;
         let Batch { writes, events } = batch;
         let records = compose(&writes, events)?;
@@ -157,6 +171,10 @@ impl Writer {
         queue.send(Request { writes, records, checkpoint, done }).await.map_err(|_| gone())?;
         drop(queue);
         result.await.map_err(|_| gone())?
+    }
+
+    pub(super) fn trouble(&self, patience: Duration) -> Option<Error> {
+        self.seen.pulse.trouble(patience)
     }
 
     pub(super) fn head(&self) -> Head {
@@ -210,7 +228,10 @@ impl Task {
         while queue.recv_many(&mut group, GROUP_BATCHES_MAX).await > 0 {
             let under_way = self.state.as_ref().map_or(0, |state| state.open.len());
             gather(&mut queue, &mut group, under_way).await;
-            match self.commit(&group).await {
+            self.seen.pulse.begin();
+            let committed = self.commit(&group).await;
+            self.seen.pulse.end(committed.as_ref().err());
+            match committed {
                 Ok(results) => {
                     for (request, result) in group.drain(..).zip(results) {
                         let _ = request.done.send(result);
@@ -259,6 +280,7 @@ impl Task {
         if begun {
             self.backend.begin().await?;
         }
+        let act = act(group);
         let now = Moment::of(clock::now_us().max(start.head.time_us));
         let mut end = start.clone();
         let mut new = New { records: Vec::with_capacity(group.len()), kept: Vec::new() };
@@ -278,8 +300,13 @@ impl Task {
         }
         if new.records.is_empty() && !kept {
             self.backend.roll_back().await;
+            if !begun {
+                self.backend.touch().await?;
+            }
         } else {
+            faultpoint::reach("before-commit", act).await;
             self.backend.append(begun, start.head.size, new, &end).await?;
+            faultpoint::reach("after-commit", act).await;
         }
         Ok((end, results))
     }
@@ -298,6 +325,16 @@ impl Task {
         }
         *self.seen.state.write().unwrap_or_else(PoisonError::into_inner) = end;
     }
+}
+
+/// What fault points call a group: by its first intent or outcome.
+fn act(group: &[Request]) -> &'static str {
+    let named = |composed: &Composed| match &composed.event {
+        Event::Intent { act, .. } => Some(act.name()),
+        Event::Outcome { .. } => Some("outcome"),
+        _ => None,
+    };
+    group.iter().flat_map(|request| &request.records).find_map(named).unwrap_or("record")
 }
 
 /// Takes into the group what comes together with its first, and waits a moment for more if many acts are under way.

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use time::{Duration as Span, OffsetDateTime};
 
+pub(crate) mod load;
 pub(crate) mod postgres;
 pub(crate) mod sealing;
 pub(crate) mod token;
@@ -127,6 +128,23 @@ impl Instance {
         let path = self.data().join("keyward.toml");
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text + more).unwrap();
+    }
+
+    /// The same with more to say.
+    pub(crate) fn made_with(more: &[&str]) -> Self {
+        let instance = Instance::nothing();
+        instance.init(more).good();
+        instance
+    }
+
+    /// An instance whose records are in a database, under this name.
+    pub(crate) fn in_database(server: &postgres::Postgres, name: &str) -> Self {
+        Instance::made_with(&["--postgres", &server.url(), "--instance", name])
+    }
+
+    /// One more instance on the database of another.
+    pub(crate) fn beside(other: &Instance, name: &str) -> Self {
+        Instance::made_with(&["--beside", other.data().to_str().unwrap(), "--instance", name])
     }
 
     /// A running instance with one cluster, `clusters/demo`, and one node of it.
@@ -336,6 +354,29 @@ impl Instance {
         format!("https://{line}")
     }
 
+    /// Runs SQL on the store of this instance past the service, as whoever may write the database can: on the file while
+    /// nobody has it open, on a server at any time.
+    pub(crate) fn sql(&self, server: Option<&postgres::Postgres>, statements: &str) {
+        match server {
+            Some(server) => server.sql(statements),
+            None => {
+                let script = "import sqlite3,sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])";
+                let store = self.data().join("keyward.db");
+                ends(Command::new("python3").args(["-c", script]).arg(&store).arg(statements)).good();
+            }
+        }
+    }
+
+    /// What health checks of the service say, by the operator's socket.
+    pub(crate) async fn is_serving(&self, service: &str) -> bool {
+        use tonic_health::pb::health_check_response::ServingStatus;
+        use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+        let connection = Connection::operator(&self.data().join("operator.sock")).await.unwrap();
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let health = HealthClient::new(connection.channel()).check(request).await.unwrap().into_inner();
+        health.status() == ServingStatus::Serving
+    }
+
     /// Connects as a node.
     pub(crate) async fn connect(&self, id: &str) -> Connection {
         Connection::node(&self.identity(id)).await.unwrap()
@@ -372,10 +413,42 @@ impl Instance {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// The same once no intent is open: what could not be recorded in time is recorded a little later.
+    pub(crate) fn closed_log(&self) -> Vec<Value> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let report: Value = serde_json::from_str(&self.verify(&self.export()).good()).unwrap();
+            if report["open_intents"] == serde_json::json!([]) {
+                return self.log();
+            }
+            assert!(Instant::now() < end, "{report}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Verifies an export with the trust file that was given out when the instance was made.
     pub(crate) fn verify(&self, export: &Path) -> Ran {
         let (file, trust) = (export.join("audit.jsonl"), self.data().join("audit.trust"));
         keyward(&["audit", "verify", file.to_str().unwrap(), "--trust", trust.to_str().unwrap(), "--output", "json"])
+    }
+}
+
+/// Waits until the service says of itself that it is ready, or that it is not.
+pub(crate) async fn until_serving(instance: &Instance, serving: bool) {
+    let end = Instant::now() + PATIENCE;
+    while instance.is_serving("").await != serving {
+        assert!(Instant::now() < end, "it does not say that serving is {serving}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -44,6 +44,13 @@ impl Postgres {
         let _ = Command::new("kill").arg("-KILL").args(children.split_whitespace()).stderr(Stdio::null()).status();
     }
 
+    /// Sends a signal to the server and to all that belongs to it.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.server.id().to_string();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        good(Command::new("kill").arg(signal).arg(&id).args(children.split_whitespace()));
+    }
+
     /// Starts the server again after that.
     pub(crate) fn restart(&mut self) {
         self.server = serve(self.directory.path());
@@ -53,6 +60,12 @@ impl Postgres {
     pub(crate) fn sql(&self, statements: &str) {
         let mut psql = Command::new(programs().join("psql"));
         good(psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-c", statements, &self.url()]));
+    }
+
+    /// Runs a file of SQL as the database's owner.
+    pub(crate) fn sql_file(&self, file: &Path) {
+        let mut psql = Command::new(programs().join("psql"));
+        good(psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(file).arg(self.url()));
     }
 }
 

@@ -1,5 +1,7 @@
 //! The long proofs: `make prove`. Each prints the figures that it found; the last ones stand in `docs/`.
 
+mod disk;
+mod kills;
 #[path = "../kit/mod.rs"]
 mod kit;
 

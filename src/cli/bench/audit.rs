@@ -69,7 +69,7 @@ impl Database<'_> {
             Database::Sqlite(place) => Arc::new(Sqlite::open(&place.join(format!("store-{writers}.db")), true).await?),
             Database::Postgres(url) => {
                 let instance = format!("bench-{}", hex::encode(clock::random::<4>()?));
-                Arc::new(Postgres::open(url, &instance, true).await?)
+                Arc::new(Postgres::open(url, None, &instance, true).await?)
             }
         })
     }

@@ -1,0 +1,233 @@
+//! `keyward backup` and `keyward restore`: the records and the files that belong to them. No token and no PIN.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use aws_lc_rs::digest;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::audit::chain::Head;
+use crate::audit::checkpoint::Checkpoint;
+use crate::audit::merkle::{Frontier, TreeHash};
+use crate::audit::note::Note;
+use crate::audit::trust::Trust;
+use crate::cli::place::{Place, private_directory, unusable};
+use crate::cli::{Global, output, runtime};
+use crate::config::{AUDIT_TRUST, Config, FILE, PinSource, Token};
+use crate::error::{Error, Reason, Result};
+use crate::serve::open_store;
+use crate::store::{Kind, Sqlite, Store};
+
+#[derive(clap::Args)]
+pub(super) struct Backup {
+    /// The directory to make; it must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub(super) struct Restore {
+    /// What `keyward backup` has made
+    backup: PathBuf,
+    /// The data directory to make; it must not exist, or be empty
+    directory: PathBuf,
+    /// The last checkpoint that is known of the log: the anchor file, or audit.checkpoint of an export
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// audit.trust as it was given out when the instance was made, not that of the backup
+    #[arg(long, value_name = "FILE")]
+    trust: PathBuf,
+}
+
+/// The list of a backup's files.
+const MANIFEST: &str = "backup.json";
+/// Records and objects that are read at a time.
+const PAGE: u32 = 1000;
+
+/// What a backup is of.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    /// Version of the program.
+    keyward: String,
+    /// Where the log ends in it.
+    head: Head,
+    /// SHA-256 of each file, hexadecimal, by its path in the data directory.
+    files: BTreeMap<PathBuf, String>,
+}
+
+/// The files of a data directory that a backup has, the store first. All lie within the directory.
+fn files(config: &Config) -> Result<Vec<PathBuf>> {
+    let Some(store) = &config.file.store.sqlite else {
+        return Err(Error::new(Reason::ConfigInvalid, "the records are in a PostgreSQL database")
+            .hint("back it up with the tools of PostgreSQL, as docs/operations.md says"));
+    };
+    let files = vec![store.clone(), FILE.into(), AUDIT_TRUST.into(), config.file.tls.authority.clone()];
+    let is_within = |path: &PathBuf| path.components().all(|part| matches!(part, Component::Normal(_)));
+    match files.iter().find(|path| !is_within(path)) {
+        None => Ok(files),
+        Some(path) => {
+            Err(Error::new(Reason::ConfigInvalid, format!("{} is not in the data directory", path.display()))
+                .hint("a backup is of one directory: name the files in it by paths relative to it"))
+        }
+    }
+}
+
+pub(super) fn backup(args: &Backup, global: &Global) -> Result<u8> {
+    let config = Config::load(&global.data)?;
+    let names = files(&config)?;
+    let place = Place::begin(&args.out)?;
+    let mut manifest =
+        Manifest { keyward: env!("CARGO_PKG_VERSION").to_owned(), head: Head::empty(""), files: BTreeMap::new() };
+    for name in names {
+        let (from, to) = (config.path(&name), place.partial.join(&name));
+        in_its_directory(&to)?;
+        if Some(&name) == config.file.store.sqlite.as_ref() {
+            manifest.head = runtime()?.block_on(Sqlite::copy(&from, &to))?;
+        } else {
+            fs::copy(&from, &to).map_err(|fault| unusable(&from, &fault))?;
+        }
+        manifest.files.insert(name, sha256(&to)?);
+    }
+    let text = serde_json::to_string_pretty(&manifest)
+        .map_err(|fault| Error::new(Reason::Internal, "a backup's list cannot be written").detail(fault))?;
+    output::write_new(&place.partial.join(MANIFEST), text.as_bytes(), 0o600)?;
+    place.finish()?;
+    let shown = json!({
+        "backup": args.out.display().to_string(),
+        "log": manifest.head.log,
+        "records": manifest.head.size,
+        "last_record": manifest.head.chain.to_string(),
+    });
+    output::object(global.output, &shown);
+    if global.output == output::Format::Table {
+        eprintln!("not in it: tokens and PINs; keep what they need in another place");
+    }
+    Ok(0)
+}
+
+pub(super) fn restore(args: &Restore, global: &Global) -> Result<u8> {
+    let anchor = checkpoint(&args.checkpoint, &args.trust)?;
+    let text = read(&args.backup.join(MANIFEST))?;
+    let manifest: Manifest = serde_json::from_str(&text).map_err(|fault| damaged(MANIFEST.as_ref()).detail(fault))?;
+    let config = Config::load(&args.backup)?;
+    let names = files(&config)?;
+    let place = Place::begin(&args.directory)?;
+    for name in &names {
+        let (from, to) = (args.backup.join(name), place.partial.join(name));
+        in_its_directory(&to)?;
+        fs::copy(&from, &to).map_err(|fault| unusable(&from, &fault))?;
+        if manifest.files.get(name) != Some(&sha256(&to)?) {
+            return Err(damaged(name));
+        }
+    }
+    if config.file.audit.anchor.is_relative() {
+        let text = read(&args.checkpoint)?;
+        output::write_new(&place.partial.join(&config.file.audit.anchor), text.as_bytes(), 0o600)?;
+    }
+    let restored = Config { directory: place.partial.clone(), ..config };
+    let head = runtime()?.block_on(async {
+        let store = open_store(&restored, false).await?;
+        let checked = check(store.as_ref(), &anchor).await;
+        store.close().await;
+        checked
+    })?;
+    let missing: Vec<String> = needed(&restored).iter().map(|path| path.display().to_string()).collect();
+    place.finish()?;
+    let shown = json!({
+        "directory": args.directory.display().to_string(),
+        "log": head.log,
+        "records": head.size,
+        "signed_records": anchor.size,
+        "to_be_put_there": missing,
+    });
+    output::object(global.output, &shown);
+    Ok(0)
+}
+
+/// Reads the whole log and every object, and holds them against each other and against the checkpoint.
+async fn check(store: &dyn Store, anchor: &Checkpoint) -> Result<Head> {
+    let head = store.head();
+    let wrong = |words: String| Error::new(Reason::RecordBroken, words);
+    if head.log != anchor.log {
+        return Err(wrong(format!("the checkpoint is of log {}, the backup of log {}", anchor.log, head.log)));
+    }
+    if head.size < anchor.size {
+        let words = format!("the backup ends after {} records, and {} were signed for", head.size, anchor.size);
+        return Err(wrong(words).hint("restore a later backup: with this one, records would be lost"));
+    }
+    let (mut at, mut frontier) = (Head::empty(head.log.clone()), Frontier::default());
+    while at.size < head.size {
+        let records = store.entries(at.size, PAGE).await?;
+        if records.is_empty() {
+            return Err(wrong(format!("record {} is missing from the backup", at.size)));
+        }
+        for record in &records {
+            at.follow(record).map_err(|fault| fault.while_doing(format!("record {}", at.size)))?;
+            frontier.append(TreeHash::leaf(record), |_, _, _| {});
+            if at.size == anchor.size && (frontier.root(), at.chain) != (anchor.root, anchor.chain) {
+                return Err(wrong("the records of the backup are others than those that were signed for".to_owned()));
+            }
+        }
+    }
+    if at != head {
+        return Err(wrong("the records of the backup do not lead to its head".to_owned()));
+    }
+    for kind in Kind::ALL {
+        let mut after = String::new();
+        while let Some(last) = store.list(*kind, "", &after, PAGE).await?.pop() {
+            after = last.name;
+        }
+    }
+    Ok(head)
+}
+
+/// A checkpoint that the trusted keys have signed.
+fn checkpoint(checkpoint: &Path, trust: &Path) -> Result<Checkpoint> {
+    let keys: Trust = read(trust)?.parse().map_err(|fault: Error| fault.while_doing(trust.display()))?;
+    let note: Note = read(checkpoint)?.parse().map_err(|fault: Error| fault.while_doing(checkpoint.display()))?;
+    keys.checkpoint(&note).map_err(|fault| fault.while_doing(checkpoint.display()))
+}
+
+/// What the configuration names and no backup has.
+fn needed(config: &Config) -> Vec<PathBuf> {
+    let pin = |token: &Token| match &token.pin {
+        PinSource::File(file) => Some(file.clone()),
+        _ => None,
+    };
+    let tokens = config.file.tokens.iter().flat_map(Token::devices);
+    tokens.flat_map(|token| token.directory.clone().into_iter().chain(pin(&token))).collect()
+}
+
+fn in_its_directory(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.exists() => private_directory(parent),
+        _ => Ok(()),
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|fault| output::unreadable(path, &fault, "name the files as they were made"))
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let file = fs::File::open(path).map_err(|fault| unusable(path, &fault))?;
+    let mut reader = std::io::BufReader::with_capacity(1 << 20, file);
+    loop {
+        let part = std::io::BufRead::fill_buf(&mut reader).map_err(|fault| unusable(path, &fault))?;
+        if part.is_empty() {
+            return Ok(hex::encode(context.finish()));
+        }
+        context.update(part);
+        let length = part.len();
+        std::io::BufRead::consume(&mut reader, length);
+    }
+}
+
+fn damaged(name: &Path) -> Error {
+    Error::new(Reason::RecordBroken, format!("{} of the backup is not what was written", name.display()))
+        .hint("use another backup")
+}

@@ -1,0 +1,211 @@
+//! Rows that were edited in the database, past the service: refused on load, told apart and named.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use keyward::grpc::client::failed;
+
+use crate::kit::postgres::Postgres;
+use crate::kit::{Instance, Ran};
+
+/// A stopped or running instance, and the server that its records are in, if they are in one.
+struct Raw {
+    server: Option<Postgres>,
+    instance: Instance,
+}
+
+impl Raw {
+    /// With an enrolled cluster `clusters/demo` and a node.
+    fn new(server: Option<Postgres>) -> Self {
+        let mut instance = server.as_ref().map_or_else(Instance::new, |server| Instance::in_database(server, "a"));
+        instance.start();
+        let made = instance.create_cluster("demo", &[]);
+        let raw = Raw { server, instance };
+        raw.edit("CREATE TABLE earlier AS SELECT * FROM object");
+        raw.instance.authority();
+        let response = raw.instance.process("demo", &made);
+        raw.instance.import("demo", &response, &[]).good();
+        raw.instance.node("demo", "node-1");
+        raw.edit("CREATE TABLE before AS SELECT * FROM object");
+        raw
+    }
+
+    fn edit(&self, statements: &str) {
+        self.instance.sql(self.server.as_ref(), statements);
+    }
+
+    /// Replaces text in the body of one object.
+    fn replace(&self, kind: &str, name: &str, from: &str, to: &str) {
+        let body = match self.server {
+            Some(_) => format!("convert_to(replace(convert_from(body, 'UTF8'), '{from}', '{to}'), 'UTF8')"),
+            None => format!("CAST(replace(CAST(body AS TEXT), '{from}', '{to}') AS BLOB)"),
+        };
+        self.edit(&format!("UPDATE object SET body = {body} WHERE kind = '{kind}' AND name = '{name}'"));
+    }
+
+    /// Undoes every edit.
+    fn undo(&self) {
+        // But for the tokens, whose rows change with each start.
+        self.edit(
+            "DELETE FROM object WHERE kind <> 'token'; \
+             INSERT INTO object SELECT * FROM before WHERE kind <> 'token'",
+        );
+    }
+
+    /// Runs a command after an edit. A service on SQLite reads each row once, so that it has to be started anew.
+    fn after(&mut self, edit: impl FnOnce(&Raw), args: &[&str]) -> Ran {
+        let alone = self.server.is_none();
+        if alone {
+            assert_eq!(self.instance.stop(), Some(0));
+        }
+        edit(self);
+        if alone {
+            self.instance.start();
+        }
+        let ran = self.instance.cli(args);
+        if alone {
+            assert_eq!(self.instance.stop(), Some(0));
+        }
+        self.undo();
+        if alone {
+            self.instance.start();
+        }
+        ran
+    }
+}
+
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod sqlite {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name(super::Raw::new(None));
+                }
+            )*
+        }
+        mod postgres {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name(super::Raw::new(Some(super::Postgres::start())));
+                }
+            )*
+        }
+    };
+}
+
+on_both! {
+    a_role_a_state_or_a_public_key_edited_in_its_row_is_named
+    a_row_that_was_put_back_removed_or_put_in_is_told_apart
+}
+
+fn a_role_a_state_or_a_public_key_edited_in_its_row_is_named(mut raw: Raw) {
+    let cluster = raw.instance.json(&["cluster", "get", "demo"]);
+    let key = cluster["slc_key"].as_str().unwrap().to_owned();
+    let row = raw.instance.json(&["key", "get", &key]);
+    let get = ["key", "get", key.as_str()];
+    raw.instance.cli(&get).good();
+
+    let state = raw.after(|raw| raw.replace("key", &key, "\"state\":\"active\"", "\"state\":\"disabled\""), &get);
+    let said = state.refused(74, "OBJECT_ALTERED");
+    assert!(said.contains("its state is \"disabled\", and \"active\" was recorded"), "{said}");
+    let role = raw.after(|raw| raw.replace("key", &key, "\"role\":\"slc\"", "\"role\":\"root\""), &get);
+    let said = role.refused(74, "OBJECT_ALTERED");
+    assert!(said.contains("its role is \"root\", and \"slc\" was recorded"), "{said}");
+    // Another modulus of the same form.
+    let modulus = modulus(&row);
+    let mut other = modulus.clone();
+    other.replace_range(20..21, if &modulus[20..21] == "0" { "1" } else { "0" });
+    let public = raw.after(|raw| raw.replace("key", &key, &modulus, &other), &get);
+    let said = public.refused(74, "OBJECT_ALTERED");
+    assert!(said.contains("its public key is not the one that the token made"), "{said}");
+    let token = raw.after(|raw| raw.replace("key", &key, "\"token\":\"main\"", "\"token\":\"other\""), &get);
+    let said = token.refused(74, "OBJECT_ALTERED");
+    assert!(said.contains("its content is another") && said.contains(&key), "{said}");
+    let listed = raw.after(
+        |raw| raw.replace("key", &key, "\"state\":\"active\"", "\"state\":\"missing\""),
+        &["key", "list", "demo"],
+    );
+    listed.refused(74, "OBJECT_ALTERED");
+    // With the rows as they were, all is well.
+    raw.instance.cli(&get).good();
+    raw.instance.log();
+}
+
+/// The modulus as rows have it.
+fn modulus(key: &serde_json::Value) -> String {
+    use base64::Engine;
+    let little = key["public_key"]["modulus_le_base64"].as_str().unwrap();
+    let mut bytes = base64::engine::general_purpose::STANDARD.decode(little).unwrap();
+    bytes.reverse();
+    hex::encode(bytes)
+}
+
+fn a_row_that_was_put_back_removed_or_put_in_is_told_apart(mut raw: Raw) {
+    let cluster = ["cluster", "get", "demo"];
+    let back = raw.after(
+        |raw| {
+            raw.edit(
+                "DELETE FROM object WHERE name = 'clusters/demo'; \
+                 INSERT INTO object SELECT * FROM earlier WHERE name = 'clusters/demo'",
+            );
+        },
+        &cluster,
+    );
+    let said = back.refused(74, "OBJECT_ALTERED");
+    assert!(said.contains("clusters/demo was put back to version 1"), "{said}");
+    let gone = raw.after(|raw| raw.edit("DELETE FROM object WHERE name = 'clusters/demo'"), &cluster);
+    let said = gone.refused(74, "OBJECT_ALTERED");
+    assert!(said.contains("clusters/demo was removed from the store"), "{said}");
+    let node = ["node", "get", "clusters/demo/nodes/node-2"];
+    let put_in = raw.after(
+        |raw| {
+            raw.edit(
+                "INSERT INTO object SELECT kind, 'clusters/demo/nodes/node-2', version, body FROM before \
+                 WHERE name = 'clusters/demo/nodes/node-1'",
+            );
+        },
+        &node,
+    );
+    let said = put_in.refused(74, "OBJECT_ALTERED");
+    assert!(said.contains("no record says how it came there"), "{said}");
+    raw.instance.cli(&node).refused(65, "NOT_FOUND");
+    let ahead = raw.after(|raw| raw.edit("UPDATE object SET version = 9 WHERE name = 'clusters/demo'"), &cluster);
+    let said = ahead.refused(74, "OBJECT_ALTERED");
+    assert!(said.contains("is said to be version 9"), "{said}");
+    raw.instance.cli(&cluster).good();
+    raw.instance.log();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_signed_with_a_key_whose_row_was_edited_or_for_a_node_whose_row_was() {
+    let raw = Raw::new(Some(Postgres::start()));
+    let draft = raw.instance.draft("demo");
+    let node = raw.instance.connect("node-1").await;
+    let sign = async || node.licensing().sign_document(draft.request("clusters/demo")).await;
+    sign().await.unwrap();
+    let key = raw.instance.json(&["cluster", "get", "demo"])["slc_key"].as_str().unwrap().to_owned();
+    let rows = [("key", key.as_str()), ("cluster", "clusters/demo"), ("principal", "clusters/demo/nodes/node-1")];
+    for (kind, name) in rows {
+        // The same object, in a form that means the same.
+        raw.replace(kind, name, "{\"", "{ \"");
+        let status = sign().await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::DataLoss, "{name}: {status:?}");
+        assert!(failed(status).message().contains(name));
+        raw.undo();
+        sign().await.unwrap();
+    }
+    let log = raw.instance.log();
+    let signed =
+        crate::kit::events(&log, "intent").iter().filter(|event| event["act"]["do"] == "sign-document").count();
+    assert_eq!(signed, 4);
+}
+
+#[test]
+fn a_quarantine_that_was_taken_out_of_its_row_keeps_the_service_from_starting() {
+    let mut raw = Raw::new(None);
+    assert_eq!(raw.instance.stop(), Some(0));
+    raw.edit("UPDATE object SET body = CAST('{\"latched\":null,\"quarantined\":\"x\"}' AS BLOB) WHERE kind = 'token'");
+    let said = raw.instance.serve_fails().refused(74, "OBJECT_ALTERED");
+    assert!(said.contains("serial"), "{said}");
+}

@@ -1,0 +1,107 @@
+//! Backups made beside a running service, and data directories made of them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::kit::load::{Load, all_recorded};
+use crate::kit::postgres::Postgres;
+use crate::kit::{Instance, Ran, keyward};
+
+fn backup(instance: &Instance, name: &str) -> PathBuf {
+    let out = instance.path(name);
+    instance.cli(&["backup", "--out", out.to_str().unwrap()]).good();
+    out
+}
+
+fn restore(backup: &Path, to: &Path, checkpoint: &Path, trust: &Path) -> Ran {
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (checkpoint, trust) = (text(checkpoint), text(trust));
+    let args = ["restore", &text(backup), &text(to), "--checkpoint", &checkpoint, "--trust", &trust];
+    keyward(&args)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_made_under_load_becomes_an_instance_with_every_record_up_to_it() {
+    let mut instance = Instance::with_cluster();
+    let draft = instance.draft("demo");
+    let before = Load::start(&instance, &draft, 0, 4).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let answered = before.end().await;
+    let checkpoint = instance.export().join("audit.checkpoint");
+    let during = Load::start(&instance, &draft, 1, 4).await;
+    let made = backup(&instance, "backup");
+    during.end().await;
+    // No PIN, no token, and nothing that the list does not name.
+    let mut names: Vec<_> = fs::read_dir(&made).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["audit.trust", "backup.json", "keyward.db", "keyward.toml", "tls"]);
+    let trust = instance.data().join("audit.trust");
+    assert_eq!(instance.stop(), Some(0));
+
+    let gone = instance.path("gone");
+    fs::rename(instance.data(), &gone).unwrap();
+    restore(&made, &instance.data(), &checkpoint, &gone.join("audit.trust")).good();
+    assert!(!trust.with_file_name("pins").exists());
+    for part in ["token", "pins"] {
+        let copied = Command::new("cp").arg("-a").arg(gone.join(part)).arg(instance.data()).status().unwrap();
+        assert!(copied.success());
+    }
+    instance.start();
+    let node = instance.connect("node-1").await;
+    node.licensing().sign_document(draft.request("clusters/demo")).await.unwrap();
+    all_recorded(&instance.log(), &answered);
+}
+
+#[test]
+fn a_backup_that_lacks_signed_records_or_was_changed_is_not_restored() {
+    let mut instance = Instance::with_cluster();
+    let early = backup(&instance, "early");
+    let trust = instance.data().join("audit.trust");
+    let checkpoint = instance.export().join("audit.checkpoint");
+    let late = backup(&instance, "late");
+    let to = instance.path("restored");
+    let said = restore(&early, &to, &checkpoint, &trust).refused(74, "RECORD_BROKEN");
+    assert!(said.contains("were signed for") && !to.exists(), "{said}");
+    restore(&late, &to, &checkpoint, &trust).good();
+    restore(&late, &to, &checkpoint, &trust).refused(78, "DATA_DIRECTORY");
+
+    // A byte of a file, and a row with the list made to agree.
+    let other = instance.path("other");
+    let config = late.join("keyward.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}\n")).unwrap();
+    let said = restore(&late, &other, &checkpoint, &trust).refused(74, "RECORD_BROKEN");
+    assert!(said.contains("keyward.toml"), "{said}");
+    fs::write(&config, text).unwrap();
+    let script = "import sqlite3,sys,hashlib,json; db,l=sys.argv[1:]; d=sqlite3.connect(db); \
+                  d.execute(\"UPDATE object SET body = CAST(replace(CAST(body AS TEXT), 'demo', 'dem0') AS BLOB) WHERE kind = 'cluster'\"); \
+                  d.commit(); d.close(); m=json.load(open(l)); \
+                  m['files']['keyward.db']=hashlib.sha256(open(db,'rb').read()).hexdigest(); \
+                  json.dump(m, open(l,'w'))";
+    let (db, list) = (late.join("keyward.db"), late.join("backup.json"));
+    assert!(Command::new("python3").args(["-c", script]).arg(db).arg(list).status().unwrap().success());
+    restore(&late, &other, &checkpoint, &trust).refused(74, "OBJECT_ALTERED");
+    assert!(!other.exists(), "whole or not at all");
+
+    // A checkpoint of another log, or signed by another's key.
+    let stranger = Instance::with_cluster();
+    let foreign = stranger.export().join("audit.checkpoint");
+    let (foreign_trust, fresh) = (stranger.data().join("audit.trust"), backup(&instance, "fresh"));
+    restore(&fresh, &other, &foreign, &foreign_trust).refused(74, "RECORD_BROKEN");
+    restore(&fresh, &other, &foreign, &trust).refused(65, "SIGNATURE_INVALID");
+    assert_eq!(instance.stop(), Some(0));
+    // A service that does not run is backed up as well.
+    backup(&instance, "stopped");
+}
+
+#[test]
+fn a_database_is_backed_up_with_its_own_tools() {
+    let server = Postgres::start();
+    let instance = Instance::in_database(&server, "a");
+    let out = instance.path("backup");
+    let said = instance.cli(&["backup", "--out", out.to_str().unwrap()]).refused(78, "CONFIG_INVALID");
+    assert!(said.contains("docs/operations.md") && !out.exists(), "{said}");
+}

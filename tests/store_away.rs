@@ -1,0 +1,183 @@
+//! What callers get while nothing can be recorded, and that the service goes on by itself when it can again.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keyward::error::{Error, Reason};
+use keyward::grpc::client::{Connection, failed};
+use tonic_types::StatusExt;
+
+use crate::kit::postgres::Postgres;
+use crate::kit::{Draft, Instance, KEYWARD, events, until_serving};
+
+/// A running instance with an enrolled cluster, and a node of it.
+struct Place {
+    instance: Instance,
+    draft: Draft,
+    node: Connection,
+}
+
+impl Place {
+    async fn new(mut instance: Instance, environment: &[(&str, &str)]) -> Self {
+        instance.start();
+        instance.cluster("demo");
+        instance.node("demo", "node-1");
+        let draft = instance.draft("demo");
+        assert_eq!(instance.stop(), Some(0));
+        instance.start_with(environment);
+        let node = instance.connect("node-1").await;
+        Place { instance, draft, node }
+    }
+
+    async fn sign(&self, within: Duration) -> Result<(), Error> {
+        let mut request = tonic::Request::new(self.draft.request("clusters/demo"));
+        request.set_timeout(within);
+        let begun = Instant::now();
+        let signed = self.node.licensing().sign_document(request).await;
+        assert!(begun.elapsed() < within + Duration::from_secs(2), "{:?}", begun.elapsed());
+        signed.map(drop).map_err(|status| {
+            assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+            assert!(status.get_details_retry_info().is_some(), "{status:?}");
+            failed(status)
+        })
+    }
+
+    /// Nothing can be recorded: each caller learns so in its time, and readiness is gone.
+    async fn is_away(&self) {
+        for _ in 0..3 {
+            let fault = self.sign(Duration::from_millis(700)).await.unwrap_err();
+            assert_eq!(fault.reason(), Reason::StoreUnavailable, "{fault:?}");
+            assert!(fault.next_step().is_some());
+        }
+        until_serving(&self.instance, false).await;
+        let fault = self.sign(Duration::from_secs(8)).await.unwrap_err();
+        assert_eq!(fault.reason(), Reason::StoreUnavailable, "{fault:?}");
+    }
+
+    /// It can again, and nobody did anything.
+    async fn is_back(&self) {
+        until_serving(&self.instance, true).await;
+        self.sign(Duration::from_secs(8)).await.unwrap();
+    }
+
+    /// Signatures that the token was asked for.
+    fn asked(&self) -> usize {
+        let log = self.instance.log();
+        let refused = |event: &&serde_json::Value| event["result"]["is"] == "refused";
+        let acts = events(&log, "intent").iter().filter(|event| event["act"]["do"] == "sign-document").count();
+        acts - events(&log, "outcome").into_iter().filter(refused).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_server_is_gone_nothing_is_signed_and_afterwards_it_goes_on() {
+    let mut server = Postgres::start();
+    let place = Place::new(Instance::in_database(&server, "a"), &[]).await;
+    place.sign(Duration::from_secs(8)).await.unwrap();
+    for _ in 0..2 {
+        server.kill();
+        place.is_away().await;
+        server.restart();
+        place.is_back().await;
+    }
+    assert_eq!(place.asked(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_server_that_hangs_costs_its_callers_their_deadline_and_no_more() {
+    let server = Postgres::start();
+    let place = Place::new(Instance::in_database(&server, "a"), &[]).await;
+    place.sign(Duration::from_secs(8)).await.unwrap();
+    server.signal("-STOP");
+    until_serving(&place.instance, false).await;
+    place.is_away().await;
+    server.signal("-CONT");
+    place.is_back().await;
+    assert_eq!(place.asked(), 2);
+}
+
+/// The disk takes a commit and does not end it: held at the point where the records go to the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_hangs_costs_its_callers_their_deadline_and_no_more() {
+    let instance = Instance::new();
+    let held = instance.path("held");
+    let wanted = format!("@{}", held.display());
+    let mut place = Place::new(instance, &[("KEYWARD_FAULTPOINT", &wanted)]).await;
+    place.sign(Duration::from_secs(8)).await.unwrap();
+    fs::write(&held, "before-commit:sign-document").unwrap();
+    place.is_away().await;
+    place.instance.wait_for_line("faultpoint before-commit:sign-document");
+    fs::remove_file(&held).unwrap();
+    place.is_back().await;
+    assert_eq!(place.asked(), 2, "what was recorded late was not done late");
+}
+
+/// Another process writes the file and does not end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_another_process_holds_is_waited_for_no_longer_than_callers_have() {
+    let place = Place::new(Instance::new(), &[]).await;
+    place.sign(Duration::from_secs(8)).await.unwrap();
+    let mut holder = Holder::new(&place.instance);
+    place.is_away().await;
+    holder.end();
+    place.is_back().await;
+    assert_eq!(place.asked(), 2);
+}
+
+/// A process in the middle of a write transaction.
+struct Holder(Child);
+
+impl Holder {
+    fn new(instance: &Instance) -> Self {
+        use std::io::Read;
+        let script = "import sqlite3,sys; d=sqlite3.connect(sys.argv[1], isolation_level=None); \
+                      d.execute('BEGIN IMMEDIATE'); print('x', end='', flush=True); sys.stdin.read()";
+        let store = instance.data().join("keyward.db");
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).arg(store).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        Holder(child)
+    }
+
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_so_and_signing_goes_on_when_there_is_room_again() {
+    let mut place = Place::new(Instance::new(), &[]).await;
+    assert_eq!(place.instance.stop(), Some(0));
+    // No file may grow beyond 1 MiB: what a full disk does to the database, without filling one. A soft limit, so that it
+    // can be lifted from a process that runs.
+    let data = place.instance.data();
+    let script = format!("trap '' XFSZ; ulimit -S -f 1024; exec {KEYWARD} serve {}", data.display());
+    place.instance.start_as(Command::new("bash").arg("-c").arg(script));
+    place.node = place.instance.connect("node-1").await;
+    let mut signed = 0;
+    let fault = loop {
+        match place.sign(Duration::from_secs(8)).await {
+            Ok(()) => signed += 1,
+            Err(fault) => break fault,
+        }
+        assert!(signed < 4000, "the limit was never reached");
+    };
+    assert_eq!(fault.reason(), Reason::StoreUnavailable, "{fault:?}");
+    place.is_away().await;
+    let pid = place.instance.pid().to_string();
+    let lifted = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited:"]).status().unwrap();
+    assert!(lifted.success());
+    place.is_back().await;
+    assert!(place.asked() > signed);
+}
