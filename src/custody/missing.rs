@@ -21,12 +21,22 @@ const LOOK: Duration = Duration::from_secs(10);
 const PAGE: u32 = 100;
 
 impl Custody {
-    /// Reads which keys there are: which tokens are needed, and which keys were missing when the last run ended.
+    /// Reads which keys there are: which tokens are needed, and which keys were missing when the last run ended. A row
+    /// that was altered is refused to whoever asks for it; it does not take the other keys out of service.
     ///
     /// # Errors
     /// Those of the store.
     pub(super) async fn read_keys(&self) -> Result<()> {
-        for key in self.all_keys().await? {
+        let keys = match self.all_keys().await {
+            Ok(keys) => keys,
+            Err(fault) if fault.reason() == Reason::ObjectAltered => {
+                tracing::error!(?fault, "not all keys can be read; every token counts as needed");
+                self.tokens.values().for_each(|slot| slot.needed.store(true, Ordering::Relaxed));
+                return Ok(());
+            }
+            Err(fault) => return Err(fault),
+        };
+        for key in keys {
             if key.state == KeyState::Missing {
                 self.missing().insert(key.name);
             }
