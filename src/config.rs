@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
 
+mod pin;
+mod store;
+
+pub use pin::PinSource;
+pub use store::{Postgres, Store};
+
 /// The configuration file's name inside a data directory.
 pub const FILE: &str = "keyward.toml";
 /// Longest path of a Unix socket, in bytes (`sun_path` less its end).
@@ -68,61 +74,6 @@ pub const AUDIT_TRUST: &str = "audit.trust";
 pub struct Operator {
     /// A Unix socket, for this service's user and root alone.
     pub socket: PathBuf,
-}
-
-/// Where records are: one of the two.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Store {
-    /// A SQLite file, for one instance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sqlite: Option<PathBuf>,
-    /// A PostgreSQL database, for several.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub postgres: Option<Postgres>,
-}
-
-/// A PostgreSQL database, and who this instance is in it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Postgres {
-    /// Server, user and database: a `postgres://` URL without a password. `?host=/run/postgresql` names a Unix socket.
-    pub url: String,
-    /// What this instance's log is known by: each instance has a name of its own.
-    pub instance: String,
-    /// The password of the database's user, where the server asks for one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password: Option<PinSource>,
-}
-
-impl Postgres {
-    /// Reads the password, if one is configured.
-    ///
-    /// # Errors
-    /// `PIN_SOURCE` if the file cannot be read, is open to others, or is empty.
-    pub fn read_password(&self, config: &Config) -> Result<Option<Pin>> {
-        self.password.as_ref().map(|source| source.read(config, "the password of the database")).transpose()
-    }
-
-    fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        let place = self.url.strip_prefix("postgres://").or_else(|| self.url.strip_prefix("postgresql://"));
-        if place.is_none() {
-            faults.push("store.postgres.url: a URL begins with postgres://".into());
-        }
-        let (authority, query) = self.url.split_once('?').unwrap_or((&self.url, ""));
-        let user = place.and_then(|_| authority.split_once("://")?.1.rsplit_once('@'));
-        if user.is_some_and(|(user, _)| user.contains(':'))
-            || query.split('&').any(|part| part.starts_with("password="))
-        {
-            faults.push("store.postgres.url: holds a password; put it into a file: password = { file = ... }".into());
-        }
-        if crate::cluster::check_id("instance", &self.instance).is_err() {
-            faults.push(format!(
-                "store.postgres.instance: {:?} is not lower-case letters, digits and hyphens, a letter first",
-                self.instance
-            ));
-        }
-        faults
-    }
 }
 
 /// How the log is signed.
@@ -293,77 +244,6 @@ impl Sink {
 
 /// Most working sessions of one token.
 const SESSIONS_MAX: usize = 64;
-
-/// Where a PIN comes from. Never from the configuration itself, an argument or the environment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PinSource {
-    /// A file that only its owner can read; one end of line after the PIN is dropped.
-    File(PathBuf),
-    /// A credential that systemd hands to the service (`LoadCredential=`, `LoadCredentialEncrypted=`), by its name.
-    Credential(String),
-    /// A person types it: `keyward token login`. Until then a service waits.
-    Prompt,
-}
-
-impl std::fmt::Display for PinSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            PinSource::File(path) => write!(f, "{}", path.display()),
-            PinSource::Credential(name) => write!(f, "the systemd credential {name}"),
-            PinSource::Prompt => f.write_str("whoever types it"),
-        }
-    }
-}
-
-impl PinSource {
-    /// Reads the PIN, which `what` names in errors.
-    ///
-    /// # Errors
-    /// `PIN_SOURCE` if it cannot be read, is open to others, or is empty; `TOKEN_WAITING` if it must be typed.
-    pub fn read(&self, config: &Config, what: &str) -> Result<Pin> {
-        match self {
-            // The mask of an access control list, by which systemd lets the service's user read, looks like a group.
-            PinSource::Credential(name) => read_private(&credentials(what)?.join(name), 0o007, what),
-            PinSource::File(path) => read_private(&config.path(path), 0o077, what),
-            PinSource::Prompt => {
-                let words = format!("{what} is typed by a person, and nobody was asked yet");
-                Err(Error::new(Reason::TokenWaiting, words))
-            }
-        }
-    }
-}
-
-/// Where systemd has put this service's credentials.
-#[allow(clippy::disallowed_methods, reason = "the environment is how systemd says it; it holds no secret")]
-fn credentials(what: &str) -> Result<PathBuf> {
-    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).ok_or_else(|| {
-        Error::new(Reason::PinSource, format!("{what} is a systemd credential, and systemd gave this process none"))
-            .hint("add LoadCredential=NAME:FILE to the unit, or name a file: pin = { file = \"…\" }")
-    })
-}
-
-/// Reads a PIN from a file, which nobody may access by `others`' bits of its mode.
-fn read_private(path: &Path, others: u32, what: &str) -> Result<Pin> {
-    use std::os::unix::fs::MetadataExt;
-    let fault = |words: String| {
-        Error::new(Reason::PinSource, format!("{what} in {} {words}", path.display()))
-            .hint(format!("write the PIN into that file, then: chmod 600 {}", path.display()))
-    };
-    let mode = std::fs::metadata(path).map_err(|cause| fault(format!("cannot be read: {cause}")))?.mode();
-    if mode & others != 0 {
-        return Err(fault(format!("can be read by others (mode {:o})", mode & 0o777))
-            .hint(format!("chmod 600 {}", path.display())));
-    }
-    let mut text = std::fs::read_to_string(path).map_err(|cause| fault(format!("cannot be read: {cause}")))?;
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    if text.is_empty() {
-        return Err(fault("is empty".to_owned()));
-    }
-    Ok(Pin::new(text))
-}
 
 impl Config {
     /// Reads and checks the configuration of a data directory. Names every fault that it finds, not just the first.
