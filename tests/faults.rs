@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyward::error::Reason;
 use keyward::grpc::client::failed;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::kit::load::{all_recorded, signature};
 use crate::kit::postgres::Postgres;
-use crate::kit::{Instance, KEYWARD, events, until_serving};
+use crate::kit::{Instance, KEYWARD, PATIENCE, events, until_serving};
 
 /// Holds the service at a point within a signature, kills it there, and starts it again.
 async fn killed_at(point: &str) -> (Instance, Vec<Value>) {
@@ -224,7 +224,12 @@ async fn killed_at_every_point(mut server: Option<Postgres>) {
             let answer = call.await.unwrap();
             until_serving(&instance, true).await;
             let node = instance.connect("node-1").await;
-            node.licensing().sign_document(draft.request("clusters/demo")).await.unwrap();
+            let end = Instant::now() + PATIENCE;
+            // A service that has not yet seen its server leave and come back says so, once; then it goes on by itself.
+            while let Err(status) = node.licensing().sign_document(draft.request("clusters/demo")).await {
+                assert!(of_database && status.code() == tonic::Code::Unavailable, "{status:?}");
+                assert!(Instant::now() < end, "it does not go on: {status:?}");
+            }
             let log = instance.closed_log();
             let answered: Vec<String> = answer.iter().map(|signed| signature(&signed.get_ref().document)).collect();
             assert!(of_database || answered.is_empty(), "no answer came from a killed service");

@@ -22,7 +22,7 @@ pub(crate) mod sealing;
 pub(crate) mod token;
 
 /// How long anything may take before a test calls it hung.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program under test.
 pub(crate) const KEYWARD: &str = env!("CARGO_BIN_EXE_keyward");
