@@ -46,9 +46,9 @@ impl Template {
         if request.decrypt && !keys.oaep.is_empty() {
             allowed.push(MechanismType::RSA_PKCS_OAEP);
         }
+        // Whether the public half is private is left to the device: some make every object so, and take no other word.
         let mut public = vec![
             Attribute::Token(true),
-            Attribute::Private(false),
             Attribute::Verify(request.sign),
             Attribute::Encrypt(request.decrypt),
             Attribute::Wrap(false),
