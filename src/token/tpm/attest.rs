@@ -3,16 +3,10 @@
 #![allow(unsafe_code)]
 
 use tss_esapi::Error as Tss;
-use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::handles::{KeyHandle, ObjectHandle};
-use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
-use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::{
-    CreationData, Data, EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Public, PublicBuilder,
-    PublicEccParametersBuilder, Signature, SignatureScheme,
-};
+use tss_esapi::structures::{CreationData, Data, Signature, SignatureScheme};
 use tss_esapi::traits::Marshall;
 use tss_esapi::tss2_esys::{TPMS_CREATION_DATA, Tss2_MU_TPMS_CREATION_DATA_Marshal};
 
@@ -39,7 +33,7 @@ impl Connection {
     /// It is bound to no endorsement certificate.
     pub(super) fn certify(&mut self, key: KeyHandle, qualifying: &[u8]) -> Result<Certified, Failure> {
         let certifying = |e: Tss| failure("TPM2_Certify", &e);
-        let template = attestation_primary().map_err(certifying)?;
+        let template = object::attestation_primary().map_err(certifying)?;
         let primary = self
             .context
             .execute_with_nullauth_session(|c| c.create_primary(Hierarchy::Owner, template, None, None, None, None))
@@ -52,48 +46,18 @@ impl Connection {
         // Three objects fill a TPM without a resource manager.
         let _ = self.context.flush_context(ObjectHandle::from(primary.key_handle));
         let (info, signature) = certified.map_err(certifying)?;
-        let Signature::EcDsa(ecdsa) = signature else {
-            return Err(refusal(Class::Mismatch, "TPM2_Certify", "a signature of another form"));
+        let signature = match signature {
+            Signature::EcDsa(ecdsa) => object::r_s(&ecdsa),
+            _ => None,
         };
-        let halves = [ecdsa.signature_r(), ecdsa.signature_s()].map(|half| object::fixed_32(half.value()));
-        let [Some(r), Some(s)] = halves else {
-            return Err(refusal(Class::Mismatch, "TPM2_Certify", "a signature of another form"));
-        };
+        let strange = || refusal(Class::Mismatch, "TPM2_Certify", "a signature of another form");
         let bytes = |value: Result<Vec<u8>, Tss>| value.map_err(certifying);
         Ok(Certified {
             key: bytes(primary.out_public.marshall())?,
             info: bytes(info.marshall())?,
-            signature: [r, s].concat(),
+            signature: signature.ok_or_else(strange)?,
         })
     }
-}
-
-/// Template of the attestation key.
-fn attestation_primary() -> tss_esapi::Result<Public> {
-    let attributes = ObjectAttributesBuilder::new()
-        .with_fixed_tpm(true)
-        .with_fixed_parent(true)
-        .with_sensitive_data_origin(true)
-        .with_user_with_auth(true)
-        .with_no_da(true)
-        .with_sign_encrypt(true)
-        .with_restricted(true)
-        .build()?;
-    let parameters = PublicEccParametersBuilder::new()
-        .with_ecc_scheme(EccScheme::EcDsa(HashScheme::new(HashingAlgorithm::Sha256)))
-        .with_curve(EccCurve::NistP256)
-        .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
-        .with_is_signing_key(true)
-        .with_is_decryption_key(false)
-        .with_restricted(true)
-        .build()?;
-    PublicBuilder::new()
-        .with_public_algorithm(PublicAlgorithm::Ecc)
-        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(attributes)
-        .with_ecc_parameters(parameters)
-        .with_ecc_unique_identifier(EccPoint::default())
-        .build()
 }
 
 /// TPMS_CREATION_DATA as the TPM hashed it into the creation hash; the binding has no function for it.

@@ -86,7 +86,7 @@ pub(super) fn initialise(profile: &Profile, dir: &Path, label: &str, pin: &Pin) 
 /// # Errors
 /// `TOKEN_MISSING` if the directory holds no such token, or if the TPM is not the one it was made with: cleared or
 /// replaced; `PIN_REFUSED`; `TOKEN_UNAVAILABLE` if the TPM cannot be reached.
-pub fn open(binding: &Binding, profile: &Profile, pin: &Pin) -> Result<TpmToken> {
+pub fn open(binding: &Binding, profile: &Profile, pin: impl FnOnce() -> Result<Pin>) -> Result<TpmToken> {
     let Some(directory) = binding.directory.clone() else {
         return Err(Error::new(Reason::ConfigInvalid, format!("token {}: a TPM token has a directory", binding.name)));
     };
@@ -113,7 +113,7 @@ pub fn open(binding: &Binding, profile: &Profile, pin: &Pin) -> Result<TpmToken>
         .hint("Keys of a cleared TPM are gone for ever. If the TPM was only moved, put the right one back."));
     }
     let description = connection.describe(&recorded)?;
-    let auth = auth_of(pin)?;
+    let auth = auth_of(&pin()?)?;
     let token = TpmToken {
         profile: profile.clone(),
         directory,
@@ -383,11 +383,7 @@ impl Connection {
         let strange = || super::refusal(Class::Mismatch, "TPM2_Sign", "a signature of another form");
         match signature {
             Signature::RsaSsa(rsa) => Ok(rsa.signature().value().to_vec()),
-            Signature::EcDsa(ecdsa) => {
-                let r = object::fixed_32(ecdsa.signature_r().value()).ok_or_else(strange)?;
-                let s = object::fixed_32(ecdsa.signature_s().value()).ok_or_else(strange)?;
-                Ok([r, s].concat())
-            }
+            Signature::EcDsa(ecdsa) => object::r_s(&ecdsa).ok_or_else(strange),
             _ => Err(strange()),
         }
     }

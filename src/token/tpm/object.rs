@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tss_esapi::Result as TssResult;
-use tss_esapi::attributes::ObjectAttributesBuilder;
+use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::structures::{
-    EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Private, Public, PublicBuilder,
-    PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder, RsaExponent, RsaScheme,
+    EccPoint, EccScheme, EccSignature, HashScheme, KeyDerivationFunctionScheme, Private, Public, PublicBuilder,
+    PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder, RsaExponent, RsaScheme,
     SymmetricDefinitionObject,
 };
 use tss_esapi::traits::{Marshall, UnMarshall};
@@ -24,45 +24,23 @@ use crate::key::{KeyAlgorithm, KeyId, PublicKey, RsaPublicKey, hex_bytes};
 /// The storage primary that wraps every key: ECC P-256, AES-128-CFB, made anew from the owner seed at each start,
 /// the same as long as nobody clears the TPM.
 pub(super) fn storage_primary() -> TssResult<Public> {
-    let attributes = ObjectAttributesBuilder::new()
-        .with_fixed_tpm(true)
-        .with_fixed_parent(true)
-        .with_sensitive_data_origin(true)
-        .with_user_with_auth(true)
-        .with_no_da(true)
-        .with_decrypt(true)
-        .with_restricted(true)
-        .build()?;
     let parameters = PublicEccParametersBuilder::new_restricted_decryption_key(
         SymmetricDefinitionObject::AES_128_CFB,
         EccCurve::NistP256,
-    )
-    .build()?;
-    PublicBuilder::new()
-        .with_public_algorithm(PublicAlgorithm::Ecc)
-        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(attributes)
-        .with_ecc_parameters(parameters)
-        .with_ecc_unique_identifier(EccPoint::default())
-        .build()
+    );
+    p256(attributes().with_decrypt(true).with_restricted(true).build()?, parameters.build()?)
+}
+
+/// The key that attests others: a P-256 primary that signs the TPM's own words and nothing else.
+pub(super) fn attestation_primary() -> TssResult<Public> {
+    let parameters = ecdsa().with_is_signing_key(true).with_is_decryption_key(false).with_restricted(true);
+    p256(attributes().with_sign_encrypt(true).with_restricted(true).build()?, parameters.build()?)
 }
 
 /// Template of a key. Unrestricted, and for RSA without a scheme, so that one key signs and decrypts as each call says
-/// (P-256 signs with SHA-256, the only form that the software stack's builder takes); bound
-/// to this TPM and parent; outside dictionary-attack protection, since its authorization is 32 bytes of hash and an
-/// unclean power-off must not count against it.
+/// (P-256 signs with SHA-256, the only form that the software stack's builder takes).
 pub(super) fn key(algorithm: KeyAlgorithm, sign: bool, decrypt: bool) -> TssResult<Option<Public>> {
-    let attributes = ObjectAttributesBuilder::new()
-        .with_fixed_tpm(true)
-        .with_fixed_parent(true)
-        .with_sensitive_data_origin(true)
-        .with_user_with_auth(true)
-        .with_no_da(true)
-        .with_sign_encrypt(sign)
-        .with_decrypt(decrypt)
-        .build()?;
-    let public =
-        PublicBuilder::new().with_name_hashing_algorithm(HashingAlgorithm::Sha256).with_object_attributes(attributes);
+    let attributes = attributes().with_sign_encrypt(sign).with_decrypt(decrypt).build()?;
     let bits = match algorithm {
         KeyAlgorithm::Rsa(1024) => RsaKeyBits::Rsa1024,
         KeyAlgorithm::Rsa(2048) => RsaKeyBits::Rsa2048,
@@ -70,19 +48,8 @@ pub(super) fn key(algorithm: KeyAlgorithm, sign: bool, decrypt: bool) -> TssResu
         KeyAlgorithm::Rsa(4096) => RsaKeyBits::Rsa4096,
         KeyAlgorithm::Rsa(_) => return Ok(None),
         KeyAlgorithm::P256 => {
-            let parameters = PublicEccParametersBuilder::new()
-                .with_ecc_scheme(EccScheme::EcDsa(HashScheme::new(HashingAlgorithm::Sha256)))
-                .with_curve(EccCurve::NistP256)
-                .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
-                .with_is_signing_key(sign)
-                .with_is_decryption_key(decrypt)
-                .with_restricted(false)
-                .build()?;
-            let public = public
-                .with_public_algorithm(PublicAlgorithm::Ecc)
-                .with_ecc_parameters(parameters)
-                .with_ecc_unique_identifier(EccPoint::default());
-            return public.build().map(Some);
+            let parameters = ecdsa().with_is_signing_key(sign).with_is_decryption_key(decrypt).with_restricted(false);
+            return p256(attributes, parameters.build()?).map(Some);
         }
     };
     let parameters = PublicRsaParametersBuilder::new()
@@ -93,11 +60,43 @@ pub(super) fn key(algorithm: KeyAlgorithm, sign: bool, decrypt: bool) -> TssResu
         .with_is_decryption_key(decrypt)
         .with_restricted(false)
         .build()?;
-    let public = public
+    PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::Rsa)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
         .with_rsa_parameters(parameters)
-        .with_rsa_unique_identifier(PublicKeyRsa::default());
-    public.build().map(Some)
+        .with_rsa_unique_identifier(PublicKeyRsa::default())
+        .build()
+        .map(Some)
+}
+
+/// What every object is: bound to this TPM and parent, made in it, and outside dictionary-attack protection, since its
+/// authorization is empty or 32 bytes of hash and an unclean power-off must not count against it.
+fn attributes() -> ObjectAttributesBuilder {
+    ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+}
+
+/// P-256 that signs by ECDSA with SHA-256.
+fn ecdsa() -> PublicEccParametersBuilder {
+    PublicEccParametersBuilder::new()
+        .with_ecc_scheme(EccScheme::EcDsa(HashScheme::new(HashingAlgorithm::Sha256)))
+        .with_curve(EccCurve::NistP256)
+        .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
+}
+
+fn p256(attributes: ObjectAttributes, parameters: PublicEccParameters) -> TssResult<Public> {
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Ecc)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
+        .with_ecc_parameters(parameters)
+        .with_ecc_unique_identifier(EccPoint::default())
+        .build()
 }
 
 /// The public half as the rest of the program knows it.
@@ -115,8 +114,14 @@ pub(super) fn public_key(public: &Public) -> Option<PublicKey> {
     }
 }
 
+/// An ECDSA signature over P-256 as r‖s, 64 bytes.
+pub(super) fn r_s(signature: &EccSignature) -> Option<Vec<u8>> {
+    let [r, s] = [signature.signature_r(), signature.signature_s()].map(|half| fixed_32(half.value()));
+    Some([r?, s?].concat())
+}
+
 /// A big-endian number as 32 bytes: TPMs leave leading zeros out or in.
-pub(super) fn fixed_32(number: &[u8]) -> Option<[u8; 32]> {
+fn fixed_32(number: &[u8]) -> Option<[u8; 32]> {
     let significant = &number[number.iter().position(|b| *b != 0).unwrap_or(number.len())..];
     let mut fixed = [0u8; 32];
     fixed.get_mut(32usize.checked_sub(significant.len())?..)?.copy_from_slice(significant);
