@@ -3,15 +3,16 @@
 # For each, the probe makes keys, signs, opens sealed keys, checks every result outside the token, and holds what it
 # found against the profile. Needs the `keyward` command: KEYWARD=path/to/keyward, or one on the PATH.
 set -euo pipefail
+keyward=$(command -v "${KEYWARD:-keyward}") || { echo "tokens: no keyward here; build it, or set KEYWARD"; exit 1; }
+PATH="$(dirname "$(realpath "$keyward")"):$PATH"
 cd "$(dirname "$0")/.."
-PATH="$(dirname "$(realpath "$(command -v "${KEYWARD:-keyward}")")"):$PATH"
 
 out=target/tokens
 rm -rf "$out"
 mkdir -p "$out"
 work=$(mktemp -d)
 stop() {
-    [ -z "${tpm:-}" ] || kill "$tpm" 2>/dev/null || true
+    [ -z "${tpm:-}" ] || { kill "$tpm" && wait "$tpm"; } 2>/dev/null || true
     rm -rf "$work"
 }
 trap stop EXIT
@@ -37,32 +38,28 @@ say "SoftHSM"
 probe softhsm softhsm
 
 say "Kryoptic: built from its crate, the first time in a minute"
-cargo build --release --quiet --manifest-path tests/kit/kryoptic/Cargo.toml --target-dir target/kit
-sed "s#^paths = \[#&\n    \"$PWD/target/kit/release/libkryoptic_pkcs11.so\",#" hsm-profiles/kryoptic.toml > "$work/kryoptic.toml"
+kit=${CARGO_TARGET_DIR:-$PWD/target}/kit
+cargo build --release --locked --quiet --manifest-path tests/kit/kryoptic/Cargo.toml --target-dir "$kit"
+sed "s#^paths = \[#&\n    \"$kit/release/libkryoptic_pkcs11.so\",#" hsm-profiles/kryoptic.toml > "$work/kryoptic.toml"
 probe kryoptic "$work/kryoptic.toml"
 
 say "swtpm: a TPM 2.0"
+command -v swtpm > /dev/null || { echo "tokens: install the package swtpm"; exit 1; }
 mkdir -p "$work/swtpm/state"
-free_pair() {
-    python3 - <<'PY'
-import socket
-while True:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-        try:
-            two.bind(("127.0.0.1", port + 1))
-        except OSError:
-            continue
-        print(port)
-        break
-PY
+# A TPM in software listens on two neighbouring ports of the loopback interface, and says nothing when it does.
+start_tpm() {
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    swtpm socket --tpm2 --tpmstate "dir=$work/swtpm/state" --flags not-need-init,startup-clear \
+        --server "type=tcp,port=$port,bindaddr=127.0.0.1" \
+        --ctrl "type=tcp,port=$((port + 1)),bindaddr=127.0.0.1" 2>/dev/null &
+    tpm=$!
+    # Its connections are few, so nobody connects to see whether it is there.
+    until grep -qi "0100007F:$(printf '%04X' $((port + 1))) 00000000:0000 0A" /proc/net/tcp; do
+        kill -0 "$tpm" 2>/dev/null || return 1
+        sleep 0.05
+    done
 }
-port=$(free_pair)
-swtpm socket --tpm2 --tpmstate "dir=$work/swtpm/state" --flags not-need-init,startup-clear \
-    --server "type=tcp,port=$port,bindaddr=127.0.0.1" --ctrl "type=tcp,port=$((port + 1)),bindaddr=127.0.0.1" &
-tpm=$!
-sleep 1
+until start_tpm; do :; done
 echo "swtpm:host=127.0.0.1,port=$port" > "$work/swtpm/tcti"
 probe swtpm swtpm
 

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use keyward::token::probe::{permissive, probe};
 
+use crate::kit::KEYWARD;
 use crate::kit::token::{Held, TestToken, USER_PIN};
 
 #[test]
@@ -17,6 +21,19 @@ fn every_device_does_what_its_profile_says_and_no_more() {
         let report = probe(&*token, &test.profile, &[1, 2], Duration::from_millis(100)).unwrap();
         assert!(report.as_profile, "{name}: {:#?}", report.matrix);
         assert!(report.curve.iter().all(|point| point.per_second > 10.0), "{name}: {:?}", report.curve);
+    }
+}
+
+#[test]
+fn the_example_starts_three_kinds_of_token_by_itself_and_leaves_a_report_of_each() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = top.join("examples/tokens.sh");
+    let ran = Command::new("bash").arg(script).env("KEYWARD", KEYWARD).env_remove("CARGO_TARGET_DIR").output().unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    for name in ["softhsm", "kryoptic", "swtpm"] {
+        let report = fs::read_to_string(top.join("target/tokens").join(format!("{name}.json"))).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        assert_eq!((&report["profile"], &report["as_profile"]), (&name.into(), &true.into()), "{report}");
     }
 }
 

@@ -131,6 +131,14 @@ pub(super) fn new_directory(args: &Args, more: impl AsyncFnOnce(&Arc<Custody>) -
 }
 
 /// The configuration, but for what the token will say of itself.
+/// What the configuration calls a profile: of a file the whole path, so that it is found wherever a service starts.
+fn lasting(profile: &str) -> String {
+    match std::path::absolute(profile) {
+        Ok(path) if Profile::is_path(profile) => path.display().to_string(),
+        _ => profile.to_owned(),
+    }
+}
+
 fn plan(args: &Args, profile: &Profile) -> File {
     File {
         api: Api { listen: args.listen.clone(), server_names: args.server_names.clone() },
@@ -149,7 +157,7 @@ fn plan(args: &Args, profile: &Profile) -> File {
         tls: Tls { authority: "tls/authority.pem".into() },
         tokens: vec![config::Token {
             name: "main".into(),
-            profile: args.profile.clone(),
+            profile: lasting(&args.profile),
             directory: match (&args.label, &args.token_directory) {
                 (None, _) => Some("token".into()),
                 (Some(_), there) => there.as_deref().map(absolute),

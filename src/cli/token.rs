@@ -153,6 +153,12 @@ fn list(place: &Place<'_>, global: &Global) -> Result<()> {
         })
         .collect();
     output::list(global.output, &rows);
+    let ails =
+        |replica: &&v1::Replica| !matches!(replica.health.as_str(), "healthy" | "stopped") || !held(replica).is_empty();
+    let ailing = tokens.iter().flat_map(|token| &token.replicas).find(ails);
+    if let (Some(replica), output::Format::Table) = (ailing, global.output) {
+        println!("next: keyward token status {}", names(replica).1);
+    }
     Ok(())
 }
 
@@ -252,7 +258,8 @@ fn describe(replica: &v1::Replica, tokens: &[v1::Token]) {
             "queue        {} waiting, {} running, {} sessions",
             replica.queue_depth, replica.running, replica.sessions
         );
-        println!("host         process {}, {} restarts", replica.host_pid, replica.host_restarts);
+        let process = if replica.host_pid == 0 { "none now".into() } else { format!("process {}", replica.host_pid) };
+        println!("host         {process}, {} restarts", replica.host_restarts);
         println!("last probe   {}", ago(replica.last_probe_age));
         println!("last answer  {}", ago(replica.last_answer_age));
     }

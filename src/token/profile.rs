@@ -224,7 +224,7 @@ impl Profile {
     /// # Errors
     /// `CONFIG_INVALID` with the file's name and what is wrong in it.
     pub fn load(name_or_path: &str) -> Result<Profile> {
-        if !name_or_path.contains('/') && !name_or_path.ends_with(".toml") {
+        if !Profile::is_path(name_or_path) {
             let Some((_, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_path) else {
                 let names: Vec<_> = Profile::built_in().collect();
                 return Err(Error::new(Reason::ConfigInvalid, format!("no device profile is named {name_or_path:?}"))
@@ -236,6 +236,12 @@ impl Profile {
             Error::new(Reason::ConfigInvalid, format!("the device profile {name_or_path} cannot be read: {e}"))
         })?;
         Profile::parse(&text, name_or_path)
+    }
+
+    /// Whether what a binding calls its profile is the path of a file, and not a name.
+    #[must_use]
+    pub fn is_path(name_or_path: &str) -> bool {
+        name_or_path.contains('/') || name_or_path.ends_with(".toml")
     }
 
     fn parse(text: &str, whence: &str) -> Result<Profile> {
