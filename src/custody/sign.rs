@@ -35,6 +35,8 @@ pub struct Signing {
     pub digest: Digest,
 }
 
+const UNVERIFIED: &str = "the token's signature does not verify with the recorded public key";
+
 struct Sign {
     key: Arc<Held>,
     priority: Priority,
@@ -125,7 +127,7 @@ impl AsyncAct<Vec<u8>> for Sign {
         let (in_token, for_token) = (key.record.in_token(), digest.clone());
         let token = key.record.token.as_str();
         let act = move |device: &dyn Token| device.sign(&in_token, hash, &for_token);
-        let mut wrong = None;
+        let mut wrong = Vec::new();
         loop {
             let served = match custody.ask(token, priority, deadline, act.clone()).await {
                 Ok(served) => served,
@@ -134,7 +136,7 @@ impl AsyncAct<Vec<u8>> for Sign {
                     if failed.is_key_missing() {
                         custody.miss(&key.record.name).await;
                     }
-                    return Err(wrong.unwrap_or(failed));
+                    return Err(if wrong.is_empty() { failed } else { all_wrong(&wrong) });
                 }
             };
             match check(&key.verifier, hash, &digest, &served.value) {
@@ -145,7 +147,7 @@ impl AsyncAct<Vec<u8>> for Sign {
                 // Each round leaves one replica out, so this ends.
                 Err(fault) => {
                     custody.quarantine(token, &served.replica, fault.message()).await;
-                    wrong.get_or_insert(Failed::from(fault).afterwards());
+                    wrong.push(served.replica);
                 }
             }
         }
@@ -176,9 +178,13 @@ pub(super) fn check(verifier: &ParsedPublicKey, hash: Hash, digest: &[u8], signa
     };
     let digest = RawDigest::import_less_safe(digest, algorithm)
         .map_err(|_| Error::new(Reason::Internal, "the digest does not have its hash's length"))?;
-    verifier.verify_digest_sig(&digest, signature).map_err(|_| {
-        Error::new(Reason::TokenMismatch, "the token's signature does not verify with the recorded public key")
-    })
+    verifier.verify_digest_sig(&digest, signature).map_err(|_| Error::new(Reason::TokenMismatch, UNVERIFIED))
+}
+
+/// Nobody is left to make another signature than those that did not verify.
+fn all_wrong(replicas: &[String]) -> Failed {
+    let wrong = format!("wrong signatures by {}", replicas.join(" and "));
+    Failed::from(Error::new(Reason::TokenMismatch, UNVERIFIED).detail(wrong)).afterwards()
 }
 
 const fn hash_name(hash: Hash) -> &'static str {
