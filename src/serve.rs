@@ -525,7 +525,7 @@ async fn start_custody(config: &Config, create: bool, ask: Option<Ask>) -> Resul
 /// asks nobody for PINs, starts with what can be used, and even with nothing but tokens that wait for a person or for
 /// their device; what was set up wrong is said at once if nothing else is there.
 async fn begin(config: &Config, store: Arc<dyn Store>, ask: Option<Ask>) -> Result<(Arc<Custody>, usize)> {
-    let (slots, faults) = match tokens::open(config, store.as_ref(), ask).await {
+    let (slots, faults) = match tokens::open(config, &store, ask).await {
         Ok(opened) => opened,
         Err(fault) => {
             store.close().await;

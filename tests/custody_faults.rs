@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use keyward::error::{Error, Reason};
@@ -13,7 +15,7 @@ use keyward::grpc::v1;
 use serde_json::Value;
 
 use crate::kit::token::faulty::faulty_profile;
-use crate::kit::{Draft, Instance, events};
+use crate::kit::{Draft, Instance, events, eventually, keyward};
 
 /// A running instance with an enrolled cluster and a node, whose token fails by script.
 pub(crate) struct Faulty {
@@ -48,6 +50,11 @@ impl Faulty {
             }
         }
         fs::write(&self.script, text).unwrap();
+    }
+
+    /// Calls under lines of the script that say `log`.
+    fn calls(&self) -> usize {
+        fs::read_to_string(self.script.with_extension("calls")).unwrap_or_default().lines().count()
     }
 
     pub(crate) async fn node(&self) -> Connection {
@@ -144,6 +151,50 @@ async fn a_pin_refused_long_after_the_start_is_latched_for_the_next_start_too() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_login_that_is_made_anew_is_announced_and_its_end_recorded() {
+    let faulty = Faulty::new();
+    let node = faulty.node().await;
+    faulty.script("C_SignInit 1 logout");
+    faulty.sign(&node).await.unwrap();
+    let host = faulty.instance.json(&["token", "status", "main"])[0]["host_pid"].to_string();
+    assert!(Command::new("kill").args(["-KILL", &host]).status().unwrap().success());
+    faulty.signs_again(&node, Duration::from_secs(20)).await;
+    let log = faulty.instance.log();
+    let states: Vec<_> = events(&log, "token-state").iter().map(|event| event["state"].clone()).collect();
+    let (begun, done) =
+        states.as_chunks::<2>().0.iter().map(|[begun, done]| (begun, done)).unzip::<_, _, Vec<_>, Vec<_>>();
+    assert!(begun.iter().all(|state| *state == "login-begun") && done.iter().all(|state| *state == "logged-in"));
+    assert!(states.len() % 2 == 0 && states.len() >= 8, "init, two starts, a lost login and a killed host: {states:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_killed_while_it_logs_in_anew_tries_that_pin_no_second_time() {
+    let mut faulty = Faulty::new();
+    let node = faulty.node().await;
+    faulty.sign(&node).await.unwrap();
+    // The login is lost, and the token does not say in time that it refuses the PIN.
+    faulty.script("C_Login always log\nC_Login always hang\nC_SignInit 1 logout");
+    let lost = tokio::spawn({
+        let (request, node) = (faulty.request(), node.clone());
+        async move { node.licensing().sign_document(request).await.map(|_| ()) }
+    });
+    eventually("the new login begins", || faulty.calls() == 1);
+    faulty.instance.kill();
+    assert!(lost.await.unwrap().is_err());
+    faulty.script("C_Login always log");
+    faulty.instance.start_waiting();
+    let status = faulty.instance.json(&["token", "status", "main"]);
+    assert!(status[0]["latched"].as_str().unwrap().contains("a login was begun"), "{status}");
+    faulty.instance.cli(&["token", "login", "main"]).refused(69, "PIN_LATCHED");
+    assert_eq!(faulty.calls(), 1);
+    faulty.instance.cli(&["token", "unlatch", "main"]).good();
+    faulty.instance.cli(&["token", "login", "main"]).good();
+    faulty.instance.wait_for_line("ready");
+    faulty.sign(&faulty.node().await).await.unwrap();
+    assert_eq!(faulty.calls(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_module_that_crashes_takes_one_call_with_it_and_not_the_service() {
     let faulty = Faulty::new();
     let node = faulty.node().await;
@@ -197,4 +248,83 @@ fn a_key_whose_making_crashes_is_recorded_as_unknown_and_named() {
     assert_eq!(outcome["result"]["is"], "unknown", "{outcome}");
     let intent = &log[usize::try_from(outcome["intent"].as_u64().unwrap()).unwrap()]["event"]["act"];
     assert_eq!((intent["do"].as_str().unwrap(), intent["id"].as_str().unwrap().len()), ("generate-key", 40));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_token_no_longer_shows_is_missing_and_serves_again_by_itself_when_it_does() {
+    let faulty = Faulty::new();
+    let node = faulty.node().await;
+    faulty.sign(&node).await.unwrap();
+    let key = faulty.instance.json(&["key", "get", "clusters/demo/keys/slc-1"]);
+    // The session is lost, and the token shows no key of this id any more: as a wrong partition does.
+    let id = key["id"].as_str().unwrap();
+    faulty.script(&format!("C_SignInit 1 close-session\nC_FindObjectsInit always swap {id} {}", "0".repeat(40)));
+    let state = || faulty.instance.json(&["key", "get", "clusters/demo/keys/slc-1"])["state"].clone();
+    let begun = Instant::now();
+    while state() != "missing" {
+        let _ = faulty.sign(&node).await;
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+    assert_eq!(faulty.sign(&node).await.unwrap_err().reason(), Reason::KeyMissing);
+    let kept = faulty.instance.json(&["key", "get", "clusters/demo/keys/slc-1"]);
+    assert_eq!((&kept["id"], &kept["public_key"]), (&key["id"], &key["public_key"]), "the record is kept");
+    faulty.script("");
+    faulty.signs_again(&node, Duration::from_secs(20)).await;
+    assert_eq!(state(), "active");
+    let log = faulty.instance.log();
+    let steps: Vec<_> = events(&log, "key-state").iter().map(|e| (e["from"].clone(), e["to"].clone())).collect();
+    assert_eq!(steps, [("active".into(), "missing".into()), ("missing".into(), "active".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn licenses_that_come_later_are_signed_before_work_that_can_wait() {
+    let mut faulty = Faulty::new();
+    assert_eq!(faulty.instance.stop(), Some(0));
+    faulty.instance.reconfigure("sessions = 2", "sessions = 1");
+    faulty.instance.start();
+    let invitation = faulty.instance.path("node-2.join.toml");
+    let invited = ["node", "invite", "node-2", "--cluster", "demo", "--out", invitation.to_str().unwrap()];
+    faulty.instance.cli(&invited).good();
+    let node = faulty.node().await;
+    faulty.script("C_Sign always delay 200");
+    let (over, signed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (over, signed) = (Arc::clone(&over), Arc::clone(&signed));
+            let (node, draft) = (node.clone(), faulty.draft.clone());
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    node.licensing().sign_document(draft.request("clusters/demo")).await.unwrap();
+                    signed.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    // A certificate for a new node is bulk work.
+    let out = faulty.instance.path("node-2");
+    let join = std::thread::spawn(move || {
+        keyward(&["node", "join", invitation.to_str().unwrap(), "--out", out.to_str().unwrap()]).good()
+    });
+    let is_join = |act: &Value| act["do"] == "sign-tls-certificate" && act["subject"].to_string().contains("node-2");
+    eventually("the certificate waits for its signature", || {
+        let last = ["audit", "list", "--kind", "intent", "--newest-first", "--limit", "20"];
+        let listed = faulty.instance.cli(&last).good();
+        listed.lines().any(|line| line.contains("sign-tls-certificate") && line.contains("node-2"))
+    });
+    let before = signed.load(Ordering::Relaxed);
+    eventually("licenses overtake it", || signed.load(Ordering::Relaxed) >= before + 8);
+    over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    join.join().unwrap();
+    faulty.script("");
+    let log = faulty.instance.log();
+    let asked = log.iter().position(|record| is_join(&record["event"]["act"])).unwrap();
+    let done = log.iter().position(|record| record["event"]["intent"] == asked).unwrap();
+    let overtook = log[asked..done].iter().filter(|record| {
+        let intent = record["event"]["intent"].as_u64().and_then(|intent| usize::try_from(intent).ok());
+        intent.is_some_and(|intent| intent > asked && log[intent]["event"]["act"]["kind"] == "use-license")
+    });
+    assert!(overtook.count() >= 4, "licenses that were asked for later were signed first");
 }

@@ -10,7 +10,8 @@ use keyward::error::Reason;
 use keyward::grpc::client::failed;
 
 use crate::kit::postgres::Postgres;
-use crate::kit::{Instance, events, keyward};
+use crate::kit::token::faulty::faulty_profile;
+use crate::kit::{Instance, events, eventually, keyward};
 
 /// Copies the file `from` of one instance's place into another's.
 fn carry(from: &Instance, to: &Instance, name: &str) {
@@ -82,6 +83,39 @@ async fn an_instance_whose_log_was_taken_over_signs_no_more() {
     let log = usurper.log();
     let begun = events(&log, "intent").iter().filter(|event| event["act"]["do"] == "sign-document").count();
     assert_eq!(begun, 1, "nothing was begun after the log was taken over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_that_one_instance_saw_refused_is_not_tried_by_the_others() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    let mut second = Instance::beside(&first, "second");
+    first.start();
+    first.cluster("demo");
+    first.node("demo", "node-1");
+    carry(&first, &second, "node-1");
+    assert_eq!(first.stop(), Some(0));
+    let script = first.path("script");
+    let profile = faulty_profile(&first, &script);
+    for instance in [&mut first, &mut second] {
+        instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
+        instance.start();
+    }
+    // The PIN was changed, and then both lost their logins.
+    fs::write(&script, "C_Login always log\nC_Login always return 0xa0\nC_SignInit 2 logout").unwrap();
+    for instance in [&first, &second] {
+        let (node, draft) = (instance.connect("node-1").await, instance.draft("demo"));
+        eventually("the PIN is latched", || {
+            let signed = tokio::task::block_in_place(|| {
+                let sign = async { node.licensing().sign_document(draft.request("clusters/demo")).await };
+                tokio::runtime::Handle::current().block_on(sign)
+            });
+            signed.is_err_and(|status| failed(status).reason() == Reason::TokenWaiting)
+        });
+        let status = instance.json(&["token", "status"]);
+        assert!(!status[0]["latched"].as_str().unwrap().is_empty(), "{status}");
+    }
+    assert_eq!(fs::read_to_string(script.with_extension("calls")).unwrap(), "C_Login\n", "one try by both together");
 }
 
 #[test]

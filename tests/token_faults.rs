@@ -3,27 +3,30 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use keyward::error::Reason;
-use keyward::key::{KeyAlgorithm, KeyId};
+use keyward::error::{Error, Reason};
+use keyward::key::{Hash, KeyAlgorithm, KeyId};
+use keyward::token::host::HostToken;
 use keyward::token::pkcs11::fault::{Act, classify, is_about_an_attribute};
 use keyward::token::profile::{Optional, UserType};
 use keyward::token::{Class, Generate, Outcome, Padding, Token};
 
-use crate::kit::token::USER_PIN;
 use crate::kit::token::faulty::{Faulty, make};
+use crate::kit::token::{USER_PIN, host_program, pin};
 
 use values::VALUES;
 
+mod opening;
 mod values;
 
 #[test]
-fn a_lost_session_or_login_is_renewed_without_the_caller_noticing() {
+fn a_lost_session_is_renewed_without_the_caller_noticing() {
     let faulty = Faulty::new();
     for script in [
         "C_SignInit 1 close-session",
-        "C_SignInit 1 logout",
         "C_Sign 1 return 0xb3",
         "C_Sign 1 return 0xb0",
         "C_SignInit 1 return 0x101",
@@ -37,6 +40,15 @@ fn a_lost_session_or_login_is_renewed_without_the_caller_noticing() {
         assert!(faulty.verifies(&signature), "{script}");
     }
     assert_eq!(faulty.token.restarts(), 0);
+}
+
+#[test]
+fn a_lost_login_is_made_anew_by_the_next_host_without_the_caller_noticing() {
+    let faulty = Faulty::new();
+    faulty.script("C_Login always log\nC_SignInit 1 logout");
+    faulty.calls();
+    assert!(faulty.verifies(&faulty.sign().unwrap()));
+    assert_eq!((faulty.token.restarts(), faulty.calls()), (1, vec!["C_Login".to_owned()]));
 }
 
 #[test]
@@ -76,7 +88,6 @@ fn a_token_that_goes_and_comes_back_serves_within_two_seconds() {
         faulty.script("");
         faulty.signs_again_within(Duration::from_secs(2));
     }
-    assert_eq!(faulty.token.restarts(), 0);
 }
 
 #[test]
@@ -158,6 +169,55 @@ fn a_refused_pin_at_a_restart_of_the_host_is_tried_once() {
 }
 
 #[test]
+fn a_host_that_dies_within_a_login_leaves_it_open_whether_the_pin_was_refused_and_no_other_try_is_made() {
+    let faulty = Faulty::new();
+    faulty.script("C_Login always log\nC_Login always crash\nC_SignInit 1 logout");
+    faulty.calls();
+    for _ in 0..5 {
+        let failure = faulty.sign().unwrap_err();
+        assert_eq!((failure.class, failure.outcome), (Class::Pin, Outcome::Refused), "{failure}");
+        assert!(failure.code.contains("ended within a login"), "{failure}");
+    }
+    assert_eq!(faulty.calls(), ["C_Login"]);
+    // A person looked at the device: one new try.
+    faulty.script("");
+    faulty.token.login(pin(USER_PIN)).unwrap();
+    assert!(faulty.verifies(&faulty.sign().unwrap()));
+}
+
+#[test]
+fn a_pin_leaves_the_service_only_within_what_is_done_around_a_login() {
+    let faulty = Faulty::new();
+    let (allowed, asked) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+    let token = HostToken::waiting(host_program(), &faulty.test.binding, &faulty.test.profile);
+    let token = token.around_logins(Box::new({
+        let (allowed, asked) = (Arc::clone(&allowed), Arc::clone(&asked));
+        move |login| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            if allowed.load(Ordering::Relaxed) { login() } else { Err(Error::new(Reason::StoreUnavailable, "no")) }
+        }
+    }));
+    let sign = || token.sign(&faulty.key, Hash::Sha256, Faulty::digest().as_ref());
+    faulty.script("C_Login always log");
+    faulty.calls();
+    token.login(pin(USER_PIN)).unwrap();
+    sign().unwrap();
+    assert_eq!((faulty.calls().len(), asked.load(Ordering::Relaxed)), (1, 1));
+    // What cannot be announced is not tried, after a loss as at the start; and it is no refused PIN.
+    allowed.store(false, Ordering::Relaxed);
+    faulty.script("C_Login always log\nC_SignInit 1 logout");
+    assert_eq!(sign().unwrap_err().class, Class::Token);
+    assert_eq!((faulty.calls().len(), asked.load(Ordering::Relaxed)), (0, 2));
+    allowed.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    while sign().is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(faulty.calls(), ["C_Login"]);
+}
+
+#[test]
 fn a_pin_that_the_token_guards_is_not_tried() {
     let faulty = Faulty::new();
     // CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKF_USER_PIN_TO_BE_CHANGED
@@ -229,15 +289,15 @@ fn every_value_at_decryption_that_means_bad_input_leaves_token_and_host_alone() 
 }
 
 #[test]
-fn two_hundred_losses_leave_no_descriptor_thread_or_session_behind() {
+fn two_hundred_lost_sessions_leave_no_descriptor_thread_or_session_behind() {
     let faulty = Faulty::new();
     let pid = faulty.token.pid().unwrap();
     let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
     let own = || fs::read_dir("/proc/self/fd").unwrap().count();
     faulty.sign().unwrap();
     let before = (count("task"), own());
-    for n in 0..200 {
-        faulty.script(["C_SignInit 1 close-session", "C_SignInit 1 logout"][n % 2]);
+    for _ in 0..200 {
+        faulty.script("C_SignInit 1 close-session");
         assert!(faulty.verifies(&faulty.sign().unwrap()));
     }
     assert_eq!((count("task"), own()), before);
@@ -247,7 +307,7 @@ fn two_hundred_losses_leave_no_descriptor_thread_or_session_behind() {
 #[test]
 fn every_kind_of_bad_ciphertext_costs_the_same_calls() {
     let faulty = Faulty::new();
-    for padding in [Padding::Pkcs1, Padding::Oaep(keyward::key::Hash::Sha1)] {
+    for padding in [Padding::Pkcs1, Padding::Oaep(Hash::Sha1)] {
         for bad in [vec![0u8; 256], vec![0xff; 256], vec![7; 256], vec![7; 255], vec![7; 257], vec![7; 1], vec![]] {
             // A delay of nothing, taken at each call: the markers count them.
             faulty.script("C_Decrypt 99 delay 0\nC_DecryptInit 99 delay 0\nC_FindObjectsInit 99 delay 0");

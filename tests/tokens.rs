@@ -17,7 +17,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::kit::token::faulty::faulty_profile;
 use crate::kit::token::{Swtpm, copy_files};
-use crate::kit::{Draft, Instance, KEYWARD, ends, events, keyward};
+use crate::kit::{Draft, Instance, KEYWARD, ends, events, eventually, keyward};
 
 /// Longest wait for a token to be back: the service has two seconds, and this machine is shared.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -122,7 +122,9 @@ async fn signatures_go_on_while_the_host_of_one_replica_is_killed_again_and_agai
         .collect();
     let begun = Instant::now();
     for killed in 1..4 {
-        let host = becomes(&instance, "copy", "healthy")["host_pid"].as_i64().unwrap();
+        // None while one is started.
+        eventually("a host holds it", || becomes(&instance, "copy", "healthy")["host_pid"] != 0);
+        let host = replica(&instance, "copy")["host_pid"].as_u64().filter(|pid| *pid > 0).unwrap();
         assert!(Command::new("kill").args(["-KILL", &host.to_string()]).status().unwrap().success());
         while replica(&instance, "copy")["host_restarts"] != killed {
             assert!(begun.elapsed() < PATIENCE);
@@ -171,6 +173,58 @@ async fn a_replica_that_signs_wrongly_is_quarantined_alone_and_the_other_answers
     let held: Vec<_> = states(&instance.log()).into_iter().filter(|(state, _)| !state.starts_with("log")).collect();
     let names: Vec<_> = held.iter().map(|(state, device)| (state.as_str(), device.ends_with(" as copy"))).collect();
     assert_eq!(names, [("quarantined", true), ("released", true)], "{held:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_that_every_replica_makes_wrongly_is_recorded_with_the_names_of_all() {
+    let (mut instance, draft) = with_copy("");
+    let script = instance.path("script");
+    let profile = faulty_profile(&instance, &script);
+    instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
+    instance.start();
+    let node = instance.connect("node-1").await;
+    sign(&node, &draft).await.unwrap();
+    fs::write(&script, "C_Sign always corrupt").unwrap();
+    assert_eq!(sign(&node, &draft).await.unwrap_err().reason(), Reason::TokenMismatch);
+    fs::write(&script, "").unwrap();
+    assert_eq!(
+        (replica(&instance, "main")["health"].clone(), replica(&instance, "copy")["health"].clone()),
+        ("quarantined".into(), "quarantined".into())
+    );
+    for name in ["main", "copy"] {
+        instance.cli(&["token", "release", name]).good();
+        becomes(&instance, name, "healthy");
+    }
+    let log = instance.log();
+    let outcomes = events(&log, "outcome");
+    let unknown = outcomes.iter().find(|event| event["result"]["is"] == "unknown").unwrap();
+    let message = unknown["result"]["message"].as_str().unwrap();
+    assert!(message.contains("main") && message.contains("copy"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_latch_of_one_replica_is_not_one_of_the_other_and_both_are_shown() {
+    let (mut instance, draft) = with_copy("profile = \"faulty.toml\"\n");
+    let script = instance.path("script");
+    let profile = faulty_profile(&instance, &script);
+    instance.reconfigure("faulty.toml", profile.to_str().unwrap());
+    fs::write(&script, "C_Login always log\nC_Login always return 0xa0").unwrap();
+    instance.start();
+    sign(&instance.connect("node-1").await, &draft).await.unwrap();
+    let (main, copy) = (replica(&instance, "main"), replica(&instance, "copy"));
+    assert_eq!((&main["health"], &main["latched"]), (&"healthy".into(), &"".into()), "{main}");
+    assert_eq!(copy["health"], "waiting", "{copy}");
+    assert!(copy["latched"].as_str().unwrap().contains("refused the PIN"), "{copy}");
+    let listed = instance.cli(&["token", "list"]).good();
+    let lines: Vec<&str> = listed.lines().filter(|line| line.contains("main")).collect();
+    assert!(lines.len() == 2 && !lines[0].contains("latched") && lines[1].contains("latched"), "{listed}");
+    // The token's name means all its replicas: what serves is left alone, and what is latched stays so.
+    instance.cli(&["token", "login", "main"]).refused(69, "PIN_LATCHED");
+    fs::write(&script, "C_Login always log").unwrap();
+    instance.cli(&["token", "unlatch", "copy"]).good();
+    instance.cli(&["token", "login", "copy"]).good();
+    becomes(&instance, "copy", "healthy");
+    assert_eq!(fs::read_to_string(script.with_extension("calls")).unwrap().lines().count(), 2, "one try, and one more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,6 +349,7 @@ async fn health_checks_fail_while_a_token_waits_and_the_operator_is_served() {
     assert!(!main["latched"].as_str().unwrap().is_empty(), "{main}");
     let said = instance.cli(&["token", "status", "main"]).good();
     assert!(said.contains("next         put the right PIN into its source"), "{said}");
+    assert!(instance.cli(&["token", "list"]).good().ends_with("next: keyward token status main\n"));
     fs::write(&pin, right).unwrap();
     instance.cli(&["token", "unlatch", "main"]).good();
     instance.cli(&["token", "login", "main"]).good();
@@ -315,6 +370,22 @@ fn what_does_not_fit_together_in_a_tokens_configuration_is_said_all_at_once() {
     instance.configure("colour = 1\n");
     let said = instance.cli(&["config", "check"]).refused(78, "CONFIG_INVALID");
     assert!(said.contains("token.0.replica.0.colour"), "{said}");
+}
+
+#[test]
+fn a_profile_file_is_found_wherever_the_service_is_started_from() {
+    let mut instance = Instance::nothing();
+    let profile = concat!(env!("CARGO_MANIFEST_DIR"), "/hsm-profiles/softhsm.toml");
+    fs::copy(profile, instance.path("mine.toml")).unwrap();
+    let data = instance.data();
+    let init = ["init", data.to_str().unwrap(), "--profile", "mine.toml", "--listen", "127.0.0.1:0"];
+    ends(
+        Command::new(KEYWARD).current_dir(instance.directory.path()).args(init).args(["--join-listen", "127.0.0.1:0"]),
+    )
+    .good();
+    instance.start();
+    let listed = instance.cli(&["token", "list"]).good();
+    assert!(listed.contains("mine.toml") && !listed.contains("next:"), "{listed}");
 }
 
 #[test]

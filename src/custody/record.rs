@@ -1,5 +1,6 @@
 //! What custody keeps of keys and tokens.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use crate::error::{Error, Reason, Result};
 use crate::key::{KeyId, KeyRole, KeyState, Mode, PublicKey};
 use crate::policy::{Operation, Permit};
 use crate::store::{Batch, Kind, Store, Write};
+use crate::token::host::AroundLogin;
 use crate::token::{Evidence, KeyRef};
 
 /// Time for a login to a device, which one instance at a time makes, in seconds.
@@ -112,12 +114,17 @@ impl Standing {
         }
     }
 
-    /// Logs in to a device, once. That a try is under way is durable before it is made: whatever becomes of this process
-    /// or of the store meanwhile, a PIN that was refused is not tried again before a person says so.
+    /// What a device's host does around each of its logins: that a try is under way is durable before the host gets the
+    /// PIN. Whatever becomes of the host, of this process or of the store meanwhile, a PIN that was refused is not tried
+    /// again before a person says so; nor is one that another instance saw refused. Called from a runtime, used outside.
     ///
-    /// # Errors
-    /// `PIN_LATCHED` if an earlier try is not cleared; those of the login; those of the store.
-    pub async fn log_in<T>(store: &dyn Store, device: &str, login: impl Future<Output = Result<T>>) -> Result<T> {
+    /// The login ends in `PIN_LATCHED` if an earlier try is not cleared, or in the store's errors.
+    pub fn around_login(store: Arc<dyn Store>, device: String) -> AroundLogin {
+        let runtime = tokio::runtime::Handle::current();
+        Box::new(move |login| runtime.block_on(Standing::log_in(store.as_ref(), &device, login)))
+    }
+
+    async fn log_in(store: &dyn Store, device: &str, login: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let work = format!("login {device}");
         wait_for(store, &work).await?;
         let done = Standing::try_log_in(store, device, login).await;
@@ -127,7 +134,7 @@ impl Standing {
         done
     }
 
-    async fn try_log_in<T>(store: &dyn Store, device: &str, login: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn try_log_in(store: &dyn Store, device: &str, login: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let service = CallerNote::service();
         let (standing, _) = Standing::of(store, device).await?;
         if let Some(latched) = standing.latched {
@@ -138,26 +145,22 @@ impl Standing {
             standing.latched = Some(begun.to_owned());
         })
         .await?;
-        let done = login.await;
+        let done = login();
         let recorded = match &done {
-            Err(fault) if fault.reason() == Reason::PinRefused => {
+            Err(fault) if matches!(fault.reason(), Reason::PinRefused | Reason::PinLatched) => {
                 let words = fault.message().to_owned();
                 Standing::change(store, device, "latched", &service, &words, |standing| {
                     standing.latched = Some(words.clone());
                 })
                 .await
             }
-            Ok(_) => Standing::change(store, device, "logged-in", &service, "", |s| s.latched = None).await,
+            Ok(()) => Standing::change(store, device, "logged-in", &service, "", |s| s.latched = None).await,
             Err(fault) => {
                 Standing::change(store, device, "login-not-made", &service, fault.message(), |s| s.latched = None).await
             }
         };
         // The login's own failure says more than the store's, and the latch is durable either way.
-        match (done, recorded) {
-            (Err(fault), _) => Err(fault),
-            (Ok(_), Err(fault)) => Err(fault),
-            (Ok(done), Ok(())) => Ok(done),
-        }
+        done.and(recorded)
     }
 
     /// Changes a token's standing and records who did it and why.
@@ -170,17 +173,23 @@ impl Standing {
         state: &str,
         caller: &CallerNote,
         reason: &str,
-        change: impl FnOnce(&mut Standing),
+        change: impl Fn(&mut Standing),
     ) -> Result<()> {
-        let (mut standing, version) = Standing::of(store, token).await?;
-        change(&mut standing);
-        let event = Event::TokenState {
-            token: token.to_owned(),
-            state: state.to_owned(),
-            caller: caller.clone(),
-            reason: reason.to_owned(),
-        };
-        let writes = vec![Write::new(Kind::Token, token, version, &standing)?];
-        store.commit(Batch { writes, events: vec![event] }).await.map(|_| ())
+        loop {
+            let (mut standing, version) = Standing::of(store, token).await?;
+            change(&mut standing);
+            let event = Event::TokenState {
+                token: token.to_owned(),
+                state: state.to_owned(),
+                caller: caller.clone(),
+                reason: reason.to_owned(),
+            };
+            let writes = vec![Write::new(Kind::Token, token, version, &standing)?];
+            match store.commit(Batch { writes, events: vec![event] }).await {
+                // Somebody else changed another side of it meanwhile.
+                Err(fault) if fault.reason() == Reason::StoreConflict => {}
+                done => return done.map(|_| ()),
+            }
+        }
     }
 }

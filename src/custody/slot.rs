@@ -17,8 +17,8 @@ use crate::token::{Binding, Description, KeyRef, Token};
 
 /// Jobs that may wait for one working session.
 const QUEUE_PER_SESSION: usize = 64;
-/// Longest wait for a device to be found and logged in to.
-const LOGIN_MAX: Duration = Duration::from_secs(20);
+/// Longest wait for a device to be found, for other instances to end their logins to it, and for its own.
+const LOGIN_MAX: Duration = Duration::from_secs(95);
 
 /// Gives a device's PIN from where it is kept, each time anew.
 pub type ReadPin = Box<dyn Fn() -> Result<Pin> + Send + Sync>;
@@ -129,19 +129,13 @@ impl Slot {
     }
 
     async fn try_log_in(&self, store: &dyn Store, member: &Member, pin: Option<Pin>) -> Result<()> {
-        let device = member.standing();
-        if let (Standing { latched: Some(latched), .. }, _) = Standing::of(store, &device).await? {
+        if let (Standing { latched: Some(latched), .. }, _) = Standing::of(store, &member.standing()).await? {
             return Err(Error::new(Reason::PinLatched, format!("its PIN is latched: {latched}")));
         }
         let pin = pin.map_or_else(|| (member.device.read_pin)(), Ok)?;
         let host = Arc::clone(&member.device.host);
         let name = member.name();
-        let login = async {
-            let deadline = Instant::now() + LOGIN_MAX;
-            let done = self.replicas.run_on(name, deadline, move |_| Ok(host.login(pin))).await;
-            done.map_err(Error::from).flatten()
-        };
-        Standing::log_in(store, &device, login).await?;
+        self.replicas.run_on(name, Instant::now() + LOGIN_MAX, move |_| Ok(host.login(pin))).await??;
         let described = self.replicas.run_on(name, Instant::now() + LOGIN_MAX, |token| token.describe()).await?;
         *member.lock() = Some(described);
         Ok(())
@@ -241,13 +235,11 @@ impl Slot {
                 Health::Failed { .. } => tracing::warn!(why, "{label} cannot be used now"),
                 Health::Waiting { .. } => {
                     tracing::error!(why, "{label} waits until a person logs it in");
-                    let change = |standing: &mut Standing| standing.latched = Some(why.clone());
-                    keep(store, &member.standing(), "latched", &why, change).await;
+                    keep(store, &member.standing(), "latched", &why, |standing| &mut standing.latched).await;
                 }
                 Health::Quarantined { .. } => {
                     tracing::error!(why, "{label} is quarantined");
-                    let change = |standing: &mut Standing| standing.quarantined = Some(why.clone());
-                    keep(store, &member.standing(), "quarantined", &why, change).await;
+                    keep(store, &member.standing(), "quarantined", &why, |standing| &mut standing.quarantined).await;
                 }
             }
         }
@@ -271,8 +263,25 @@ impl Slot {
     }
 }
 
-async fn keep(store: &dyn Store, device: &str, state: &str, why: &str, change: impl FnOnce(&mut Standing)) {
-    if let Err(fault) = Standing::change(store, device, state, &CallerNote::service(), why, change).await {
+/// Records what holds a device back, unless that is recorded already.
+async fn keep(
+    store: &dyn Store,
+    device: &str,
+    state: &str,
+    why: &str,
+    hold: impl Fn(&mut Standing) -> &mut Option<String>,
+) {
+    let kept = async {
+        let (mut standing, _) = Standing::of(store, device).await?;
+        match hold(&mut standing) {
+            Some(_) => Ok(()),
+            None => {
+                let change = |standing: &mut Standing| *hold(standing) = Some(why.to_owned());
+                Standing::change(store, device, state, &CallerNote::service(), why, change).await
+            }
+        }
+    };
+    if let Err(fault) = kept.await {
         tracing::error!(device, state, ?fault, "the standing of a token cannot be recorded");
     }
 }

@@ -106,13 +106,13 @@ fn oaep(profiles: &[Profile]) -> Option<Hash> {
 /// cannot be used: they keep neither other devices nor other tokens from being used.
 pub(super) async fn open(
     config: &Config,
-    store: &dyn Store,
+    store: &Arc<dyn Store>,
     ask: Option<Ask>,
 ) -> Result<(BTreeMap<String, Slot>, Vec<Error>)> {
     let (mut slots, mut faults) = (BTreeMap::new(), Vec::new());
     for token in &config.file.tokens {
-        let (devices, oaep) = devices(config, token, ask)?;
-        let (slot, its_faults) = Slot::open(store, &token.name, oaep, devices).await?;
+        let (devices, oaep) = devices(config, store, token, ask)?;
+        let (slot, its_faults) = Slot::open(store.as_ref(), &token.name, oaep, devices).await?;
         faults.extend(its_faults);
         slots.insert(token.name.clone(), slot);
     }
@@ -120,14 +120,21 @@ pub(super) async fn open(
 }
 
 /// The devices of a token, not opened yet, and the hash that they all do OAEP with.
-fn devices(config: &Config, token: &config::Token, ask: Option<Ask>) -> Result<(Vec<Device>, Hash)> {
+fn devices(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    token: &config::Token,
+    ask: Option<Ask>,
+) -> Result<(Vec<Device>, Hash)> {
     let (mut devices, mut profiles) = (Vec::new(), Vec::new());
     for (settings, twin) in token.devices().into_iter().zip(token.twins()) {
         let (profile, binding) = bind(config, &settings)?;
         if let Some(words) = misfits(token, &settings, &profile).first() {
             return Err(Error::new(Reason::ConfigInvalid, format!("token {}: {words}", settings.name)));
         }
-        let host = Arc::new(HostToken::waiting(HostProgram::this(), &binding, &profile));
+        let around_login = Standing::around_login(Arc::clone(store), standing(&settings, twin));
+        let host = HostToken::waiting(HostProgram::this(), &binding, &profile).around_logins(around_login);
+        let host = Arc::new(host);
         let read_pin = Box::new(reader(config, settings, ask));
         devices.push(Device { binding, twin, host, read_pin });
         profiles.push(profile);
@@ -174,7 +181,6 @@ pub async fn open_for_probe(
     let names: Vec<&str> = all.iter().map(|(settings, _)| settings.name.as_str()).collect();
     let found = all.iter().find(|(settings, _)| settings.name == name);
     let (settings, twin) = found.ok_or_else(|| no_token(name, &names))?;
-    let standing = standing_of(&settings.serial, &settings.label, twin.then_some(&settings.name));
     let (profile, mut binding) = bind(config, settings)?;
     binding.sessions = sessions;
     let store = super::open_store(config, false).await?;
@@ -182,8 +188,11 @@ pub async fn open_for_probe(
         let asked = Asked { operation: Operation::ProbeToken, cluster: None, signs: None };
         custody::record_probe(store.as_ref(), policy::permit(caller, &asked)?, name).await?;
         let pin = reader(config, settings.clone(), Some(ask))()?;
-        let start = async { HostToken::start(HostProgram::this(), &binding, &permissive(&profile), pin) };
-        Standing::log_in(store.as_ref(), &standing, start).await
+        let around_login = Standing::around_login(Arc::clone(&store), standing(settings, *twin));
+        let host = HostToken::waiting(HostProgram::this(), &binding, &permissive(&profile));
+        let host = host.around_logins(around_login);
+        let logged_in = tokio::task::spawn_blocking(move || host.login(pin).map(|()| host)).await;
+        logged_in.map_err(|fault| Error::new(Reason::Internal, "the login broke off").detail(fault))?
     };
     let opened = opened.await.map_err(|fault| fault.while_doing(format!("token {name}")));
     store.close().await;
@@ -196,7 +205,7 @@ pub async fn open_for_probe(
 /// Whatever is wrong with its profile, PIN source, module or device.
 pub fn open_pkcs11(config: &Config, token: &config::Token) -> Result<Pkcs11Token> {
     let (profile, binding) = bind(config, token)?;
-    pkcs11::open(&binding, &profile, token.read_pin(config)?)
+    pkcs11::open(&binding, &profile, || token.read_pin(config))
 }
 
 /// A device of the configuration as the tokens' room knows it, with its profile as it is at this site.
@@ -217,6 +226,11 @@ fn bind(config: &Config, token: &config::Token) -> Result<(Profile, Binding)> {
         sessions: token.sessions,
     };
     Ok((profile, binding))
+}
+
+/// Where a device's latch and quarantine are recorded.
+fn standing(device: &config::Token, twin: bool) -> String {
+    standing_of(&device.serial, &device.label, twin.then_some(&device.name))
 }
 
 /// Modules want absolute paths.

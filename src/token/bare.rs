@@ -42,8 +42,8 @@ pub fn bare(
     duration: Duration,
 ) -> Result<Rate> {
     Ok(match profile.kind {
-        Kind::Pkcs11 => pkcs11::open(binding, profile, pin)?.bare(key, threads, duration)?,
-        Kind::Tpm => tpm::open(binding, profile, &pin)?.bare(key, duration)?,
+        Kind::Pkcs11 => pkcs11::open(binding, profile, || Ok(pin))?.bare(key, threads, duration)?,
+        Kind::Tpm => tpm::open(binding, profile, || Ok(pin))?.bare(key, duration)?,
     })
 }
 

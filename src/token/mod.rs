@@ -20,14 +20,19 @@ pub mod tpm;
 pub use environment::set_environment;
 pub use profile::prepare_directory;
 
-/// Opens the token that a binding names, in this process, and logs in once.
+/// Opens the token that a binding names, in this process, and logs in, once and never again. The PIN is asked for when
+/// the token has been found and nothing speaks against a try.
 ///
 /// # Errors
-/// See [`pkcs11::open`].
-pub fn open(binding: &Binding, profile: &profile::Profile, pin: Pin) -> Result<Box<dyn Token>, Error> {
+/// See [`pkcs11::open`]; those of the PIN's source.
+pub fn open(
+    binding: &Binding,
+    profile: &profile::Profile,
+    pin: impl FnOnce() -> Result<Pin, Error>,
+) -> Result<Box<dyn Token>, Error> {
     match profile.kind {
         profile::Kind::Pkcs11 => Ok(Box::new(pkcs11::open(binding, profile, pin)?)),
-        profile::Kind::Tpm => Ok(Box::new(tpm::open(binding, profile, &pin)?)),
+        profile::Kind::Tpm => Ok(Box::new(tpm::open(binding, profile, pin)?)),
     }
 }
 

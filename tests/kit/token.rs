@@ -74,7 +74,7 @@ impl TestToken {
     /// Opens it.
     pub(crate) fn try_open(&self, user_pin: &str) -> Result<Box<dyn Token>> {
         match self.held {
-            Held::InProcess => token::open(&self.binding, &self.profile, pin(user_pin)),
+            Held::InProcess => token::open(&self.binding, &self.profile, || Ok(pin(user_pin))),
             Held::InHost => Ok(Box::new(self.host(user_pin)?)),
         }
     }

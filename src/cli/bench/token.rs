@@ -120,7 +120,7 @@ impl Bench {
             sign: KeyRole::Probe.signs(),
             decrypt: KeyRole::Probe.decrypts(),
         };
-        let made = token::open(&binding, &loaded, Pin::new(pin.clone()))?.generate(&request)?;
+        let made = token::open(&binding, &loaded, || Ok(Pin::new(pin.clone())))?.generate(&request)?;
         let key = KeyRef { id: request.id, public: made.public };
         Ok(Bench { profile: loaded, binding, pin, key, slice })
     }

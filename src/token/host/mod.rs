@@ -6,9 +6,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -48,20 +49,29 @@ impl HostProgram {
     }
 }
 
+/// What is done around every login, the first and those after a loss alike: it gets the login, makes it at most once, and
+/// says what came of it. The PIN leaves this process within it and at no other time.
+pub type AroundLogin = Box<dyn Fn(&mut dyn FnMut() -> Result<()>) -> Result<()> + Send + Sync>;
+
 /// A token behind a child process. Same contract as a token in this process; see [`Token`].
+///
+/// A host logs in once in its life. One that has lost its login is killed, and the next one finds the token anew.
 pub struct HostToken {
     program: HostProgram,
     binding: Binding,
     profile: Profile,
+    around_login: AroundLogin,
     state: Mutex<State>,
     returned: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// What every host gets; none before the first login.
-    pin: Option<Pin>,
+    /// What every host gets when it asks; none before the first login.
+    pin: Option<Arc<Pin>>,
     host: Option<Host>,
+    /// A thread starts a host; the others wait until it has.
+    starting: bool,
     idle: Vec<UnixStream>,
     /// Counts the hosts: a channel of an earlier one is not given back.
     generation: u64,
@@ -112,38 +122,39 @@ impl HostToken {
             program,
             binding: binding.clone(),
             profile: profile.clone(),
+            around_login: Box::new(|login| login()),
             state: Mutex::new(state),
             returned: Condvar::new(),
         }
+    }
+
+    /// The same token, with this done around each of its logins.
+    #[must_use]
+    pub fn around_logins(self, around_login: AroundLogin) -> HostToken {
+        HostToken { around_login, ..self }
     }
 
     /// Ends the host if there is one, and starts one that tries this PIN, once. A device that cannot be reached is
     /// tried again when it is next called and its time has come; a PIN that was refused never is.
     ///
     /// # Errors
-    /// Those of [`super::open`], as the host says them; `TOKEN_UNAVAILABLE` if it does not answer in time.
+    /// Those of [`super::open`], as the host says them; `TOKEN_UNAVAILABLE` if it does not answer before it has the PIN,
+    /// and `PIN_LATCHED` if it does not answer with it.
     pub fn login(&self, pin: Pin) -> Result<()> {
         let mut state = self.lock();
+        while state.starting {
+            state = self.wait(state);
+        }
         state.idle.clear();
         if state.host.take().is_some() {
             state.generation += 1;
         }
-        (state.pin_refused, state.served) = (None, false);
-        let spawned = self.spawn(&pin);
-        state.pin = Some(pin);
-        let done = match spawned {
-            Ok((host, idle)) => {
-                (state.host, state.idle) = (Some(host), idle);
-                state.back_off.reset();
-                Ok(())
-            }
-            Err(e) => {
-                let _ = self.not_started(&mut state, &e);
-                Err(e)
-            }
-        };
-        drop(state);
-        self.returned.notify_all();
+        let pin = Arc::new(pin);
+        (state.pin, state.pin_refused) = (Some(Arc::clone(&pin)), None);
+        let (mut state, done) = self.start_host(state, &pin);
+        if done.is_ok() {
+            state.back_off.reset();
+        }
         done
     }
 
@@ -169,6 +180,35 @@ impl HostToken {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.returned.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a host that logs in, once. Nothing is locked meanwhile: who asks how the token stands is answered.
+    fn start_host<'a>(&'a self, mut state: MutexGuard<'a, State>, pin: &Pin) -> (MutexGuard<'a, State>, Result<()>) {
+        state.starting = true;
+        drop(state);
+        let spawned = catch_unwind(AssertUnwindSafe(|| self.spawn(pin)))
+            .unwrap_or_else(|_| Err(Error::new(Reason::Internal, "the start of a token host broke off")));
+        let mut state = self.lock();
+        state.starting = false;
+        let done = spawned.map(|(host, idle)| {
+            (state.host, state.idle, state.served) = (Some(host), idle, false);
+        });
+        match &done {
+            Err(e) if matches!(e.reason(), Reason::PinRefused | Reason::PinLatched) => {
+                state.pin_refused = Some(e.message().to_owned());
+            }
+            Err(e) => {
+                state.back_off.longer();
+                e.message().clone_into(&mut state.gone);
+            }
+            Ok(()) => {}
+        }
+        self.returned.notify_all();
+        (state, done)
+    }
+
     fn spawn(&self, pin: &Pin) -> Result<(Host, Vec<UnixStream>)> {
         let failed = |e: io::Error| Error::new(Reason::TokenUnavailable, "the token host cannot be started").detail(e);
         let (mut control, theirs) = UnixStream::pair().map_err(failed)?;
@@ -182,15 +222,33 @@ impl HostToken {
         // The command holds the child's end of the socket; while it is open here, the child's death shows no end.
         drop(command);
         let host = Host { child, _control: control.try_clone().map_err(failed)? };
-        let idle = self.introduce(&mut control, pin).map_err(|e| {
+        let unopened = |e: io::Error| {
             Error::new(Reason::TokenUnavailable, format!("the token host of {} did not open it", self.binding.name))
                 .detail(e)
-        })??;
+        };
+        let idle = self.introduce(&mut control).map_err(unopened)?;
+        let found = wire::read_message::<Opened>(&mut control).map_err(unopened)?;
+        if !found.wants_pin {
+            return found.into_result().map(|()| (host, idle));
+        }
+        (self.around_login)(&mut || {
+            wire::write_frame(&mut control, pin.expose().as_bytes()).map_err(unopened)?;
+            wire::read_message::<Opened>(&mut control).map_err(|e| self.unknown_login(&e))?.into_result()
+        })?;
         Ok((host, idle))
     }
 
-    /// Tells a fresh host what to open; gives the channels, or the host's refusal.
-    fn introduce(&self, control: &mut UnixStream, pin: &Pin) -> io::Result<Result<Vec<UnixStream>>> {
+    /// The host had the PIN and said nothing more: the device may have refused it.
+    fn unknown_login(&self, e: &io::Error) -> Error {
+        let words =
+            format!("the token host of {} ended within a login, which the device may have refused", self.binding.name);
+        Error::new(Reason::PinLatched, words)
+            .detail(e)
+            .hint("Look at the token's counter of wrong PINs with the device's own tool, then clear the latch.")
+    }
+
+    /// Tells a fresh host what to open; gives the channels.
+    fn introduce(&self, control: &mut UnixStream) -> io::Result<Vec<UnixStream>> {
         let sessions = u32::try_from(self.binding.sessions.max(1)).unwrap_or(1);
         let hello = Hello {
             binding: serde_json::to_string(&self.binding)?,
@@ -200,7 +258,6 @@ impl HostToken {
         control.set_read_timeout(Some(OPEN_MAX))?;
         control.set_write_timeout(Some(OPEN_MAX))?;
         wire::write_message(control, &hello)?;
-        wire::write_frame(control, pin.expose().as_bytes())?;
         let mut channels = Vec::new();
         for _ in 0..sessions {
             let (ours, theirs) = UnixStream::pair()?;
@@ -211,7 +268,7 @@ impl HostToken {
             rustix::net::sendmsg(&*control, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty())?;
             channels.push(ours);
         }
-        Ok(wire::read_message::<Opened>(control)?.into_result().map(|()| channels))
+        Ok(channels)
     }
 
     /// Borrows a channel, starting the host again if it is gone and its time has come.
@@ -221,38 +278,31 @@ impl HostToken {
             if let Some(why) = &state.pin_refused {
                 return Err(failure(Class::Pin, Outcome::Refused, why.clone()));
             }
+            if state.starting {
+                state = self.wait(state);
+                continue;
+            }
             if state.host.is_none() {
                 if !state.back_off.is_over() {
                     let why = format!("{}; it is tried again soon", state.gone);
                     return Err(failure(Class::Token, Outcome::Refused, why));
                 }
-                let Some(pin) = &state.pin else {
+                let Some(pin) = state.pin.clone() else {
                     let why = "it has not been logged in yet".to_owned();
                     return Err(failure(Class::Pin, Outcome::Refused, why));
                 };
-                match self.spawn(pin) {
-                    Ok((host, idle)) => {
-                        (state.host, state.idle, state.served) = (Some(host), idle, false);
-                        self.returned.notify_all();
-                    }
-                    Err(e) => return Err(self.not_started(&mut state, &e)),
+                let (started, done) = self.start_host(state, &pin);
+                state = started;
+                if let Err(e) = done {
+                    let class = if state.pin_refused.is_some() { Class::Pin } else { Class::Token };
+                    return Err(failure(class, Outcome::Refused, e.message().to_owned()));
                 }
             }
             if let Some(channel) = state.idle.pop() {
                 return Ok((channel, state.generation));
             }
-            state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state);
         }
-    }
-
-    fn not_started(&self, state: &mut State, e: &Error) -> Failure {
-        if matches!(e.reason(), Reason::PinRefused | Reason::PinLatched) {
-            state.pin_refused = Some(e.message().to_owned());
-            return failure(Class::Pin, Outcome::Refused, e.message().to_owned());
-        }
-        state.back_off.longer();
-        e.message().clone_into(&mut state.gone);
-        failure(Class::Token, Outcome::Refused, e.message().to_owned())
     }
 
     /// One call and its answer, within the limit. A host that does not keep it, or says nonsense, is killed.

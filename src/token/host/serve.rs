@@ -27,15 +27,16 @@ pub fn serve() -> Result<()> {
     let mut control = UnixStream::from(stdin);
     let not_a_service = broken("standard input is not a service that wants a token");
     let hello: Hello = wire::read_message(&mut control).map_err(not_a_service)?;
-    let pin = wire::read_frame(&mut control).map_err(not_a_service)?;
     let mut channels = Vec::new();
     for _ in 0..hello.sessions {
         channels.push(receive_channel(&control).map_err(not_a_service)?);
     }
-    let opened = open(&hello, &pin);
-    drop(pin);
+    let opened = open(&hello, || ask_pin(&mut control));
     let answer = opened.as_ref().map_or_else(Opened::refusal, |_| Opened::default());
     wire::write_message(&mut control, &answer).map_err(not_a_service)?;
+    // From here on the end of the socket is what tells of the service's end: the thread that started this process, to
+    // which the signal is bound, may end before.
+    rustix::process::set_parent_process_death_signal(None).map_err(|e| broken("a signal stays set")(e.into()))?;
     if let Ok(token) = opened {
         for channel in channels {
             let token = Arc::clone(&token);
@@ -51,13 +52,20 @@ pub fn serve() -> Result<()> {
     Ok(())
 }
 
-fn open(hello: &Hello, pin: &[u8]) -> Result<Arc<dyn Token>> {
+/// Asks the service for the PIN, which is tried next.
+fn ask_pin(control: &mut UnixStream) -> Result<Pin> {
+    let unheard = |e: io::Error| Error::new(Reason::TokenUnavailable, "the service gives no PIN").detail(e);
+    wire::write_message(control, &Opened { wants_pin: true, ..Opened::default() }).map_err(unheard)?;
+    let pin = wire::read_frame(control).map_err(unheard)?;
+    let pin = String::from_utf8(pin.to_vec());
+    pin.map(Pin::new).map_err(|_| Error::new(Reason::PinSource, "the PIN is not UTF-8 text"))
+}
+
+fn open(hello: &Hello, pin: impl FnOnce() -> Result<Pin>) -> Result<Arc<dyn Token>> {
     let malformed = |e: serde_json::Error| Error::new(Reason::Internal, "the token host was told nonsense").detail(e);
     let binding: Binding = serde_json::from_str(&hello.binding).map_err(malformed)?;
     let profile: Profile = serde_json::from_str(&hello.profile).map_err(malformed)?;
-    let pin =
-        String::from_utf8(pin.to_vec()).map_err(|_| Error::new(Reason::PinSource, "the PIN is not UTF-8 text"))?;
-    crate::token::open(&binding, &profile, Pin::new(pin)).map(Arc::from)
+    crate::token::open(&binding, &profile, pin).map(Arc::from)
 }
 
 /// No new privileges, no core dump or tracing, no descriptor but the standard ones, and death with the service.

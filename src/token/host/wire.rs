@@ -12,7 +12,8 @@ use crate::token::{Class, Failure, Generate, KeyRef, Outcome, Padding};
 /// Largest frame in bytes. The largest true one, a generation's evidence, is a few thousand.
 pub(super) const FRAME_BYTES_MAX: usize = 64 * 1024;
 
-/// First words of the service: what to open. The PIN follows in a frame of its own, so that no message holds it.
+/// First words of the service: what to open. The PIN goes in a frame of its own when the host asks for it, so that no
+/// message holds it.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Hello {
     /// JSON of the binding.
@@ -26,7 +27,8 @@ pub(super) struct Hello {
     pub(super) sessions: u32,
 }
 
-/// Answer to [`Hello`]: opened if `reason` is empty, otherwise the error's parts.
+/// Answer to [`Hello`], and after the question for the PIN the answer to that: opened if `reason` is empty, otherwise the
+/// error's parts.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Opened {
     #[prost(string, tag = "1")]
@@ -37,6 +39,9 @@ pub(super) struct Opened {
     pub(super) hint: String,
     #[prost(string, tag = "4")]
     pub(super) detail: String,
+    /// Not opened yet: the token is there, and its PIN is tried as soon as it comes.
+    #[prost(bool, tag = "5")]
+    pub(super) wants_pin: bool,
 }
 
 /// One call of the port. Which fields count depends on the act.
@@ -197,6 +202,7 @@ impl Opened {
             message: error.message().to_owned(),
             hint: error.next_step().unwrap_or_default().to_owned(),
             detail: error.private_detail().unwrap_or_default().to_owned(),
+            wants_pin: false,
         }
     }
 

@@ -22,7 +22,7 @@ impl Pkcs11Token {
         let PublicKey::Rsa(rsa) = &key.public else { return Err(broke_off("the loop signs with RSA keys")) };
         let data = [Hash::Sha256.digest_info(), &[0x5a; 32]].concat();
         let sessions = (0..threads).map(|_| {
-            let session = Held::read_only(&self.sessions.module, self.sessions.slot())?;
+            let session = Held::read_only(&self.sessions.module, self.sessions.slot)?;
             let handle = private_object(&session, key.id)?;
             Ok((session, handle))
         });

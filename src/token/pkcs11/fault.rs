@@ -158,6 +158,16 @@ pub fn is_about_an_attribute(value: &str) -> bool {
     ABOUT_AN_ATTRIBUTE.contains(&value)
 }
 
+/// Values of C_GetTokenInfo that say that the slot holds no token.
+const NO_TOKEN: &[&str] =
+    &["CKR_TOKEN_NOT_PRESENT", "CKR_TOKEN_NOT_RECOGNIZED", "CKR_SLOT_ID_INVALID", "CKR_DEVICE_REMOVED"];
+
+/// Whether a return value of C_GetTokenInfo says that the slot holds no token.
+#[must_use]
+pub fn says_no_token(value: &str) -> bool {
+    NO_TOKEN.contains(&value)
+}
+
 /// Return values that are newer than the binding's names: PKCS#11 3.0 to 3.2.
 const NEWER: &[(u64, &str)] = &[
     (0x042, "CKR_AEAD_DECRYPT_FAILED"),

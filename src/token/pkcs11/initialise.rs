@@ -31,7 +31,7 @@ pub(in crate::token) fn initialise(
     }
     prepare_directory(profile, dir)?;
     let module = Module::load(profile)?;
-    if module.tokens()?.iter().any(|seen| seen.info.label() == label) {
+    if module.tokens()?.0.iter().any(|seen| seen.info.label() == label) {
         return Err(Error::new(Reason::AlreadyExists, format!("a token with label {label:?} exists"))
             .hint("Choose another label, or use the token that is there."));
     }
@@ -45,7 +45,7 @@ pub(in crate::token) fn initialise(
     let so_pin = AuthPin::new(so_pin.expose().into());
     module.context.init_token(slot, &so_pin, label).map_err(making)?;
     // The slot's number may be another now; the label was nobody's before.
-    let made = module.tokens()?.into_iter().find(|seen| seen.info.label() == label).ok_or_else(|| {
+    let made = module.tokens()?.0.into_iter().find(|seen| seen.info.label() == label).ok_or_else(|| {
         Error::new(Reason::TokenMissing, format!("the token {label:?} was made but the module does not show it"))
     })?;
     let set_pin = || -> std::result::Result<(), Failure> {

@@ -9,7 +9,7 @@ use cryptoki::session::Session;
 
 use self::fault::{Act, failure};
 use self::module::Module;
-use self::session::{Held, Sessions};
+use self::session::Sessions;
 use self::template::Template;
 use super::profile::Profile;
 use super::{Binding, Class, Description, Failure, Generate, Generated, KeyRef, Outcome, Padding, Token};
@@ -39,17 +39,18 @@ pub struct Pkcs11Token {
     making: Mutex<()>,
 }
 
-/// Opens the one token that a binding names and logs in, once. The environment of the profile must be set.
+/// Opens the one token that a binding names and logs in, once: a token whose login is lost must be opened anew. The
+/// environment of the profile must be set. The PIN is asked for just before it is tried.
 ///
 /// # Errors
 /// `MODULE_MISSING`, `TOKEN_MISSING`, `TOKEN_AMBIGUOUS`, each with what was seen; `PIN_LATCHED` without a try if the
 /// token says that its PIN is locked, at its final try or to be changed; `PIN_REFUSED` after the one try, which the
 /// caller must latch; the device's answer otherwise.
-pub fn open(binding: &Binding, profile: &Profile, pin: Pin) -> Result<Pkcs11Token> {
+pub fn open(binding: &Binding, profile: &Profile, pin: impl FnOnce() -> Result<Pin>) -> Result<Pkcs11Token> {
     let named = |e: crate::error::Error| e.while_doing(format!("token {}", binding.name));
     let module = Module::load(profile).map_err(named)?;
     let sessions = Sessions::connect(Arc::clone(&module), binding, profile, pin).map_err(named)?;
-    let info = module.context.get_token_info(sessions.slot()).map_err(|e| named(failure(Act::Look, &e).into()))?;
+    let info = module.context.get_token_info(sessions.slot).map_err(|e| named(failure(Act::Look, &e).into()))?;
     let description = module.description(&info);
     Ok(Pkcs11Token { profile: profile.clone(), description, sessions, making: Mutex::new(()) })
 }
@@ -57,7 +58,7 @@ pub fn open(binding: &Binding, profile: &Profile, pin: Pin) -> Result<Pkcs11Toke
 impl Token for Pkcs11Token {
     fn describe(&self) -> Result<Description, Failure> {
         let module = &self.sessions.module;
-        let info = module.context.get_token_info(self.sessions.slot()).map_err(|e| failure(Act::Look, &e))?;
+        let info = module.context.get_token_info(self.sessions.slot).map_err(|e| failure(Act::Look, &e))?;
         Ok(module.description(&info))
     }
 
@@ -76,7 +77,7 @@ impl Token for Pkcs11Token {
             });
         }
         let template = Template::of(request, &self.profile.keys);
-        let session = Held::read_write(&self.sessions.module, self.sessions.slot())?;
+        let session = self.sessions.read_write()?;
         let (public, private) = session
             .generate_key_pair(&template.mechanism, &template.public, &template.private)
             .map_err(|e| failure(Act::Make, &e))?;

@@ -8,7 +8,7 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as Cryptoki, RvError};
 use cryptoki::slot::{Slot, TokenInfo};
 
-use super::fault::{Act, failure};
+use super::fault::{Act, failure, says_no_token};
 use super::raw::OneShotCalls;
 use crate::error::{Error, Reason, Result};
 use crate::token::profile::Profile;
@@ -72,34 +72,38 @@ impl Module {
         Ok(Module { context, one_shot, sha256 })
     }
 
-    /// The initialised tokens, in the module's order.
-    pub(super) fn tokens(&self) -> std::result::Result<Vec<Seen>, Failure> {
+    /// The initialised tokens, in the module's order, and the first answer of a slot that could not say what is in it.
+    pub(super) fn tokens(&self) -> std::result::Result<(Vec<Seen>, Option<Failure>), Failure> {
         let slots = self.context.get_slots_with_token().map_err(|e| failure(Act::Look, &e))?;
-        let mut seen = Vec::new();
+        let (mut seen, mut silent) = (Vec::new(), None);
         for slot in slots {
-            // A slot whose token goes away between the two calls is as good as one without.
-            if let Ok(info) = self.context.get_token_info(slot)
-                && info.token_initialized()
-            {
-                seen.push(Seen { slot, info });
+            match self.context.get_token_info(slot).map_err(|e| failure(Act::Look, &e)) {
+                Ok(info) if info.token_initialized() => seen.push(Seen { slot, info }),
+                Ok(_) => {}
+                // A slot whose token goes away between the two calls is as good as one without.
+                Err(f) if says_no_token(&f.code) => {}
+                Err(f) => silent = silent.or(Some(f)),
             }
         }
-        Ok(seen)
+        Ok((seen, silent))
     }
 
     /// The one token with this label and serial.
     pub(super) fn find(&self, label: &str, serial: &str) -> Result<Seen> {
+        let (seen, silent) = self.tokens()?;
         let (mut wanted, others): (Vec<_>, Vec<_>) =
-            self.tokens()?.into_iter().partition(|s| s.info.label() == label && s.info.serial_number() == serial);
+            seen.into_iter().partition(|s| s.info.label() == label && s.info.serial_number() == serial);
         let sought = format!("with label {label:?} and serial {serial:?}");
-        match (wanted.pop(), wanted.is_empty()) {
-            (Some(token), true) => Ok(token),
-            (Some(_), false) => Err(Error::new(
+        match (wanted.pop(), wanted.is_empty(), silent) {
+            (Some(token), true, _) => Ok(token),
+            (Some(_), false, _) => Err(Error::new(
                 Reason::TokenAmbiguous,
                 format!("the module shows {} tokens {sought}", wanted.len() + 1),
             )
             .hint("Take the copies away, or give each its own module configuration.")),
-            (None, _) => {
+            // The token may be in a slot that does not answer: nobody knows that it is missing.
+            (None, _, Some(silent)) => Err(silent.into()),
+            (None, _, None) => {
                 let seen: Vec<_> = others
                     .iter()
                     .map(|s| format!("{:?} with serial {:?}", s.info.label(), s.info.serial_number()))

@@ -1,4 +1,5 @@
-//! Login and sessions of one token: a logged-in guard, working sessions to borrow, and what to do when they are lost.
+//! The login and the sessions of one token: a logged-in guard, working sessions to borrow, and what to do when they are
+//! lost. There is one login: when it is lost, all is opened anew, by whoever may say that a PIN is tried again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,9 +15,8 @@ use super::module::Module;
 use crate::error::{Error, Reason, Result};
 use crate::key::{KeyId, PublicKey};
 use crate::secret::Pin;
-use crate::token::back_off::BackOff;
 use crate::token::profile::{Profile, UserType};
-use crate::token::{Binding, Class, Failure, KeyRef, Outcome};
+use crate::token::{Binding, Class, Failure, KeyRef, refusal};
 
 /// A session that closes when dropped and says nothing if it was already gone.
 pub(super) struct Held(Option<Session>);
@@ -55,18 +55,18 @@ impl Drop for Held {
 /// The sessions of one token. Handles of objects are good for one generation; every loss starts the next.
 pub(super) struct Sessions {
     pub(super) module: Arc<Module>,
-    binding: Binding,
-    user: CkUserType,
+    /// Slot of the token.
+    pub(super) slot: Slot,
     read_only: bool,
-    pin: Pin,
+    /// Working sessions at most, by configuration.
+    limit: usize,
     state: Mutex<State>,
     returned: Condvar,
 }
 
 struct State {
-    slot: Slot,
     /// Keeps the login while working sessions come and go: closing the last session logs out.
-    guard: Option<Held>,
+    guard: Held,
     idle: Vec<Held>,
     /// Working sessions that exist, idle or lent.
     open: usize,
@@ -74,10 +74,8 @@ struct State {
     limit: usize,
     generation: u64,
     keys: HashMap<KeyId, (ObjectHandle, PublicKey)>,
-    /// The token was looked for and not found.
+    /// The login was lost: this process can do nothing more. It is not for it to try a PIN again.
     lost: bool,
-    back_off: BackOff,
-    pin_refused: bool,
 }
 
 /// A borrowed working session; goes back when dropped, unless it was spoiled.
@@ -118,31 +116,25 @@ impl Drop for Lent<'_> {
 
 impl Sessions {
     /// Finds the token, logs in once, and keeps the login.
-    pub(super) fn connect(module: Arc<Module>, binding: &Binding, profile: &Profile, pin: Pin) -> Result<Sessions> {
+    pub(super) fn connect(
+        module: Arc<Module>,
+        binding: &Binding,
+        profile: &Profile,
+        pin: impl FnOnce() -> Result<Pin>,
+    ) -> Result<Sessions> {
         let user = match profile.login.user {
             UserType::User => CkUserType::User,
             UserType::Vendor(number) => CkUserType::VendorExtension(number),
         };
         let seen = module.find(&binding.label, &binding.serial)?;
-        let guard = log_in(&module, seen.slot, &seen.info, user, &pin)?;
-        let state = State {
-            slot: seen.slot,
-            guard: Some(guard),
-            idle: Vec::new(),
-            open: 0,
-            limit: binding.sessions.max(1),
-            generation: 0,
-            keys: HashMap::new(),
-            lost: false,
-            back_off: BackOff::default(),
-            pin_refused: false,
-        };
+        let guard = log_in(&module, seen.slot, &seen.info, user, pin)?;
+        let limit = binding.sessions.max(1);
+        let state = State { guard, idle: Vec::new(), open: 0, limit, generation: 0, keys: HashMap::new(), lost: false };
         Ok(Sessions {
             module,
-            binding: binding.clone(),
-            user,
+            slot: seen.slot,
             read_only: profile.sessions.read_only,
-            pin,
+            limit,
             state: Mutex::new(state),
             returned: Condvar::new(),
         })
@@ -150,11 +142,6 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Slot of the token now.
-    pub(super) fn slot(&self) -> Slot {
-        self.lock().slot
     }
 
     /// Borrows a working session, opening one if none is idle and the limit allows, waiting otherwise.
@@ -172,24 +159,27 @@ impl Sessions {
     }
 
     fn lend_with<T>(&self, look: impl Fn(&State) -> Result<T, Failure>) -> Result<(Lent<'_>, T), Failure> {
-        let mut state = self.lock();
+        let (mut state, mut again) = (self.lock(), true);
         loop {
-            self.look_again(&mut state)?;
+            if state.lost {
+                return Err(login_lost());
+            }
             let found = look(&state)?;
             let generation = state.generation;
             if let Some(session) = state.idle.pop() {
                 return Ok((Lent { sessions: self, session: Some(session), generation }, found));
             }
             if state.open < state.limit {
-                match self.open(state.slot) {
+                match self.open() {
                     Ok(session) => {
                         state.open += 1;
                         return Ok((Lent { sessions: self, session: Some(session), generation }, found));
                     }
                     // The token gives out before the configured number: live with what there is.
                     Err(f) if f.code == "CKR_SESSION_COUNT" && state.open > 0 => state.limit = state.open,
-                    Err(f) if matches!(f.class, Class::Session | Class::Token) => {
+                    Err(f) if again && matches!(f.class, Class::Session | Class::Token) => {
                         self.renew(&mut state)?;
+                        again = false;
                         continue;
                     }
                     Err(f) => return Err(f),
@@ -199,8 +189,13 @@ impl Sessions {
         }
     }
 
-    fn open(&self, slot: Slot) -> Result<Held, Failure> {
-        if self.read_only { Held::read_only(&self.module, slot) } else { Held::read_write(&self.module, slot) }
+    fn open(&self) -> Result<Held, Failure> {
+        if self.read_only { Held::read_only(&self.module, self.slot) } else { self.read_write() }
+    }
+
+    /// A session of its own for an act that makes something.
+    pub(super) fn read_write(&self) -> Result<Held, Failure> {
+        Held::read_write(&self.module, self.slot)
     }
 
     /// Remembers where a key is, for this generation only.
@@ -214,56 +209,28 @@ impl Sessions {
     /// Starts the next generation after a loss that was seen in `generation`. The first to see it does the work.
     pub(super) fn recover(&self, generation: u64) -> Result<(), Failure> {
         let mut state = self.lock();
-        if state.generation == generation { self.renew(&mut state) } else { Ok(()) }
-    }
-
-    /// Looks for a lost token again, if its time has come.
-    fn look_again(&self, state: &mut State) -> Result<(), Failure> {
-        if state.pin_refused {
-            return Err(refused(Class::Pin, "C_Login", "the PIN was refused before and is not tried again".to_owned()));
-        }
-        match (state.lost, state.back_off.is_over()) {
-            (false, _) => Ok(()),
-            (true, true) => self.renew(state),
-            (true, false) => {
-                Err(refused(Class::Token, "C_GetSlotList", "the token is gone and is looked for again soon".to_owned()))
-            }
+        match state.generation == generation {
+            true => self.renew(&mut state),
+            false if state.lost => Err(login_lost()),
+            false => Ok(()),
         }
     }
 
-    /// Throws all handles and idle sessions away, and logs in again if the login is lost: one try.
+    /// Throws all handles and idle sessions away, and looks whether the login stands.
     fn renew(&self, state: &mut State) -> Result<(), Failure> {
         state.generation += 1;
         state.keys.clear();
         state.open = state.open.saturating_sub(state.idle.len());
         state.idle.clear();
-        state.limit = self.binding.sessions.max(1);
-        if state.guard.as_ref().is_some_and(|guard| is_logged_in(guard)) {
-            state.lost = false;
-            return Ok(());
-        }
-        state.guard = None;
-        let connected = self
-            .module
-            .find(&self.binding.label, &self.binding.serial)
-            .and_then(|seen| Ok((seen.slot, log_in(&self.module, seen.slot, &seen.info, self.user, &self.pin)?)));
-        match connected {
-            Ok((slot, guard)) => {
-                (state.slot, state.guard, state.lost) = (slot, Some(guard), false);
-                state.back_off.reset();
-                Ok(())
-            }
-            Err(e) if matches!(e.reason(), Reason::PinRefused | Reason::PinLatched) => {
-                state.pin_refused = true;
-                Err(refused(Class::Pin, "C_Login", e.message().to_owned()))
-            }
-            Err(e) => {
-                state.lost = true;
-                state.back_off.longer();
-                Err(refused(Class::Token, "C_GetSlotList", e.message().to_owned()))
-            }
-        }
+        state.limit = self.limit;
+        state.lost = !is_logged_in(&state.guard);
+        if state.lost { Err(login_lost()) } else { Ok(()) }
     }
+}
+
+/// Ends this process and begins another one, which finds the token anew.
+fn login_lost() -> Failure {
+    refusal(Class::Module, "C_GetSessionInfo", "the login is lost")
 }
 
 /// Whether the login of this process with the token stands.
@@ -273,7 +240,13 @@ pub(super) fn is_logged_in(session: &Session) -> bool {
 }
 
 /// Opens a guard session and logs it in, once, unless the token says that a wrong PIN would cost it.
-fn log_in(module: &Module, slot: Slot, info: &TokenInfo, user: CkUserType, pin: &Pin) -> Result<Held> {
+fn log_in(
+    module: &Module,
+    slot: Slot,
+    info: &TokenInfo,
+    user: CkUserType,
+    pin: impl FnOnce() -> Result<Pin>,
+) -> Result<Held> {
     let barred = if info.user_pin_locked() {
         Some("is locked")
     } else if info.user_pin_final_try() {
@@ -288,7 +261,7 @@ fn log_in(module: &Module, slot: Slot, info: &TokenInfo, user: CkUserType, pin: 
             .hint("Log in with the device's own tool to set or reset the PIN, then clear the latch."));
     }
     let guard = Held::read_only(module, slot)?;
-    match guard.login(user, Some(&AuthPin::new(pin.expose().into()))) {
+    match guard.login(user, Some(&AuthPin::new(pin()?.expose().into()))) {
         // The login belongs to the process and the token: another holder in this process has it already.
         Ok(()) | Err(Cryptoki::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(guard),
         Err(e) => {
@@ -302,8 +275,4 @@ fn log_in(module: &Module, slot: Slot, info: &TokenInfo, user: CkUserType, pin: 
             })
         }
     }
-}
-
-fn refused(class: Class, function: &'static str, code: String) -> Failure {
-    Failure { class, outcome: Outcome::Refused, function, code }
 }
