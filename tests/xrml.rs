@@ -7,6 +7,7 @@ mod chains;
 mod commands;
 mod corpus;
 mod documentation;
+mod forms;
 mod independent;
 mod kit;
 mod licenses;

@@ -80,7 +80,7 @@ pub(super) fn list(format: Format, rows: &[Value]) {
     };
     let names: Vec<&String> = first.keys().collect();
     let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| names.iter().map(|name| word(&row[name.as_str()])).collect()).collect();
+        rows.iter().map(|row| names.iter().map(|name| clean(&word(&row[name.as_str()]))).collect()).collect();
     let width = |column: usize| {
         let longest = cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         longest.max(names[column].len())
@@ -94,6 +94,18 @@ pub(super) fn list(format: Format, rows: &[Value]) {
     for row in &cells {
         line(row.iter().map(String::as_str).collect());
     }
+}
+
+/// A text in which nothing is left by which it could write over, reorder or hide what a terminal shows: words of a
+/// document are printed, and a document may come from anybody.
+pub(super) fn clean(text: &str) -> String {
+    text.replace(is_unprintable, " ")
+}
+
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61C}' | '\u{180E}' | '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}'
+            | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
 }
 
 fn word(value: &Value) -> String {

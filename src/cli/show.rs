@@ -51,12 +51,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
 type Fact = (&'static str, String);
 
 fn as_text(facts: &[Fact]) -> String {
-    facts.iter().map(|(name, words)| format!("{name:<12}{}\n", words.replace(is_unprintable, " "))).collect()
-}
-
-/// Characters by which a document could write over or reorder what a terminal shows.
-fn is_unprintable(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+    facts.iter().map(|(name, words)| format!("{name:<12}{}\n", output::clean(words))).collect()
 }
 
 /// Facts that may come again are lists, whether or not they do.
@@ -90,12 +85,14 @@ fn facts(document: &Document) -> Vec<Fact> {
     if document.signature().is_err() {
         facts.push(("signed", "no".to_owned()));
     }
-    match Content::read(body) {
-        Ok(content) => tell(&content, kind.ok(), &mut facts),
-        Err(fault) => facts.push(("fault", fault.message().to_owned())),
+    // One part that cannot be read hides no other.
+    let (content, whole) = Content::read_or_salvage(body);
+    facts.extend(whole.err().map(|fault| ("fault", fault.message().to_owned())));
+    if let Ok(content) = content {
+        tell(&content, kind.ok(), &mut facts);
     }
     tell_revocations(body, &mut facts);
-    facts.extend(unknown::paths(body).into_iter().map(|path| ("unknown", path)));
+    facts.extend(unknown::paths(document).into_iter().map(|path| ("unknown", path)));
     facts
 }
 
@@ -114,10 +111,7 @@ fn tell(content: &Content, kind: Option<Kind>, facts: &mut Vec<Fact>) {
     if let Some(work) = &content.work {
         tell_work(work, facts);
     }
-    if let Some(conditions) = &content.conditions {
-        facts.extend(restrictions(conditions).into_iter().map(|words| ("condition", words)));
-        facts.extend(conditions.refresh.as_deref().into_iter().flat_map(refresh).map(|words| ("revocation", words)));
-    }
+    content.conditions.iter().for_each(|conditions| tell_conditions(conditions, facts));
     facts.extend(content.policies.iter().flat_map(policy).map(|words| ("application", words)));
     for data in &content.data {
         if data.id == RIGHTS_DATA {
@@ -136,29 +130,40 @@ fn tell_work(work: &Work, facts: &mut Vec<Fact>) {
         facts.push(("content", object.id.value.clone()));
     }
     facts.extend(work.owner.as_ref().map(|owner| ("owner", object(owner))));
-    if let Some(conditions) = &work.preconditions {
-        facts.extend(restrictions(conditions).into_iter().map(|words| ("condition", words)));
-    }
-    if let Some(conditions) = &work.conditions {
-        facts.extend(conditions.refresh.as_deref().into_iter().flat_map(refresh).map(|words| ("revocation", words)));
-    }
+    [&work.preconditions, &work.conditions].into_iter().flatten().for_each(|list| tell_conditions(list, facts));
     facts.extend(work.rights.iter().map(|given| ("right", right(given))));
+}
+
+/// Conditions on the whole document: all that they say.
+fn tell_conditions(conditions: &Conditions, facts: &mut Vec<Fact>) {
+    facts.extend(holders(&conditions.access).map(|whom| ("condition", format!("only for {whom}"))));
+    facts.extend(restrictions(conditions).into_iter().map(|words| ("condition", words)));
+    facts.extend(conditions.refresh.as_deref().into_iter().flat_map(refresh).map(|words| ("revocation", words)));
 }
 
 /// One right in words: its name, to whom, and every restriction.
 fn right(right: &Right) -> String {
-    let whom = right.conditions.access.iter().filter_map(|who| who.object.as_ref()).map(object).collect::<Vec<_>>();
-    let whom = if whom.is_empty() { String::new() } else { format!(" for {}", whom.join(", ")) };
-    let mut words = restrictions(&right.conditions);
-    if words.is_empty() {
-        words.push("without limit in time".to_owned());
+    let conditions = &right.conditions;
+    let whom = holders(&conditions.access).map_or_else(String::new, |whom| format!(" for {whom}"));
+    let mut words = restrictions(conditions);
+    if conditions.ranges.is_empty() && conditions.interval.and_then(|interval| interval.length()).is_none() {
+        words.insert(0, "without limit in time".to_owned());
     }
+    let lists = conditions.refresh.as_deref().into_iter().flat_map(refresh);
+    words.extend(lists.map(|list| format!("under the revocation list of {list}")));
     if right.has_enabling_bits() {
         words.push("with a sealed key".to_owned());
     }
     format!("{}{whom}: {}", right.name, words.join(", "))
 }
 
+/// Those whom a list of principals names in words; references to the document's own principal are left out.
+fn holders(access: &[Principal]) -> Option<String> {
+    let named = access.iter().filter_map(|who| who.object.as_ref()).map(object).collect::<Vec<_>>();
+    (!named.is_empty()).then(|| named.join(", "))
+}
+
+/// Times, named conditions, and whether there is more that is not understood.
 fn restrictions(conditions: &Conditions) -> Vec<String> {
     let ranges = conditions.ranges.iter().map(span);
     let interval = conditions.interval.iter().filter_map(|interval| Some(format!("for {}", length(interval)?)));

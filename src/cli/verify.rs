@@ -136,10 +136,11 @@ fn judge(at: Option<XrmlTime>, global: &Global, material: &Material) -> u8 {
     for (at, ((name, _), finding)) in material.documents.iter().zip(&findings).enumerate() {
         let revoked = &revoked[at];
         let time = time(finding);
-        is_all_good &= finding.is_good() && revoked.is_none() && time.as_ref().is_none_or(Result::is_ok);
+        is_all_good &= finding.is_good() && revoked.is_ok() && time.as_ref().is_none_or(Result::is_ok);
         let mut row = json!({
             "document": name,
             "kind": kinds[at],
+            "form": words(&finding.form),
             "signature": words(&finding.signature),
             "link": link(&finding.link),
             "trust": if finding.is_pinned { "pinned" } else { "unpinned" },
@@ -148,13 +149,12 @@ fn judge(at: Option<XrmlTime>, global: &Global, material: &Material) -> u8 {
             row["time"] = json!(words(time));
         }
         if !material.lists.is_empty() {
-            row["revoked"] = json!(revoked.as_ref().map_or("no", |reason| reason.message()));
+            row["revoked"] = json!(revoked.as_ref().map_or_else(|fault| fault.message(), |()| "no"));
         }
         let hints = hints(finding);
         if global.output == output::Format::Json {
             row["guid"] = json!(finding.guid);
             row["issued"] = json!(finding.content.as_ref().ok().and_then(|c| c.issued).map(|t| t.to_string()));
-            row["fault"] = json!(finding.fault.as_ref().map(Error::message));
             row["unknown"] = json!(finding.unknown);
             row["notes"] = json!(hints);
         }
@@ -163,7 +163,7 @@ fn judge(at: Option<XrmlTime>, global: &Global, material: &Material) -> u8 {
     }
     output::list(global.output, &rows);
     if global.output == output::Format::Table {
-        notes.iter().for_each(|note| println!("{note}"));
+        notes.iter().for_each(|note| println!("{}", output::clean(note)));
     }
     match (is_all_good, findings.iter().all(|finding| finding.is_pinned)) {
         (true, true) => 0,
@@ -186,17 +186,14 @@ fn link(link: &Link) -> Value {
 
 /// What to do about what is wrong, and what was not understood.
 fn hints(finding: &Finding) -> Vec<String> {
-    let faults = [finding.kind.as_ref().err(), finding.signature.as_ref().err()];
+    let faults = [finding.form.as_ref().err(), finding.signature.as_ref().err()];
     let mut hints: Vec<String> =
         faults.into_iter().flatten().filter_map(|fault| fault.next_step()).map(str::to_owned).collect();
-    if let Err(fault) = &finding.kind {
-        hints.push(fault.message().to_owned());
-    }
-    if let (Some(fault), Ok(_)) = (&finding.fault, &finding.content) {
-        hints.push(format!("not all of it can be read: {fault}"));
+    if !finding.differences.is_empty() {
+        hints.push(format!("ISSUER is not a copy of the issuer's principal: {}", finding.differences.join(", ")));
     }
     if !finding.unknown.is_empty() {
-        hints.push(format!("elements of unknown meaning: {}", finding.unknown.join(", ")));
+        hints.push(format!("of unknown meaning: {}", finding.unknown.join(", ")));
     }
     hints
 }

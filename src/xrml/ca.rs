@@ -1,6 +1,7 @@
 //! CA certificate: the first below the root, which itself is only a pinned key (MS-RMPR 2.2.9.3.1).
 
-use super::certificate::{AUTHORITY, CA_DESCRIPTOR, Certificate, Stamp};
+use super::certificate::{self, AUTHORITY, CA_DESCRIPTOR, Certificate, Stamp};
+use super::content::Content;
 use super::element::{Id, Object, Principal};
 use super::kind::Kind;
 use super::text::Body;
@@ -25,8 +26,14 @@ pub fn certificate(root: &Principal, principal: Principal, stamp: Stamp) -> Cert
 /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
 pub fn read(body: &Body) -> Result<Certificate> {
     Kind::Ca.expect(body)?;
-    let certificate = Certificate::read(body)?;
-    certificate.check_types(AUTHORITY, AUTHORITY)?;
-    certificate.check_key_sizes(&[2048], &[2048])?;
-    Ok(certificate)
+    let content = Content::read(body)?;
+    check(&content)?;
+    Certificate::of(content)
+}
+
+/// Refuses a view that is no such certificate.
+pub(super) fn check(content: &Content) -> Result<()> {
+    certificate::check(content)?;
+    certificate::check_types(content, [AUTHORITY, AUTHORITY])?;
+    certificate::check_key_sizes(content, [&[2048], &[2048]])
 }

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use quick_xml::Reader;
-use quick_xml::events::{BytesRef, Event};
+use quick_xml::events::{BytesRef, BytesStart, Event};
 
-use super::markup::DEPTH_MAX;
+use super::markup::{DEPTH_MAX, is_blank, is_space};
 use super::text::{DOCUMENTS_BYTES_MAX, DOCUMENTS_MAX, Document, documents};
 use crate::error::{Error, Reason, Result};
 
@@ -36,7 +36,8 @@ pub fn read_text(text: &str) -> Result<Vec<Document>> {
     }
 }
 
-/// Turns the bytes of a file into text: by byte order mark, else by how its first bracket is written, else as UTF-8.
+/// Turns the bytes of a file into text: by byte order mark, else by how its first bracket or white space is written, else
+/// as UTF-8.
 ///
 /// # Errors
 /// `LIMIT_EXCEEDED`, or `DOCUMENT_MALFORMED` if the bytes are not in that encoding, a lone surrogate included.
@@ -48,8 +49,8 @@ pub fn decode(bytes: &[u8]) -> Result<Cow<'_, str>> {
     match bytes {
         [0xFF, 0xFE, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes),
-        [b'<', 0, ..] => utf16(bytes, u16::from_le_bytes),
-        [0, b'<', ..] => utf16(bytes, u16::from_be_bytes),
+        [b'<' | b'\t' | b'\n' | b'\r' | b' ', 0, ..] => utf16(bytes, u16::from_le_bytes),
+        [0, b'<' | b'\t' | b'\n' | b'\r' | b' ', ..] => utf16(bytes, u16::from_be_bytes),
         [0xEF, 0xBB, 0xBF, rest @ ..] => utf8(rest),
         _ => utf8(bytes),
     }
@@ -93,12 +94,11 @@ pub(super) fn strip_declaration(text: &str) -> Result<&str> {
     Ok(rest.trim_start_matches(['\t', '\n', '\r', ' ']))
 }
 
-/// Looks for documents in an XML envelope: inline elements, and texts that are documents once their escapes are undone.
+/// Looks for documents in an XML envelope: inline elements, and texts that are documents once their escapes are undone. What
+/// looks like a document and is none as it stands is refused: a document that is passed over could be the one that fails.
 fn envelope(text: &str) -> Result<Vec<Document>> {
     let mut reader = Reader::from_str(text);
-    let mut found = Vec::new();
-    let mut texts: Vec<String> = Vec::new();
-    let mut decoded = 0;
+    let mut around = Around::default();
     loop {
         let start = reader.buffer_position();
         let event =
@@ -106,46 +106,130 @@ fn envelope(text: &str) -> Result<Vec<Document>> {
         let rest = usize::try_from(reader.buffer_position()).ok().and_then(|at| text.get(at..)).unwrap_or_default();
         match event {
             Event::Start(tag) if tag.name().as_ref() == "XrML" => {
+                around.begin(true)?;
                 skip(&mut reader)?;
                 let span = (usize::try_from(start).ok()).zip(usize::try_from(reader.buffer_position()).ok());
                 let inline = span.and_then(|(start, end)| text.get(start..end)).unwrap_or_default();
-                add(&mut found, inline)?;
+                add(&mut around.found, inline)?;
             }
-            Event::Start(_) if texts.len() == DEPTH_MAX => {
-                let message = format!("nesting around the documents: the bound is {DEPTH_MAX}");
-                return Err(Error::new(Reason::LimitExceeded, message));
-            }
-            Event::Start(_) => texts.push(String::new()),
-            Event::End(_) => {
-                let content = texts.pop().unwrap_or_default();
-                let content = strip_declaration(&content)?;
-                if content.starts_with("<XrML") {
-                    decoded += content.len();
-                    if decoded > DOCUMENTS_BYTES_MAX {
-                        let message = format!("the documents have more than {DOCUMENTS_BYTES_MAX} bytes");
-                        return Err(Error::new(Reason::LimitExceeded, message));
-                    }
-                    add(&mut found, content)?;
+            Event::Start(tag) => {
+                check_tag(&tag)?;
+                around.begin(false)?;
+                if around.texts.len() == DEPTH_MAX {
+                    let message = format!("nesting around the documents: the bound is {DEPTH_MAX}");
+                    return Err(Error::new(Reason::LimitExceeded, message));
                 }
+                around.texts.push(String::new());
             }
-            Event::Text(run) => keep(&mut texts, &run, rest),
-            Event::CData(run) => keep(&mut texts, &run, rest),
-            Event::GeneralRef(entity) => keep(&mut texts, character(&entity)?.encode_utf8(&mut [0; 4]), rest),
+            Event::Empty(tag) => {
+                check_tag(&tag)?;
+                around.begin(false)?;
+            }
+            Event::End(_) => around.end()?,
+            Event::Text(run) => around.keep(&run, rest)?,
+            Event::CData(run) => around.keep(&run, rest)?,
+            Event::GeneralRef(entity) => around.keep(character(&entity)?.encode_utf8(&mut [0; 4]), rest)?,
             Event::DocType(_) => {
                 let message = "the markup around the documents has a document type definition";
                 return Err(Error::new(Reason::DocumentForbidden, message));
             }
-            Event::Empty(_) | Event::Comment(_) | Event::PI(_) | Event::Decl(_) => {}
-            Event::Eof if !texts.is_empty() => {
-                return Err(malformed("the text around the documents ends within an element"));
-            }
+            Event::Comment(_) | Event::PI(_) | Event::Decl(_) => {}
             Event::Eof => break,
         }
     }
-    if found.is_empty() {
-        return Err(Error::new(Reason::DocumentIncomplete, "the text holds no document"));
+    around.finish()
+}
+
+/// What is known of an envelope on the way through it.
+#[derive(Default)]
+struct Around {
+    found: Vec<Document>,
+    /// The texts of the open elements, outermost first.
+    texts: Vec<String>,
+    /// Whether what stands outermost is documents; none before there is anything.
+    is_bare: Option<bool>,
+    /// Bytes of the documents that stood as text.
+    decoded: usize,
+}
+
+impl Around {
+    /// Takes the begin of an element: outermost stands one envelope, or documents one after another.
+    fn begin(&mut self, is_document: bool) -> Result<()> {
+        if !self.texts.is_empty() {
+            return Ok(());
+        }
+        match self.is_bare {
+            None => self.is_bare = Some(is_document),
+            Some(true) if is_document => {}
+            Some(_) => return Err(malformed("something stands beside the documents or the one element around them")),
+        }
+        Ok(())
     }
-    Ok(found)
+
+    /// Adds a run to the text of the innermost element. No more can follow without a break than goes on to the next bracket.
+    fn keep(&mut self, run: &str, rest: &str) -> Result<()> {
+        let Some(text) = self.texts.last_mut() else {
+            return match is_blank(run) {
+                true => Ok(()),
+                false => Err(malformed("text stands outside of the element around the documents")),
+            };
+        };
+        if text.capacity() < text.len() + run.len() {
+            text.reserve_exact(run.len() + rest.find('<').unwrap_or(rest.len()));
+        }
+        text.push_str(run);
+        Ok(())
+    }
+
+    /// Takes the end of an element, and the documents that its text may be.
+    fn end(&mut self) -> Result<()> {
+        let content = self.texts.pop().unwrap_or_default();
+        let content = content.trim_matches(|c| c == MARK || is_space(c));
+        let content = strip_declaration(content)?;
+        if content.starts_with("<XrML") {
+            self.decoded += content.len();
+            if self.decoded > DOCUMENTS_BYTES_MAX {
+                let message = format!("the documents have more than {DOCUMENTS_BYTES_MAX} bytes");
+                return Err(Error::new(Reason::LimitExceeded, message));
+            }
+            return add(&mut self.found, content);
+        }
+        if opens_document(content) {
+            return Err(malformed("a text holds a document that does not begin it, has a prefix, or is escaped twice"));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Vec<Document>> {
+        if !self.texts.is_empty() {
+            return Err(malformed("the text around the documents ends within an element"));
+        }
+        if self.found.is_empty() {
+            return Err(Error::new(Reason::DocumentIncomplete, "the text holds no document"));
+        }
+        Ok(self.found)
+    }
+}
+
+/// A byte order mark, which some writers put before every text.
+const MARK: char = '\u{FEFF}';
+
+/// Refuses a tag that is a document's in other clothes: with a prefix, empty, or in an attribute.
+fn check_tag(tag: &BytesStart<'_>) -> Result<()> {
+    if tag.local_name().as_ref() == "XrML" {
+        return Err(malformed("an element XrML has a prefix or is empty"));
+    }
+    if opens_document(tag) {
+        return Err(malformed("an attribute holds a document"));
+    }
+    Ok(())
+}
+
+/// Whether a start tag of a document stands in a text, with any prefix, plain or escaped once more.
+fn opens_document(text: &str) -> bool {
+    let names = text.split('<').skip(1).chain(text.split("&lt;").skip(1));
+    let mut names = names.map(|rest| rest.split(|c: char| is_space(c) || matches!(c, '<' | '>' | '/' | '&')).next());
+    names.any(|name| name.is_some_and(|name| name == "XrML" || name.ends_with(":XrML")))
 }
 
 /// Reads over a document that has begun, to the end of its end tag.
@@ -166,16 +250,6 @@ fn skip(reader: &mut Reader<&[u8]>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Adds a run to the text of the innermost element. No more can follow without a break than goes on to the next bracket.
-fn keep(texts: &mut [String], run: &str, rest: &str) {
-    if let Some(text) = texts.last_mut() {
-        if text.capacity() < text.len() + run.len() {
-            text.reserve_exact(run.len() + rest.find('<').unwrap_or(rest.len()));
-        }
-        text.push_str(run);
-    }
 }
 
 /// Around the documents, references to characters are what a SOAP stack may write.

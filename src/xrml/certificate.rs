@@ -65,32 +65,18 @@ impl Certificate {
         }
     }
 
-    /// Reads a BODY of any kind that has this form.
+    /// Takes a certificate out of a view that its kind has checked.
     ///
     /// # Errors
-    /// `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
-    pub(super) fn read(body: &Body) -> Result<Certificate> {
-        let content = Content::read(body)?;
-        let descriptor = Content::required(content.descriptor, "DESCRIPTOR")?;
-        descriptor.required_guid("DESCRIPTOR")?;
-        let issuer = Content::required(content.issuer, "ISSUER")?;
-        issuer.required_object("ISSUER")?;
-        issuer.required_key("ISSUER")?;
-        let principal = Content::required(content.principal, "ISSUEDPRINCIPALS")?;
-        principal.required_object("PRINCIPAL")?;
-        principal.required_key("PRINCIPAL")?;
-        let work = Content::required(content.work, "WORK")?;
-        if work.object.as_ref().is_none_or(|object| !object.id.is_same(&descriptor.id)) {
-            return Err(incomplete("WORK does not name the certificate of DESCRIPTOR"));
-        }
-        let range = issue_range(&work, &principal)?;
+    /// `DOCUMENT_INCOMPLETE`.
+    pub(super) fn of(content: Content) -> Result<Certificate> {
         Ok(Certificate {
+            range: issue_range(&content)?,
             issued_time: Content::required(content.issued, "ISSUEDTIME")?,
             validity: content.validity,
-            descriptor,
-            issuer,
-            principal,
-            range,
+            descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
+            issuer: Content::required(content.issuer, "ISSUER")?,
+            principal: Content::required(content.principal, "ISSUEDPRINCIPALS")?,
             revocation: content.conditions.and_then(|conditions| conditions.refresh).map(|refresh| *refresh),
         })
     }
@@ -111,9 +97,7 @@ impl Certificate {
         if let Some(refresh) = &self.revocation {
             Conditions { refresh: Some(Box::new(refresh.clone())), ..Conditions::default() }.write(true, &mut xml);
         }
-        let body = end(xml)?;
-        Certificate::read(&body)?;
-        Ok(body)
+        end(xml, self, |body| Content::read(body).and_then(|content| check(&content).and(Certificate::of(content))))
     }
 
     /// The GUID of this certificate, in braces, letter case as written.
@@ -129,29 +113,60 @@ impl Certificate {
     pub fn key(&self) -> Result<&RsaPublicKey> {
         self.principal.required_key("PRINCIPAL")
     }
+}
 
-    /// Refuses other types of issuer and principal than a kind has.
-    pub(super) fn check_types(&self, issuer: &str, principal: &str) -> Result<()> {
-        for (whose, part, kind) in [("ISSUER", &self.issuer, issuer), ("PRINCIPAL", &self.principal, principal)] {
-            if part.required_object(whose)?.kind() != kind {
-                return Err(incomplete(format!("the OBJECT of {whose} is not of type {kind}")));
-            }
-        }
-        Ok(())
-    }
+/// Refuses a view that lacks a part which every issuing certificate must have (MS-RMPR 2.2.9.3).
+pub(super) fn check(content: &Content) -> Result<()> {
+    Content::required(content.issued, "ISSUEDTIME")?;
+    let descriptor = Content::required(content.descriptor.as_ref(), "DESCRIPTOR")?;
+    descriptor.required_guid("DESCRIPTOR")?;
+    let [issuer, principal] = parties(content)?;
+    issuer.required_object("ISSUER")?;
+    issuer.required_key("ISSUER")?;
+    principal.required_object("PRINCIPAL")?;
+    principal.required_key("PRINCIPAL")?;
+    check_work(content)?;
+    issue_range(content).map(|_| ())
+}
 
-    /// Refuses a key of a size that the kind does not allow (MS-RMPR 2.2.9.3.1 to 2.2.9.3.3).
-    pub(super) fn check_key_sizes(&self, issuer_bits: &[u32], principal_bits: &[u32]) -> Result<()> {
-        for (whose, part, sizes) in
-            [("ISSUER", &self.issuer, issuer_bits), ("PRINCIPAL", &self.principal, principal_bits)]
-        {
-            let bits = part.required_key(whose)?.bits();
-            if !sizes.contains(&bits) {
-                return Err(incomplete(format!("the key of {whose} has {bits} bits; allowed are {sizes:?}")));
-            }
+/// Refuses a WORK that is not about the certificate itself.
+pub(super) fn check_work(content: &Content) -> Result<()> {
+    let work = Content::required(content.work.as_ref(), "WORK")?;
+    match (&work.object, &content.descriptor) {
+        (Some(object), Some(descriptor)) if object.id.is_same(&descriptor.id) && object.kind == descriptor.kind => {
+            Ok(())
         }
-        Ok(())
+        _ => Err(incomplete("WORK does not name the certificate of DESCRIPTOR")),
     }
+}
+
+/// Refuses other types of issuer and principal than a kind has.
+pub(super) fn check_types(content: &Content, types: [&str; 2]) -> Result<()> {
+    for ((whose, part), kind) in PARTIES.into_iter().zip(parties(content)?).zip(types) {
+        if part.required_object(whose)?.kind() != kind {
+            return Err(incomplete(format!("the OBJECT of {whose} is not of type {kind}")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a key of a size that the kind does not allow (MS-RMPR 2.2.9.3.1 to 2.2.9.3.3).
+pub(super) fn check_key_sizes(content: &Content, sizes: [&[u32]; 2]) -> Result<()> {
+    for ((whose, part), sizes) in PARTIES.into_iter().zip(parties(content)?).zip(sizes) {
+        let bits = part.required_key(whose)?.bits();
+        if !sizes.contains(&bits) {
+            return Err(incomplete(format!("the key of {whose} has {bits} bits; allowed are {sizes:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// The two parties of a certificate in messages.
+const PARTIES: [&str; 2] = ["ISSUER", "PRINCIPAL"];
+
+fn parties(content: &Content) -> Result<[&Principal; 2]> {
+    let issuer = Content::required(content.issuer.as_ref(), "ISSUER")?;
+    Ok([issuer, Content::required(content.principal.as_ref(), "ISSUEDPRINCIPALS")?])
 }
 
 /// The reference to a principal by its internal id.
@@ -170,17 +185,35 @@ pub(super) fn issue_work(descriptor: &Object, range: Range, access: Principal) -
     }
 }
 
-/// The one RANGETIME of the one right to issue, given to the certificate's own principal.
-pub(super) fn issue_range(work: &Work, principal: &Principal) -> Result<Range> {
-    let mut rights = work.rights.iter().filter(|right| right.name == ISSUE && right.is_named);
-    let (Some(right), None) = (rights.next(), rights.next()) else {
-        return Err(incomplete("the certificate does not have one RIGHT of name ISSUE"));
-    };
+/// The one RANGETIME of the one right to issue, given to the certificate's own principal. A certificate on which stands any
+/// condition beside that, other than where revocation lists are, issues nothing.
+pub(super) fn issue_range(content: &Content) -> Result<Range> {
+    let right = issue_right(content)?;
     let [range] = right.conditions.ranges[..] else {
         return Err(incomplete("the right to issue does not have one RANGETIME"));
     };
+    let work = content.work.as_ref();
+    let around = [work.and_then(|work| work.conditions.as_ref()), content.conditions.as_ref()];
+    let is_bound = work.is_some_and(|work| work.preconditions.is_some())
+        || right.conditions.interval.is_some()
+        || right.conditions.has_others()
+        || !around.into_iter().flatten().all(Conditions::is_revocation_only);
+    if is_bound {
+        return Err(incomplete("the right to issue has conditions beside its time and its principal"));
+    }
+    let principal = content.principal.as_ref();
     match &right.conditions.access[..] {
-        [holder] if holder.internal_id == principal.internal_id => Ok(range),
+        [holder] if principal.is_some_and(|principal| principal.internal_id == holder.internal_id) => Ok(range),
         _ => Err(incomplete("the right to issue is not given to the certificate's principal")),
+    }
+}
+
+/// The one right to issue.
+pub(super) fn issue_right(content: &Content) -> Result<&Right> {
+    let rights = content.work.iter().flat_map(|work| &work.rights);
+    let mut rights = rights.filter(|right| right.name == ISSUE && right.is_named);
+    match (rights.next(), rights.next()) {
+        (Some(right), None) => Ok(right),
+        _ => Err(incomplete("the certificate does not have one RIGHT of name ISSUE")),
     }
 }

@@ -5,13 +5,13 @@ use std::str::FromStr;
 
 use time::OffsetDateTime;
 
-use super::certificate::ISSUE;
+use super::certificate::issue_range;
 use super::content::Content;
 use super::element::Principal;
+use super::form;
 use super::kind::Kind;
 use super::signature;
 use super::text::Document;
-use super::time::Range;
 use super::unknown;
 use super::value::ModulusLe;
 use crate::error::{Error, Reason, Result};
@@ -77,8 +77,8 @@ pub struct Finding {
     pub guid: Option<String>,
     /// Its content, or why not even what links it to others can be read.
     pub content: Result<Content>,
-    /// Why something else in it cannot be read; `content` then has only what links it to others.
-    pub fault: Option<Error>,
+    /// Whether all of it can be read and it has what its kind must have. If not, `content` has what can be read.
+    pub form: Result<()>,
     /// Whether its signature holds under the key of its own ISSUER.
     pub signature: Result<()>,
     /// Its issuer.
@@ -87,43 +87,64 @@ pub struct Finding {
     pub is_pinned: bool,
     /// Whether no other document was issued by it.
     pub is_leaf: bool,
-    /// Paths of elements that this room does not know, as `BODY/WORK/X`. They are kept in the text and change nothing.
+    /// Parts of ISSUER that are not as in the issuer's principal, of which it should be a copy.
+    pub differences: Vec<&'static str>,
+    /// Paths of elements and attributes that this room does not know, as `BODY/WORK/X` and `BODY/WORK/@x`. They are kept in
+    /// the text and change nothing.
     pub unknown: Vec<String>,
 }
 
 impl Finding {
-    /// Whether signature and link hold. It may still not lead to a pin, or have parts that cannot be read.
+    /// Whether form, signature and link hold. It may still not lead to a pin.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.kind.is_ok() && self.content.is_ok() && self.signature.is_ok() && !matches!(self.link, Link::Broken(_))
+        self.form.is_ok() && self.signature.is_ok() && !matches!(self.link, Link::Broken(_))
     }
 
-    /// The times within which the document itself is good: VALIDITYTIME, and for a certificate the time of its right to
-    /// issue. Of a use license's rights each has its own time, so they are not among them.
-    #[must_use]
-    pub fn ranges(&self) -> Vec<Range> {
-        let Ok(content) = &self.content else { return Vec::new() };
-        content.validity.iter().copied().chain(issue_ranges(content)).collect()
-    }
-
-    /// Refuses a leaf that is not good at a moment. Certificates above it are judged by the time of issue of what hangs
-    /// below them and may have ended since.
+    /// Refuses a leaf that is not good at a moment: by VALIDITYTIME, by the time of a certificate's right to issue, by the
+    /// times of conditions on the whole document, and a use license also if none of its rights may be used then.
+    /// Certificates above the leaf are judged by the time of issue of what hangs below them and may have ended since.
     ///
     /// # Errors
-    /// `DOCUMENT_DATES`.
+    /// `DOCUMENT_DATES`, or why there are no dates to judge.
     pub fn check_time(&self, moment: OffsetDateTime) -> Result<()> {
         if !self.is_leaf {
             return Ok(());
         }
-        for range in self.ranges() {
+        let kind = self.kind.as_ref().copied().map_err(Error::clone)?;
+        let content = self.content.as_ref().map_err(Error::clone)?;
+        let dates = |message: String| Error::new(Reason::DocumentDates, message);
+        let issue = if kind.issues() { Some(issue_range(content)?) } else { None };
+        if matches!(kind, Kind::Rac | Kind::UserKey) && content.validity.is_none() {
+            return Err(dates("it has no VALIDITYTIME, so nothing says when it is good".into()));
+        }
+        let conditions = content.conditions_of_all().flat_map(|conditions| &conditions.ranges).copied();
+        for range in content.validity.into_iter().chain(issue).chain(conditions) {
             if moment < range.from.moment() {
-                return Err(Error::new(Reason::DocumentDates, format!("not valid before {}", range.from)));
+                return Err(dates(format!("not valid before {}", range.from)));
             }
             if !range.holds(moment) {
-                return Err(Error::new(Reason::DocumentDates, format!("not valid since {}", range.until)));
+                return Err(dates(format!("not valid since {}", range.until)));
             }
         }
+        let rights = content.work.as_ref().map_or(&[][..], |work| &work.rights);
+        if kind == Kind::Ul && self.idle_rights(moment).len() == rights.len() {
+            return Err(dates("none of its rights may be used then".into()));
+        }
         Ok(())
+    }
+
+    /// The rights of a use license that may not be used at a moment.
+    #[must_use]
+    pub fn idle_rights(&self, moment: OffsetDateTime) -> Vec<&str> {
+        let Ok(content) = &self.content else { return Vec::new() };
+        let rights = content
+            .work
+            .iter()
+            .flat_map(|work| &work.rights)
+            .filter(|_| self.kind.as_ref().is_ok_and(|kind| *kind == Kind::Ul));
+        let idle = rights.filter(|right| !right.conditions.hold(content.issued, moment));
+        idle.map(|right| right.name.as_str()).collect()
     }
 }
 
@@ -138,6 +159,7 @@ pub fn check(documents: &[Document], pins: &[Pin]) -> Vec<Finding> {
         let (link, is_pinned) = match link(&findings, at, pins) {
             Ok(Link::Document(issuer)) => {
                 findings[issuer].is_leaf = false;
+                findings[at].differences = differences(&findings[at], &findings[issuer]);
                 (Link::Document(issuer), findings[issuer].is_pinned || is_issuer_pinned(&findings[at], pins))
             }
             Ok(Link::Pin) => (Link::Pin, true),
@@ -185,9 +207,9 @@ pub fn require(documents: &[Document], pins: &[Pin], moment: OffsetDateTime) -> 
             }
             _ => Ok(()),
         };
-        finding.kind.as_ref().map(|_| ()).map_err(Error::clone).map_err(|e| e.while_doing(&place))?;
-        finding.fault.clone().map_or(Ok(()), Err).map_err(|e| e.while_doing(&place))?;
-        finding.signature.clone().and(broken).and(finding.check_time(moment)).map_err(|e| e.while_doing(&place))?;
+        let kind = finding.kind.as_ref().map(|_| ()).map_err(Error::clone);
+        let own = kind.and(finding.signature.clone()).and(finding.form.clone());
+        own.and(broken).and_then(|()| finding.check_time(moment)).map_err(|e| e.while_doing(&place))?;
     }
     match findings.first() {
         Some(leaf) if leaf.is_pinned => Ok(findings),
@@ -204,10 +226,11 @@ fn is_issuer_pinned(finding: &Finding, pins: &[Pin]) -> bool {
 /// Everything that a document shows by itself.
 fn examine(document: &Document) -> Finding {
     let kind = Kind::of(document.body());
-    let (content, fault) = match Content::read(document.body()) {
-        Ok(content) => (Ok(content), None),
-        Err(fault) => (Content::read_links(document.body()), Some(fault)),
-    };
+    let (content, whole) = Content::read_or_salvage(document.body());
+    let form = whole.and_then(|()| match (&kind, &content) {
+        (Ok(kind), Ok(content)) => form::check(*kind, document.body(), content),
+        (Err(fault), _) | (_, Err(fault)) => Err(fault.clone()),
+    });
     let issuer_key = content.as_ref().ok().and_then(|content| content.issuer.as_ref()?.key.clone());
     let signature = match (issuer_key, &content) {
         (Some(key), _) => signature::verify(document, &key),
@@ -216,8 +239,9 @@ fn examine(document: &Document) -> Finding {
     };
     let descriptor = content.as_ref().ok().and_then(|content| content.descriptor.as_ref());
     let guid = descriptor.filter(|object| object.id.is_guid()).map(|object| object.id.value.clone());
-    let unknown = unknown::paths(document.body());
-    Finding { kind, guid, content, fault, signature, link: Link::None, is_pinned: false, is_leaf: true, unknown }
+    let unknown = unknown::paths(document);
+    let (link, differences) = (Link::None, Vec::new());
+    Finding { kind, guid, content, form, signature, link, is_pinned: false, is_leaf: true, differences, unknown }
 }
 
 /// Finds the issuer of a document and checks the rules between the two. Later documents are linked already.
@@ -227,9 +251,16 @@ fn link(findings: &[Finding], at: usize, pins: &[Pin]) -> Result<Link> {
     let kind = findings[at].kind.as_ref().copied().map_err(Error::clone)?;
     issuer.required_key("ISSUER")?;
     let later = || findings.iter().enumerate().skip(at + 1);
-    if let Some((found, certificate)) = later().find(|(_, other)| is_issuer(other, issuer, kind)) {
-        check_link(content, kind, certificate)?;
-        return Ok(Link::Document(found));
+    let mut issuers: Vec<_> = later().filter(|(_, other)| is_issuer(other, issuer, kind)).collect();
+    // A renewed certificate has key and ID of the one before it: one that is good goes before one that is not.
+    issuers.sort_by_key(|(_, certificate)| (!certificate.is_pinned, !certificate.is_good()));
+    let held = issuers.iter().find(|(_, certificate)| check_link(content, kind, certificate).is_ok());
+    match (held, issuers.first()) {
+        (Some((found, _)), _) => return Ok(Link::Document(*found)),
+        (None, Some((found, certificate))) => {
+            return check_link(content, kind, certificate).map(|()| Link::Document(*found));
+        }
+        (None, None) => {}
     }
     if is_issuer_pinned(&findings[at], pins) {
         return Ok(Link::Pin);
@@ -240,16 +271,35 @@ fn link(findings: &[Finding], at: usize, pins: &[Pin]) -> Result<Link> {
     Err(foreign(issuer, next))
 }
 
-/// Whether the principal of a document is the issuer: same key and same ID. A list names its issuer in its own words.
+/// Whether the principal of a document is the issuer: same key, same ID and same type (MS-RMPR 2.2.9.3.2: exactly). Of a
+/// machine certificate's issuer the type means nothing (2.2.9.4.2), and a list names its issuer in its own words.
 fn is_issuer(certificate: &Finding, issuer: &Principal, kind: Kind) -> bool {
     let Ok(Content { principal: Some(principal), .. }) = &certificate.content else { return false };
-    let is_same_id = || {
+    let is_same_object = || {
         let (Some(a), Some(b)) = (&principal.object, &issuer.object) else { return false };
-        a.id.is_same(&b.id)
+        a.id.is_same(&b.id) && (kind == Kind::Spc || a.kind == b.kind)
     };
     // A license or an account certificate has a principal with a key as well, and issues nothing.
     let is_certificate = certificate.kind.as_ref().is_ok_and(|kind| kind.issues());
-    is_certificate && principal.key == issuer.key && (kind == Kind::RevocationList || is_same_id())
+    is_certificate && principal.key == issuer.key && (kind == Kind::RevocationList || is_same_object())
+}
+
+/// Where ISSUER is not a copy of the issuer's principal, as far as it must be one: names and addresses in all documents,
+/// levels in the certificates that a server issues to users (MS-RMPR 2.2.9.5.2, 2.2.9.6.2).
+fn differences(finding: &Finding, certificate: &Finding) -> Vec<&'static str> {
+    let (Ok(kind), Ok(content), Ok(issuing)) = (&finding.kind, &finding.content, &certificate.content) else {
+        return Vec::new();
+    };
+    let (Some(issuer), Some(principal)) = (&content.issuer, &issuing.principal) else { return Vec::new() };
+    let (Some(own), Some(given)) = (&issuer.object, &principal.object) else { return Vec::new() };
+    let is_bound = !matches!(kind, Kind::Spc | Kind::RevocationList);
+    let has_levels = matches!(kind, Kind::Rac | Kind::UserKey | Kind::Clc);
+    let parts = [
+        ("NAME", is_bound && own.name != given.name),
+        ("ADDRESS", is_bound && own.addresses != given.addresses),
+        ("SECURITYLEVEL", has_levels && issuer.levels != principal.levels),
+    ];
+    parts.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
 
 /// Why the next document is not the issuer.
@@ -271,23 +321,15 @@ fn check_link(content: &Content, kind: Kind, certificate: &Finding) -> Result<()
         return Err(invalid(format!("{} may not issue {}", above.words(), kind.words())));
     }
     let Ok(issuing) = &certificate.content else { return Err(invalid("the issuer's document cannot be read".into())) };
-    let mut ranges = issue_ranges(issuing).peekable();
-    if ranges.peek().is_none() {
-        return Err(invalid("the issuer's document gives no right to issue for a time".into()));
-    }
+    let range = issue_range(issuing).map_err(|e| invalid(format!("the issuer's document: {}", e.message())))?;
     let issued = content.issued.ok_or_else(|| invalid("the document has no ISSUEDTIME".into()))?;
-    for range in ranges.chain(issuing.validity) {
+    for range in std::iter::once(range).chain(issuing.validity) {
         if !range.holds(issued.moment()) {
             let (from, until) = (range.from, range.until);
             return Err(invalid(format!("issued at {issued}, but its issuer could issue from {from} until {until}")));
         }
     }
     Ok(())
-}
-
-fn issue_ranges(content: &Content) -> impl Iterator<Item = Range> {
-    let rights = content.work.iter().flat_map(|work| &work.rights).filter(|right| right.name == ISSUE);
-    rights.flat_map(|right| right.conditions.ranges.iter().copied())
 }
 
 /// Which kind may issue which (MS-RMPR 2.2.9.2; the last lines of it are ours: a licensing-only cluster certifies nobody).

@@ -1,11 +1,11 @@
 //! Client licensor certificate: lets a user sign publishing licenses offline (MS-RMPR 2.2.9.6).
 
-use super::certificate::{issue_range, issue_work, reference};
+use super::certificate::{self, issue_range, issue_right, issue_work, reference};
 use super::content::{Content, begin_license, end, write_descriptor, write_principal};
 use super::element::{DistributionPoint, EnablingBits, Object, Principal};
 use super::kind::Kind;
-use super::license::Right;
 use super::markup::incomplete;
+use super::rac;
 use super::text::Body;
 use super::time::{Range, XrmlTime};
 use crate::error::Result;
@@ -37,23 +37,15 @@ impl ClientCertificate {
     pub fn read(body: &Body) -> Result<ClientCertificate> {
         Kind::Clc.expect(body)?;
         let content = Content::read(body)?;
-        let issuer = Content::required(content.issuer, "ISSUER")?;
-        issuer.required_object("ISSUER")?;
-        issuer.required_key("ISSUER")?;
-        let user = Content::required(content.principal, "ISSUEDPRINCIPALS")?;
-        user.required_object("PRINCIPAL")?;
-        user.required_key("PRINCIPAL")?;
-        let work = Content::required(content.work, "WORK")?;
-        let range = issue_range(&work, &user)?;
-        let enabling = work.rights.first().and_then(sealed).ok_or_else(|| incomplete("ACCESS has no ENABLINGBITS"))?;
+        check(&content)?;
         Ok(ClientCertificate {
+            range: issue_range(&content)?,
+            enabling: sealed(&content)?.clone(),
             issued_time: Content::required(content.issued, "ISSUEDTIME")?,
             descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
-            issuer,
+            issuer: Content::required(content.issuer, "ISSUER")?,
             points: content.points,
-            user,
-            range,
-            enabling,
+            user: Content::required(content.principal, "ISSUEDPRINCIPALS")?,
         })
     }
 
@@ -69,12 +61,19 @@ impl ClientCertificate {
         write_principal("ISSUEDPRINCIPALS", &self.user, &mut xml);
         let access = Principal { enabling: Some(Box::new(self.enabling.clone())), ..reference(&self.user) };
         issue_work(&self.descriptor, self.range, access).write(true, &mut xml);
-        let body = end(xml)?;
-        ClientCertificate::read(&body)?;
-        Ok(body)
+        end(xml, self, ClientCertificate::read)
     }
 }
 
-fn sealed(right: &Right) -> Option<EnablingBits> {
-    right.conditions.access.iter().find_map(|principal| principal.enabling.as_deref().cloned())
+/// Refuses a view that is no such certificate.
+pub(super) fn check(content: &Content) -> Result<()> {
+    certificate::check(content)?;
+    rac::check_user(content)?;
+    sealed(content).map(|_| ())
+}
+
+/// The private key, which comes with the right to issue.
+fn sealed(content: &Content) -> Result<&EnablingBits> {
+    let bits = issue_right(content)?.conditions.access.iter().find_map(|principal| principal.enabling.as_deref());
+    bits.ok_or_else(|| incomplete("ACCESS has no ENABLINGBITS"))
 }

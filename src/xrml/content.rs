@@ -1,14 +1,14 @@
 //! The content of any BODY as one typed view: every kind takes from it what it must have (adrms_sdk, BODY).
 
 use super::element::{DistributionPoint, Object, Principal};
-use super::kind::{Kind, LICENSE};
-use super::license::{AuthenticatedData, Conditions, PolicyList, Work};
-use super::markup::{Element, incomplete, read_each};
+use super::kind::LICENSE;
+use super::license::{AuthenticatedData, Conditions, PolicyList, Refresh, Work};
+use super::markup::{Element, incomplete, read_each, salvage_each};
 use super::text::Body;
 use super::time::{Range, XrmlTime};
 use super::weight;
 use super::write::Xml;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 
 /// The children of BODY. Elements are taken by name in any order; one that may stand once and stands twice is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,26 +60,53 @@ impl Content {
         })
     }
 
-    /// Reads only what links a document to others: for a document whose other parts have a form that is not known here.
-    /// WORK is among it where it gives the right to issue.
+    /// Reads the children of a BODY, or where that cannot be done, what of it can be read, with the reason.
+    pub fn read_or_salvage(body: &Body) -> (Result<Content>, Result<()>) {
+        match Content::read(body) {
+            Ok(content) => (Ok(content), Ok(())),
+            Err(fault) => (Content::salvage(body), Err(fault)),
+        }
+    }
+
+    /// Reads what can be read of a document that cannot be read whole. What links it to others must be among that; of
+    /// everything else, nothing is taken that is faulty, and nothing that stands twice and may stand once.
     ///
     /// # Errors
-    /// As [`Content::read`], for those parts.
-    pub(super) fn read_links(body: &Body) -> Result<Content> {
+    /// As [`Content::read`], for what links it to others.
+    fn salvage(body: &Body) -> Result<Content> {
         let root = body.element();
         weight::check(root)?;
-        let descriptor = root.optional("DESCRIPTOR")?.map(|d| d.required("OBJECT")).transpose()?;
-        let work = root.optional("WORK")?.map(Work::read).transpose();
-        let is_certificate = Kind::of(body).is_ok_and(Kind::issues);
+        let single = |name: &str| root.optional(name).ok().flatten();
         Ok(Content {
             issued: root.optional("ISSUEDTIME")?.map(XrmlTime::read).transpose()?,
             validity: root.optional("VALIDITYTIME")?.map(Range::read).transpose()?,
-            descriptor: descriptor.and_then(|object| Object::read(object).ok()),
+            descriptor: single("DESCRIPTOR").and_then(|d| Object::read(d.required("OBJECT").ok()?).ok()),
             issuer: root.optional("ISSUER")?.map(Principal::read).transpose()?,
+            points: salvage_each(root.all("DISTRIBUTIONPOINT"), DistributionPoint::read),
             principal: single_principal(root, "ISSUEDPRINCIPALS")?,
-            work: if is_certificate { work? } else { None },
-            ..Content::default()
+            work: single("WORK").map(Work::salvage),
+            data: salvage_each(root.all("AUTHENTICATEDDATA"), AuthenticatedData::read),
+            conditions: single("CONDITIONLIST").and_then(|list| Conditions::read(list.children()).ok()),
+            federation: single_principal(root, "FEDERATIONPRINCIPALS").ok().flatten(),
+            policies: salvage_each(root.all("POLICYLIST"), PolicyList::read),
         })
+    }
+
+    /// All conditions in it, those of each right among them.
+    pub(super) fn all_conditions(&self) -> impl Iterator<Item = &Conditions> {
+        let rights = self.work.iter().flat_map(|work| &work.rights).map(|right| &right.conditions);
+        self.conditions_of_all().chain(rights)
+    }
+
+    /// The conditions that stand on the document as a whole.
+    pub(super) fn conditions_of_all(&self) -> impl Iterator<Item = &Conditions> {
+        let work = self.work.iter().flat_map(|work| [&work.conditions, &work.preconditions]);
+        work.chain([&self.conditions]).flatten()
+    }
+
+    /// The revocation lists that it names, with who signs them.
+    pub fn refreshes(&self) -> impl Iterator<Item = &Refresh> {
+        self.all_conditions().filter_map(|conditions| conditions.refresh.as_deref())
     }
 
     /// Takes a part that a kind must have out of the view.
@@ -118,8 +145,18 @@ pub(super) fn write_principal(list: &str, principal: &Principal, xml: &mut Xml) 
     xml.close(list);
 }
 
-/// Ends a BODY and has it read back by the strict reader, as anybody's would be.
-pub(super) fn end(mut xml: Xml) -> Result<Body> {
+/// Ends a BODY and has it read back by the strict reader, as anybody's would be: what would not say the same is not written.
+///
+/// # Errors
+/// Those of `read`, and `INVALID_ARGUMENT` if it reads otherwise than it was given.
+pub(super) fn end<T: PartialEq>(mut xml: Xml, given: &T, read: impl Fn(&Body) -> Result<T>) -> Result<Body> {
     xml.close("BODY");
-    Body::read(&xml.into_string())
+    let body = Body::read(&xml.finish()?)?;
+    if read(&body)? != *given {
+        return Err(Error::new(
+            Reason::InvalidArgument,
+            "the document cannot be written so that it reads as it was given",
+        ));
+    }
+    Ok(body)
 }

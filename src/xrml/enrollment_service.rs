@@ -1,6 +1,7 @@
 //! Enrollment service certificate: what signs server licensor certificates (MS-RMPR 2.2.9.3.2).
 
-use super::certificate::{AUTHORITY, Certificate, LICENSOR_DESCRIPTOR, SERVER, Stamp};
+use super::certificate::{self, AUTHORITY, Certificate, LICENSOR_DESCRIPTOR, SERVER, Stamp};
+use super::content::Content;
 use super::element::{Id, Object, Principal};
 use super::kind::Kind;
 use super::text::Body;
@@ -25,9 +26,16 @@ pub fn certificate(enrollment_ca: &Principal, principal: Principal, stamp: Stamp
 /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
 pub fn read(body: &Body) -> Result<Certificate> {
     Kind::EnrollmentService.expect(body)?;
-    let certificate = Certificate::read(body)?;
-    certificate.check_types(AUTHORITY, SERVER)?;
-    certificate.check_key_sizes(&[1024, 2048], &[1024, 2048])?;
-    certificate.principal.required_object("PRINCIPAL")?.required_guid("PRINCIPAL")?;
-    Ok(certificate)
+    let content = Content::read(body)?;
+    check(&content)?;
+    Certificate::of(content)
+}
+
+/// Refuses a view that is no such certificate.
+pub(super) fn check(content: &Content) -> Result<()> {
+    certificate::check(content)?;
+    certificate::check_types(content, [AUTHORITY, SERVER])?;
+    certificate::check_key_sizes(content, [&[1024, 2048], &[1024, 2048]])?;
+    let principal = Content::required(content.principal.as_ref(), "ISSUEDPRINCIPALS")?;
+    principal.required_object("PRINCIPAL")?.required_guid("PRINCIPAL").map(|_| ())
 }

@@ -1,8 +1,11 @@
 //! What licenses say: works, rights, conditions, application policies and application data (MS-RMPR 2.2.9.7 to 2.2.9.10).
 
+use time::{Duration, OffsetDateTime};
+
 use super::element::{DistributionPoint, Object, Principal};
-use super::markup::{Element, incomplete, read_each};
-use super::time::{Interval, Range};
+use super::markup::{Element, incomplete, read_each, salvage_each};
+use super::time::{Interval, Range, XrmlTime};
+use super::unknown::{each, known_of};
 use super::write::Xml;
 use crate::error::{Error, Reason, Result};
 
@@ -64,7 +67,7 @@ pub struct Conditions {
     pub refresh: Option<Box<Refresh>>,
     /// CONDITION.
     pub named: Vec<Condition>,
-    /// Elements of no known name, as received, one after the other.
+    /// Elements of no known name, as received, one after the other: beside the others or within one of them.
     pub unknown: String,
 }
 
@@ -72,25 +75,48 @@ impl Conditions {
     /// Reads conditions: the children of CONDITIONLIST, or what stands in its place.
     pub(super) fn read<'a>(elements: impl Iterator<Item = Element<'a>> + Clone) -> Result<Self> {
         let named = |name: &'static str| elements.clone().filter(move |element| element.name() == name);
+        // Whether two of them would add up or bound each other is not written anywhere.
+        if named("ACCESS").nth(1).is_some() {
+            return Err(incomplete("more than one ACCESS"));
+        }
         let mut conditions = Conditions {
             access: read_each(named("ACCESS").flat_map(|access| access.all("PRINCIPAL")), Principal::read)?,
             named: read_each(named("CONDITION"), Condition::read)?,
+            unknown: read_unknown(elements.clone()),
             ..Conditions::default()
         };
-        let room = || elements.clone().map(|element| element.outer().len()).sum();
-        for element in elements.clone() {
+        for element in elements {
             match element.name() {
-                "ACCESS" | "CONDITION" => {}
-                "TIME" => conditions.read_time(element, room)?,
+                "TIME" => conditions.read_time(element)?,
                 "REFRESH" if conditions.refresh.is_some() => return Err(incomplete("more than one REFRESH")),
                 "REFRESH" => conditions.refresh = Some(Box::new(read_refresh(element)?)),
-                _ => conditions.keep(element, room),
+                _ => {}
             }
         }
         Ok(conditions)
     }
 
-    fn read_time(&mut self, time: Element<'_>, room: impl Fn() -> usize) -> Result<()> {
+    /// Whether the times hold at a moment, intervals counted from an issue.
+    #[must_use]
+    pub fn hold(&self, issued: Option<XrmlTime>, moment: OffsetDateTime) -> bool {
+        let is_over = |length: Duration| issued.is_none_or(|issued| moment - issued.moment() >= length);
+        self.ranges.iter().all(|range| range.holds(moment))
+            && !self.interval.and_then(|interval| interval.length()).is_some_and(is_over)
+    }
+
+    /// Whether there are any but times and names: conditions that may bind in a way that is not judged here.
+    #[must_use]
+    pub fn has_others(&self) -> bool {
+        !self.unknown.is_empty() || !self.named.is_empty() || self.refresh.is_some()
+    }
+
+    /// Whether it says nothing but where revocation lists are.
+    #[must_use]
+    pub fn is_revocation_only(&self) -> bool {
+        *self == Conditions { refresh: self.refresh.clone(), ..Conditions::default() }
+    }
+
+    fn read_time(&mut self, time: Element<'_>) -> Result<()> {
         for child in time.children() {
             match child.name() {
                 "RANGETIME" if self.ranges.len() == RANGES_MAX => {
@@ -100,18 +126,10 @@ impl Conditions {
                 "RANGETIME" => self.ranges.push(Range::read(child)?),
                 "INTERVALTIME" if self.interval.is_some() => return Err(incomplete("more than one INTERVALTIME")),
                 "INTERVALTIME" => self.interval = Some(Interval::read(child)?),
-                _ => self.keep(child, &room),
+                _ => {}
             }
         }
         Ok(())
-    }
-
-    /// Keeps an element of no known name; `room` says how long all of them can be.
-    fn keep(&mut self, unknown: Element<'_>, room: impl Fn() -> usize) {
-        if self.unknown.is_empty() {
-            self.unknown.reserve_exact(room());
-        }
-        self.unknown.push_str(unknown.outer());
     }
 
     /// Writes CONDITIONLIST. Certificates have the time before the access, licenses after it.
@@ -158,6 +176,17 @@ impl Conditions {
     }
 }
 
+/// All elements of no known name among conditions, however deep, as received and one after the other.
+fn read_unknown<'a>(elements: impl Iterator<Item = Element<'a>> + Clone) -> String {
+    let (mut length, known) = (0, known_of("CONDITIONLIST"));
+    elements.clone().for_each(|element| each(element, known, &mut |found| length += found.outer().len()));
+    let mut text = String::with_capacity(length);
+    if length > 0 {
+        elements.for_each(|element| each(element, known, &mut |found| text.push_str(found.outer())));
+    }
+    text
+}
+
 fn read_refresh(element: Element<'_>) -> Result<Refresh> {
     Ok(Refresh {
         points: read_each(element.all("DISTRIBUTIONPOINT"), DistributionPoint::read)?,
@@ -176,14 +205,28 @@ pub struct Right {
     pub conditions: Conditions,
 }
 
-/// Rights that have elements of their own (MS-RMPR 2.2.9.8); all others are written as RIGHT with a name.
-const ELEMENT_RIGHTS: [&str; 7] = ["VIEW", "PRINT", "EDIT", "FORWARD", "VIEWRIGHTSDATA", "EXPORT", "EXTRACT"];
+/// Rights that have elements of their own in use licenses and rights data (MS-RMPR 2.2.9.8.5.3 and 2.2.9.9.6); all others
+/// are written as RIGHT with a name. OWNER has one too, but an owner's license must not use it.
+const ELEMENT_RIGHTS: [&str; 5] = ["VIEW", "PRINT", "EDIT", "FORWARD", "VIEWRIGHTSDATA"];
+/// The same in templates (MS-RMPR 2.2.9.10.4.2).
+const TEMPLATE_RIGHTS: [&str; 5] = ["VIEW", "PRINT", "EDIT", "EXPORT", "EXTRACT"];
+
+/// Whether a right of a name has an element of its own in use licenses and rights data.
+pub(super) fn has_element(name: &str) -> bool {
+    ELEMENT_RIGHTS.contains(&name)
+}
 
 impl Right {
-    /// A right in the form in which its name is written.
+    /// A right in the form in which its name is written in use licenses and rights data.
     #[must_use]
     pub fn new(name: &str, conditions: Conditions) -> Self {
-        Right { name: name.to_owned(), is_named: !ELEMENT_RIGHTS.contains(&name), conditions }
+        Right { name: name.to_owned(), is_named: !has_element(name), conditions }
+    }
+
+    /// A right in the form in which its name is written in a template.
+    #[must_use]
+    pub fn of_template(name: &str, conditions: Conditions) -> Self {
+        Right { name: name.to_owned(), is_named: !TEMPLATE_RIGHTS.contains(&name), conditions }
     }
 
     /// Whether a sealed key comes with it.
@@ -259,6 +302,23 @@ impl Work {
             group: group.map(|group| group.attribute("name").unwrap_or_default().into_owned()),
             rights,
         })
+    }
+
+    /// Reads what can be read of a WORK that cannot be read whole.
+    pub(super) fn salvage(element: Element<'_>) -> Work {
+        let single = |name: &str| element.optional(name).ok().flatten();
+        let conditions = |name: &str| Conditions::read(single(name)?.children()).ok();
+        let group = single("RIGHTSGROUP");
+        let rights = group.and_then(|group| group.optional("RIGHTSLIST").ok().flatten());
+        let owner = single("METADATA").and_then(|metadata| metadata.optional("OWNER").ok().flatten());
+        Work {
+            object: single("OBJECT").and_then(|object| Object::read(object).ok()),
+            owner: owner.and_then(|owner| Object::read(owner.required("OBJECT").ok()?).ok()),
+            conditions: conditions("CONDITIONLIST"),
+            preconditions: conditions("PRECONDITIONLIST"),
+            group: group.map(|group| group.attribute("name").unwrap_or_default().into_owned()),
+            rights: rights.map(|rights| salvage_each(rights.children(), Right::read)).unwrap_or_default(),
+        }
     }
 
     pub(super) fn write(&self, time_first: bool, xml: &mut Xml) {
@@ -350,6 +410,9 @@ impl PolicyList {
     }
 
     pub(super) fn write(&self, xml: &mut Xml) {
+        if self.policies.is_empty() {
+            return xml.leaf("POLICYLIST", &[("type", &self.kind)], "");
+        }
         xml.open("POLICYLIST", &[("type", &self.kind)]);
         for policy in &self.policies {
             xml.open("POLICY", &[]);

@@ -89,6 +89,11 @@ impl<'a> Element<'a> {
         Attributes(&tag[self.name().len()..]).filter_map(Result::ok)
     }
 
+    /// The names of its attributes, in their order.
+    pub(super) fn attribute_names(self) -> impl Iterator<Item = &'a str> {
+        self.attributes().map(|(name, _)| name)
+    }
+
     /// The value of an attribute.
     #[must_use]
     pub fn attribute(self, name: &str) -> Option<Cow<'a, str>> {
@@ -206,6 +211,16 @@ pub(super) fn read_each<'a, T>(
     Ok(all)
 }
 
+/// Reads those of some elements that can be read.
+pub(super) fn salvage_each<'a, T>(
+    elements: impl Iterator<Item = Element<'a>> + Clone,
+    read: impl Fn(Element<'a>) -> Result<T>,
+) -> Vec<T> {
+    let mut all = Vec::with_capacity(elements.clone().count());
+    all.extend(elements.filter_map(|element| read(element).ok()));
+    all
+}
+
 /// Shorthand for the most frequent failure of this room.
 pub(super) fn incomplete(message: impl Into<String>) -> Error {
     Error::new(Reason::DocumentIncomplete, message)
@@ -224,7 +239,7 @@ fn limit(at: usize, what: &str, max: usize) -> Error {
     Error::new(Reason::LimitExceeded, format!("{what}: the bound is {max}, exceeded at byte {at}"))
 }
 
-fn is_space(c: char) -> bool {
+pub(super) fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r')
 }
 

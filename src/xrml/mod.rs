@@ -39,6 +39,7 @@ pub mod content;
 pub mod element;
 pub mod enrollment_ca;
 pub mod enrollment_service;
+mod form;
 pub mod kind;
 pub mod license;
 pub mod markup;

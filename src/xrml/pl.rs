@@ -46,28 +46,18 @@ impl PublishingLicense {
     pub fn read(body: &Body) -> Result<PublishingLicense> {
         Kind::Pl.expect(body)?;
         let content = Content::read(body)?;
-        let server = Content::required(content.principal, "ISSUEDPRINCIPALS")?;
-        server.required_object("PRINCIPAL")?;
-        server.required_key("PRINCIPAL")?;
-        if server.enabling.is_none() {
-            return Err(incomplete("PRINCIPAL has no ENABLINGBITS"));
-        }
-        let license = PublishingLicense {
+        check(&content)?;
+        Ok(PublishingLicense {
             issued_time: Content::required(content.issued, "ISSUEDTIME")?,
             validity: content.validity,
             descriptor: content.descriptor,
             issuer: content.issuer,
             points: content.points,
-            server,
+            server: Content::required(content.principal, "ISSUEDPRINCIPALS")?,
             work: Content::required(content.work, "WORK")?,
             data: content.data,
             policies: content.policies,
-        };
-        license.work.object.as_ref().ok_or_else(|| incomplete("WORK has no OBJECT"))?;
-        if license.data.iter().filter(|data| data.id == RIGHTS_DATA).count() != 1 {
-            return Err(incomplete("the license does not have one AUTHENTICATEDDATA of rights data"));
-        }
-        Ok(license)
+        })
     }
 
     /// Writes the BODY. Points stand before the principal, where a reader is sent for more rights after it.
@@ -94,9 +84,7 @@ impl PublishingLicense {
         self.work.write(false, &mut xml);
         self.data.iter().for_each(|data| data.write(&mut xml));
         self.policies.iter().for_each(|policy| policy.write(&mut xml));
-        let body = end(xml)?;
-        PublishingLicense::read(&body)?;
-        Ok(body)
+        end(xml, self, PublishingLicense::read)
     }
 
     /// The content key, sealed to the server.
@@ -118,6 +106,23 @@ impl PublishingLicense {
     pub fn content_id(&self) -> &str {
         self.work.object.as_ref().map_or("", |object| object.id.value.as_str())
     }
+}
+
+/// Refuses a view that is no publishing license.
+pub(super) fn check(content: &Content) -> Result<()> {
+    Content::required(content.issued, "ISSUEDTIME")?;
+    let server = Content::required(content.principal.as_ref(), "ISSUEDPRINCIPALS")?;
+    server.required_object("PRINCIPAL")?;
+    server.required_key("PRINCIPAL")?;
+    if server.enabling.is_none() {
+        return Err(incomplete("PRINCIPAL has no ENABLINGBITS"));
+    }
+    let work = Content::required(content.work.as_ref(), "WORK")?;
+    work.object.as_ref().ok_or_else(|| incomplete("WORK has no OBJECT"))?;
+    if content.data.iter().filter(|data| data.id == RIGHTS_DATA).count() != 1 {
+        return Err(incomplete("the license does not have one AUTHENTICATEDDATA of rights data"));
+    }
+    Ok(())
 }
 
 /// The text to which the sealed key of a received license is bound: ISSUEDPRINCIPALS as received, without ENABLINGBITS,

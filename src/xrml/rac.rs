@@ -13,8 +13,8 @@ use crate::error::Result;
 pub struct AccountCertificate {
     /// ISSUEDTIME.
     pub issued_time: XrmlTime,
-    /// VALIDITYTIME.
-    pub validity: Range,
+    /// VALIDITYTIME. It should be there (MS-RMPR 2.2.9.5); a certificate without one is good at no time.
+    pub validity: Option<Range>,
     /// DESCRIPTOR, with the certificate's GUID.
     pub descriptor: Object,
     /// ISSUER: the server.
@@ -37,24 +37,14 @@ impl AccountCertificate {
             Kind::Rac.expect(body)?;
         }
         let content = Content::read(body)?;
-        let issuer = Content::required(content.issuer, "ISSUER")?;
-        issuer.required_object("ISSUER")?;
-        issuer.required_key("ISSUER")?;
-        let user = Content::required(content.principal, "ISSUEDPRINCIPALS")?;
-        if user.required_object("PRINCIPAL")?.kind() != "Group-Identity" {
-            return Err(incomplete("the PRINCIPAL is not of type Group-Identity"));
-        }
-        user.required_key("PRINCIPAL")?;
-        if content.federation.as_ref().is_some_and(|machine| machine.enabling.is_none()) {
-            return Err(incomplete("FEDERATIONPRINCIPALS has no ENABLINGBITS"));
-        }
+        check(&content)?;
         Ok(AccountCertificate {
             issued_time: Content::required(content.issued, "ISSUEDTIME")?,
-            validity: Content::required(content.validity, "VALIDITYTIME")?,
+            validity: content.validity,
             descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
-            issuer,
+            issuer: Content::required(content.issuer, "ISSUER")?,
             points: content.points,
-            user,
+            user: Content::required(content.principal, "ISSUEDPRINCIPALS")?,
             machine: content.federation,
         })
     }
@@ -65,7 +55,9 @@ impl AccountCertificate {
     /// As [`AccountCertificate::read`].
     pub fn write(&self) -> Result<Body> {
         let mut xml = begin_license(self.issued_time);
-        self.validity.write("VALIDITYTIME", &mut xml);
+        if let Some(validity) = &self.validity {
+            validity.write("VALIDITYTIME", &mut xml);
+        }
         write_descriptor(&self.descriptor, &mut xml);
         self.issuer.write("ISSUER", &mut xml);
         self.points.iter().for_each(|point| point.write(&mut xml));
@@ -73,8 +65,29 @@ impl AccountCertificate {
         if let Some(machine) = &self.machine {
             write_principal("FEDERATIONPRINCIPALS", machine, &mut xml);
         }
-        let body = end(xml)?;
-        AccountCertificate::read(&body)?;
-        Ok(body)
+        end(xml, self, AccountCertificate::read)
     }
+}
+
+/// Refuses a view that is neither a rights account certificate nor a user's public key certificate.
+pub(super) fn check(content: &Content) -> Result<()> {
+    Content::required(content.issued, "ISSUEDTIME")?;
+    Content::required(content.descriptor.as_ref(), "DESCRIPTOR")?;
+    let issuer = Content::required(content.issuer.as_ref(), "ISSUER")?;
+    issuer.required_object("ISSUER")?;
+    issuer.required_key("ISSUER")?;
+    check_user(content)?;
+    if content.federation.as_ref().is_some_and(|machine| machine.enabling.is_none()) {
+        return Err(incomplete("FEDERATIONPRINCIPALS has no ENABLINGBITS"));
+    }
+    Ok(())
+}
+
+/// Refuses a principal that is not a user with a key.
+pub(super) fn check_user(content: &Content) -> Result<()> {
+    let user = Content::required(content.principal.as_ref(), "ISSUEDPRINCIPALS")?;
+    if user.required_object("PRINCIPAL")?.kind() != "Group-Identity" {
+        return Err(incomplete("the PRINCIPAL is not of type Group-Identity"));
+    }
+    user.required_key("PRINCIPAL").map(|_| ())
 }

@@ -60,14 +60,12 @@ impl RevocationList {
     pub fn read(body: &Body) -> Result<RevocationList> {
         Kind::RevocationList.expect(body)?;
         let content = Content::read(body)?;
-        let issuer = Content::required(content.issuer, "ISSUER")?;
-        issuer.required_key("ISSUER")?;
-        let list = body.element().required("REVOCATIONLIST")?;
+        check(&content)?;
         Ok(RevocationList {
             issued_time: Content::required(content.issued, "ISSUEDTIME")?,
             descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
-            issuer,
-            entries: read_each(list.all("REVOKE"), read_revoke)?,
+            issuer: Content::required(content.issuer, "ISSUER")?,
+            entries: read_entries(body)?,
         })
     }
 
@@ -93,9 +91,7 @@ impl RevocationList {
         xml.open("REVOCATIONLIST", &[]);
         self.entries.iter().for_each(|entry| write_revoke(entry, &mut xml));
         xml.close("REVOCATIONLIST");
-        let body = end(xml)?;
-        RevocationList::read(&body)?;
-        Ok(body)
+        end(xml, self, RevocationList::read)
     }
 
     fn names(&self, document: &Document, content: &Content) -> bool {
@@ -116,6 +112,18 @@ impl RevocationList {
             Revoke::Unknown(_) => false,
         })
     }
+}
+
+/// Refuses a view that is no revocation list; its entries are not part of the view.
+pub(super) fn check(content: &Content) -> Result<()> {
+    Content::required(content.issued, "ISSUEDTIME")?;
+    Content::required(content.descriptor.as_ref(), "DESCRIPTOR")?;
+    Content::required(content.issuer.as_ref(), "ISSUER")?.required_key("ISSUER").map(|_| ())
+}
+
+/// The entries of a list.
+pub(super) fn read_entries(body: &Body) -> Result<Vec<Revoke>> {
+    read_each(body.element().required("REVOCATIONLIST")?.all("REVOKE"), read_revoke)
 }
 
 fn read_revoke(revoke: Element<'_>) -> Result<Revoke> {
@@ -155,17 +163,25 @@ fn write_revoke(entry: &Revoke, xml: &mut Xml) {
     xml.close("REVOKE");
 }
 
-/// Says of each document of a checked chain whether a list revokes it, with the reason `REVOKED`.
+/// Says of each document of a checked chain whether no list revokes it: `REVOKED` where one does, or the error for which
+/// that cannot be judged.
 ///
 /// A list counts for a document if its key is that of the document's issuer, or one that the document's own conditions
 /// name, or if it counts for the certificate above: who may take the certificate away may take less. Whatever hangs below
-/// a revoked certificate is revoked with it. The lists' signatures must have been verified.
+/// a revoked certificate is revoked with it. Of a document that cannot be read whole, only what can be read is looked at, so
+/// it is never said to be good. The lists' signatures must have been verified.
 #[must_use]
-pub fn apply(lists: &[RevocationList], documents: &[Document], findings: &[Finding]) -> Vec<Option<Error>> {
-    let mut revoked: Vec<Option<Error>> = vec![None; findings.len()];
+pub fn apply(lists: &[RevocationList], documents: &[Document], findings: &[Finding]) -> Vec<Result<()>> {
+    let mut outcomes: Vec<Result<()>> = vec![Ok(()); findings.len()];
     let mut counting: Vec<Vec<usize>> = vec![Vec::new(); findings.len()];
-    for (at, finding) in findings.iter().enumerate().rev() {
-        let Ok(content) = &finding.content else { continue };
+    for (at, finding) in findings.iter().enumerate().rev().filter(|_| !lists.is_empty()) {
+        let content = match &finding.content {
+            Ok(content) => content,
+            Err(fault) => {
+                outcomes[at] = Err(unjudged(fault));
+                continue;
+            }
+        };
         let issuer = if let Link::Document(issuer) = finding.link { Some(issuer) } else { None };
         let keys = authorities(content);
         counting[at] = (0..lists.len())
@@ -175,25 +191,32 @@ pub fn apply(lists: &[RevocationList], documents: &[Document], findings: &[Findi
             })
             .collect();
         let naming = counting[at].iter().map(|list| &lists[*list]).find(|list| list.names(&documents[at], content));
-        revoked[at] = match (naming, issuer) {
+        outcomes[at] = match (naming, issuer.map(|above| (above, &outcomes[above]))) {
             (Some(list), _) => {
                 let message = format!("revoked by the list of {} ({})", list.issued_time, list.descriptor.id.value);
-                Some(Error::new(Reason::Revoked, message))
+                Err(Error::new(Reason::Revoked, message))
             }
-            (None, Some(above)) if revoked[above].is_some() => {
-                Some(Error::new(Reason::Revoked, format!("document {} above it is revoked", above + 1)))
+            (None, Some((above, Err(fault)))) if fault.reason() == Reason::Revoked => {
+                Err(Error::new(Reason::Revoked, format!("document {} above it is revoked", above + 1)))
             }
-            _ => None,
+            (None, Some((above, Err(fault)))) => {
+                Err(Error::new(fault.reason(), format!("cannot be judged: document {} above it cannot", above + 1)))
+            }
+            (None, _) if finding.form.is_ok() => Ok(()),
+            // What is missing in its form is nothing that lists go by, unless it could not be read.
+            (None, _) => Content::read(documents[at].body()).map(|_| ()).map_err(|fault| unjudged(&fault)),
         };
     }
-    revoked
+    outcomes
+}
+
+fn unjudged(fault: &Error) -> Error {
+    fault.clone().while_doing("cannot be judged")
 }
 
 /// The keys that may revoke a document by itself.
 fn authorities(content: &Content) -> Vec<&RsaPublicKey> {
-    let work = content.work.as_ref().and_then(|work| work.conditions.as_ref());
-    let refreshes = [work, content.conditions.as_ref()].into_iter().flatten().filter_map(|c| c.refresh.as_ref());
-    let named = refreshes.flat_map(|refresh| &refresh.points).filter_map(|point| point.key.as_deref());
+    let named = content.refreshes().flat_map(|refresh| &refresh.points).filter_map(|point| point.key.as_deref());
     content.issuer.iter().filter_map(|issuer| issuer.key.as_deref()).chain(named).collect()
 }
 

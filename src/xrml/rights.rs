@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use super::element::{Object, Principal};
-use super::license::{Conditions, PolicyList, Right};
+use super::license::{PolicyList, Right, has_element};
+use super::pl::PublishingLicense;
 use super::rights_data::RightsData;
-use super::time::{Interval, Range};
+use super::time::{Interval, Range, XrmlTime};
 
 /// Somebody or a group: everything by which rights data may name it.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +42,7 @@ pub struct Grant {
     pub is_named: bool,
     /// Times within which it may be used; all of them must hold.
     pub ranges: Vec<Range>,
-    /// How long the license may be used.
+    /// How long it may be used, counted from the issue of the use license.
     pub interval: Option<Interval>,
 }
 
@@ -55,56 +56,133 @@ impl Grant {
         let interval = self.interval.and_then(|interval| interval.length()).map(|length| moment.saturating_add(length));
         self.ranges.iter().map(|range| range.until.moment()).chain(interval).min()
     }
+
+    /// Whether it is worth more at a moment than another one of the same name: it may be used now and the other may not,
+    /// or if that is the same, it ends later.
+    fn is_better(&self, other: &Grant, moment: OffsetDateTime) -> bool {
+        let runs = |grant: &Grant| grant.ranges.iter().all(|range| range.holds(moment));
+        let end = |grant: &Grant| grant.end(moment).map_or((true, moment), |end| (false, end));
+        (runs(self), end(self)) > (runs(other), end(other))
+    }
+}
+
+/// What is kept from somebody whom the rights data name, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withheld {
+    /// Name of the right; none if it is all of them.
+    pub name: Option<String>,
+    /// Why, in words.
+    pub why: &'static str,
+}
+
+/// What somebody gets and what is kept back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evaluation {
+    /// The rights, each once; none if there are none.
+    pub grants: Vec<Grant>,
+    /// Rights that name who asks, and are not granted.
+    pub withheld: Vec<Withheld>,
 }
 
 /// The right that holds all others.
 pub const OWNER: &str = "OWNER";
 /// ID type of the principals `Owner` and `Anyone`.
 const INTERNAL: &str = "Internal";
+/// The principal that is everybody. Templates of the original write it `ANYONE`.
+const ANYONE: &str = "Anyone";
 
-/// The rights that somebody has at a moment; none if there are none. `owner` is the one that the publishing license names.
+/// Which rights somebody has at a moment. `license` is the publishing license that the data stood in: it names the owner
+/// once more, and its ISSUEDTIME is the time of publication; without one, that is the ISSUEDTIME of the data.
 ///
 /// Super users and the owner get OWNER and nothing else, whatever the times say. Everybody else gets each right of which one
 /// condition names them, that is not over yet, and whose conditions are all understood: any condition but times and names
-/// withholds its right, and as a precondition all rights.
+/// withholds its right. Conditions on the whole content must hold now and be nothing but times, or all is withheld; only
+/// where revocation lists are, which goes into the use license as it stands, may be said in WORK. An interval on the whole
+/// content counts from its publication (MS-RMPR 2.2.9.8.4), one on a right from the issue of the use license.
 #[must_use]
-pub fn evaluate(data: &RightsData, owner: Option<&Object>, asker: &Asker, moment: OffsetDateTime) -> Vec<Grant> {
-    let owners = [owner, data.work.owner.as_ref()];
+pub fn evaluate(
+    data: &RightsData,
+    license: Option<&PublishingLicense>,
+    asker: &Asker,
+    moment: OffsetDateTime,
+) -> Evaluation {
+    let owners = [license.and_then(|license| license.work.owner.as_ref()), data.work.owner.as_ref()];
     let is_owner = owners.into_iter().flatten().any(|object| is_named(object, &asker.user));
     if asker.is_super_user || is_owner {
-        return vec![Grant::owner()];
+        return Evaluation { grants: vec![Grant::owner()], ..Evaluation::default() };
     }
-    let none = Conditions::default();
-    let before = data.work.preconditions.as_ref().unwrap_or(&none);
-    if !is_understood(before) || !before.access.is_empty() || before.ranges.iter().any(|range| !range.holds(moment)) {
-        return Vec::new();
-    }
-    let mut grants: Vec<Grant> = Vec::new();
+    let published = license.map_or(data.issued_time, |license| license.issued_time);
+    let bounds = match bounds(data, published, moment) {
+        Ok(bounds) => bounds,
+        Err(why) => return Evaluation { withheld: vec![Withheld { name: None, why }], ..Evaluation::default() },
+    };
+    let mut outcome = Evaluation::default();
     let mut places: HashMap<&str, usize> = HashMap::new();
-    for right in data.work.rights.iter().filter(|right| is_given(right, asker)) {
-        let grant = Grant {
-            name: right.name.clone(),
-            is_named: right.is_named,
-            ranges: before.ranges.iter().chain(&right.conditions.ranges).copied().collect(),
-            interval: shorter(before.interval, right.conditions.interval),
+    for right in data.work.rights.iter().filter(|right| names(right, asker)) {
+        let grant = match grant(right, &bounds, moment) {
+            Ok(grant) => grant,
+            Err(why) => {
+                outcome.withheld.push(Withheld { name: Some(right.name.clone()), why });
+                continue;
+            }
         };
-        if grant.end(moment).is_some_and(|end| end <= moment) {
-            continue;
-        }
         match places.entry(right.name.as_str()) {
-            Entry::Occupied(place) if outlasts(&grant, &grants[*place.get()], moment) => grants[*place.get()] = grant,
+            Entry::Occupied(place) if grant.is_better(&outcome.grants[*place.get()], moment) => {
+                outcome.grants[*place.get()] = grant;
+            }
             Entry::Occupied(_) => {}
             Entry::Vacant(place) => {
-                place.insert(grants.len());
-                grants.push(grant);
+                place.insert(outcome.grants.len());
+                outcome.grants.push(grant);
             }
         }
     }
     // Whoever holds everything needs nothing else beside it.
-    match grants.iter().position(|grant| grant.name == OWNER) {
-        Some(at) => vec![grants.swap_remove(at)],
-        None => grants,
+    if let Some(at) = outcome.grants.iter().position(|grant| grant.name == OWNER) {
+        outcome.grants = vec![outcome.grants.swap_remove(at)];
     }
+    outcome
+}
+
+/// The times of the whole content, all of which hold at a moment, or why nobody gets anything.
+fn bounds(data: &RightsData, published: XrmlTime, moment: OffsetDateTime) -> Result<Vec<Range>, &'static str> {
+    const OVER: &str = "the content is over";
+    let mut ranges: Vec<Range> = data.validity.into_iter().collect();
+    let work = &data.work;
+    for (list, may_refresh) in [(&work.preconditions, false), (&work.conditions, true), (&data.conditions, false)] {
+        let Some(list) = list else { continue };
+        let is_plain = list.unknown.is_empty() && list.named.is_empty() && list.access.is_empty();
+        if !is_plain || (list.refresh.is_some() && !may_refresh) {
+            return Err("the whole content has a condition other than times");
+        }
+        ranges.extend(&list.ranges);
+        if let Some(length) = list.interval.and_then(|interval| interval.length()) {
+            // Beyond the last year that can be written there is no bound.
+            let until = published.moment().checked_add(length).map(XrmlTime::from_moment);
+            ranges.extend(until.map(|until| Range { from: published, until }));
+        }
+    }
+    match ranges.iter().find(|range| !range.holds(moment)) {
+        Some(range) if moment < range.from.moment() => Err("the content has not begun"),
+        Some(_) => Err(OVER),
+        None => Ok(ranges),
+    }
+}
+
+/// A right as a grant, or why it is not granted.
+fn grant(right: &Right, bounds: &[Range], moment: OffsetDateTime) -> Result<Grant, &'static str> {
+    let conditions = &right.conditions;
+    // A grant can carry no other condition on.
+    if conditions.has_others() {
+        return Err("the right has a condition other than times and names");
+    }
+    let is_named = !has_element(&right.name);
+    let ranges = bounds.iter().chain(&conditions.ranges).copied().collect();
+    let grant = Grant { name: right.name.clone(), is_named, ranges, interval: conditions.interval };
+    if grant.end(moment).is_some_and(|end| end <= moment) {
+        return Err("the right is over");
+    }
+    Ok(grant)
 }
 
 /// Whether an application may use the content under a license's lists: named by no exclusion, and by an inclusion if there
@@ -134,20 +212,14 @@ fn is_within(version: &str, least: &str, most: &str) -> Option<bool> {
     Some(least <= version && version <= most)
 }
 
-fn is_given(right: &Right, asker: &Asker) -> bool {
-    let conditions = &right.conditions;
-    is_understood(conditions) && conditions.access.iter().any(|principal| is_asker(principal, asker))
-}
-
-/// Whether there is nothing but times and names: a grant can carry no other condition on.
-fn is_understood(conditions: &Conditions) -> bool {
-    conditions.unknown.is_empty() && conditions.named.is_empty() && conditions.refresh.is_none()
+fn names(right: &Right, asker: &Asker) -> bool {
+    right.conditions.access.iter().any(|principal| is_asker(principal, asker))
 }
 
 fn is_asker(principal: &Principal, asker: &Asker) -> bool {
     let Some(object) = &principal.object else { return false };
     if object.id.kind == INTERNAL {
-        return object.id.value == "Anyone";
+        return object.id.value.eq_ignore_ascii_case(ANYONE);
     }
     is_named(object, &asker.user) || asker.groups.iter().any(|group| is_named(object, group))
 }
@@ -165,17 +237,4 @@ fn is_named(object: &Object, identity: &Identity) -> bool {
     }
     let name = object.name.as_deref().unwrap_or_default();
     !name.is_empty() && identity.mails.iter().any(|mail| mail.eq_ignore_ascii_case(name))
-}
-
-fn shorter(a: Option<Interval>, b: Option<Interval>) -> Option<Interval> {
-    let length = |interval: &Interval| interval.length().unwrap_or(Duration::MAX);
-    a.into_iter().chain(b).min_by_key(length)
-}
-
-fn outlasts(a: &Grant, b: &Grant, moment: OffsetDateTime) -> bool {
-    match (a.end(moment), b.end(moment)) {
-        (_, None) => false,
-        (None, Some(_)) => true,
-        (Some(a), Some(b)) => a > b,
-    }
 }

@@ -7,10 +7,10 @@ use zeroize::Zeroizing;
 use super::content::{Content, end, write_descriptor};
 use super::element::{DistributionPoint, Object, Principal};
 use super::kind::{Kind, OFFICIAL_TEMPLATE, RIGHTS_TEMPLATE};
-use super::license::{AuthenticatedData, PolicyList, Work};
+use super::license::{AuthenticatedData, Conditions, PolicyList, Work};
 use super::sealed::{ContentKey, decrypt_blocks, encrypt_blocks};
 use super::text::{Body, Document};
-use super::time::XrmlTime;
+use super::time::{Range, XrmlTime};
 use super::write::Xml;
 use crate::error::{Error, Reason, Result};
 
@@ -21,6 +21,8 @@ pub struct RightsData {
     pub is_official: bool,
     /// ISSUEDTIME.
     pub issued_time: XrmlTime,
+    /// VALIDITYTIME: not among what authors write, and a bound on everything where it stands.
+    pub validity: Option<Range>,
     /// DESCRIPTOR: the template's GUID and names.
     pub descriptor: Option<Object>,
     /// ISSUER, in a template.
@@ -29,7 +31,9 @@ pub struct RightsData {
     pub points: Vec<DistributionPoint>,
     /// Content, owner, preconditions and rights.
     pub work: Work,
-    /// Applications' data, among it the switches of spec 5.6.
+    /// CONDITIONLIST of the whole document: not among what authors write, and a bound on everything where it stands.
+    pub conditions: Option<Conditions>,
+    /// Applications' data, among it switches as NOLICCACHE.
     pub data: Vec<AuthenticatedData>,
     /// Applications shut out or let in.
     pub policies: Vec<PolicyList>,
@@ -46,13 +50,21 @@ impl RightsData {
             Kind::RightsData.expect(body)?;
         }
         let content = Content::read(body)?;
+        check(&content)?;
+        RightsData::of(content, is_official)
+    }
+
+    /// Takes rights data out of a view that was checked.
+    pub(super) fn of(content: Content, is_official: bool) -> Result<RightsData> {
         Ok(RightsData {
             is_official,
             issued_time: Content::required(content.issued, "ISSUEDTIME")?,
+            validity: content.validity,
             descriptor: content.descriptor,
             issuer: content.issuer,
             points: content.points,
             work: Content::required(content.work, "WORK")?,
+            conditions: content.conditions,
             data: content.data,
             policies: content.policies,
         })
@@ -69,6 +81,9 @@ impl RightsData {
             false => xml.open("BODY", &[("type", RIGHTS_TEMPLATE), ("version", "3.0")]),
         }
         xml.leaf("ISSUEDTIME", &[], &self.issued_time.to_string());
+        if let Some(validity) = &self.validity {
+            validity.write("VALIDITYTIME", &mut xml);
+        }
         if let Some(descriptor) = &self.descriptor {
             write_descriptor(descriptor, &mut xml);
         }
@@ -77,11 +92,12 @@ impl RightsData {
         }
         self.points.iter().for_each(|point| point.write(&mut xml));
         self.work.write(false, &mut xml);
+        if let Some(conditions) = &self.conditions {
+            conditions.write(false, &mut xml);
+        }
         self.data.iter().for_each(|data| data.write(&mut xml));
         self.policies.iter().for_each(|policy| policy.write(&mut xml));
-        let body = end(xml)?;
-        RightsData::read(&body)?;
-        Ok(body)
+        end(xml, self, RightsData::read)
     }
 
     /// The value of an application's data.
@@ -89,6 +105,12 @@ impl RightsData {
     pub fn application(&self, name: &str) -> Option<&str> {
         self.data.iter().find(|data| data.name.as_deref() == Some(name)).map(|data| data.value.as_str())
     }
+}
+
+/// Refuses a view that is no rights data.
+pub(super) fn check(content: &Content) -> Result<()> {
+    Content::required(content.issued, "ISSUEDTIME")?;
+    Content::required(content.work.as_ref(), "WORK").map(|_| ())
 }
 
 /// Encrypts the text of rights data: UTF-16LE, zeros up to a full block, AES in ECB mode, base64. The format leaves no

@@ -1,6 +1,7 @@
 //! Server licensor certificate of a cluster, with standard or custom revocation (MS-RMPR 2.2.9.3.3 to 2.2.9.3.5).
 
-use super::certificate::{Certificate, LICENSOR_DESCRIPTOR, SERVER, Stamp};
+use super::certificate::{self, Certificate, LICENSOR_DESCRIPTOR, SERVER, Stamp};
+use super::content::Content;
 use super::element::{DistributionPoint, Id, Object, Principal, SecurityLevel};
 use super::kind::Kind;
 use super::license::Refresh;
@@ -94,12 +95,19 @@ pub fn read(body: &Body) -> Result<Certificate> {
     if Kind::of(body)? != Kind::SubSlc {
         Kind::Slc.expect(body)?;
     }
-    let certificate = Certificate::read(body)?;
-    certificate.check_types(SERVER, SERVER)?;
-    certificate.check_key_sizes(&[1024, 2048], &[1024, 2048])?;
-    certificate.principal.required_object("PRINCIPAL")?.required_guid("PRINCIPAL")?;
-    check_revocation(&certificate)?;
-    Ok(certificate)
+    let content = Content::read(body)?;
+    check(&content)?;
+    Certificate::of(content)
+}
+
+/// Refuses a view that is no such certificate.
+pub(super) fn check(content: &Content) -> Result<()> {
+    certificate::check(content)?;
+    certificate::check_types(content, [SERVER, SERVER])?;
+    certificate::check_key_sizes(content, [&[1024, 2048], &[1024, 2048]])?;
+    let principal = Content::required(content.principal.as_ref(), "ISSUEDPRINCIPALS")?;
+    principal.required_object("PRINCIPAL")?.required_guid("PRINCIPAL")?;
+    check_revocation(content)
 }
 
 /// The keys that may revoke what the server issues; none with standard revocation.
@@ -109,13 +117,13 @@ pub fn revocation_keys(certificate: &Certificate) -> Vec<&RsaPublicKey> {
     points.filter_map(|point| point.key.as_deref()).collect()
 }
 
-fn check_revocation(certificate: &Certificate) -> Result<()> {
-    let Some(refresh) = &certificate.revocation else { return Ok(()) };
+fn check_revocation(content: &Content) -> Result<()> {
+    let Some(refresh) = content.conditions.as_ref().and_then(|list| list.refresh.as_ref()) else { return Ok(()) };
     let are_authorities = refresh.points.iter().all(|point| point.object.kind() == REVOCATION && point.key.is_some());
     if !are_authorities || refresh.points.len() < 2 {
         return Err(incomplete("custom revocation does not name the issuer and at least one more authority"));
     }
-    if refresh.points[0].key != certificate.issuer.key {
+    if content.issuer.as_ref().is_none_or(|issuer| refresh.points[0].key != issuer.key) {
         return Err(incomplete("the first revocation authority is not the issuer"));
     }
     Ok(())

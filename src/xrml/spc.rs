@@ -1,6 +1,6 @@
 //! Machine certificate: a client's own; servers only read it (MS-RMPR 2.2.9.4).
 
-use super::certificate::Certificate;
+use super::certificate::{self, Certificate};
 use super::content::{Content, begin_license, end, write_descriptor, write_principal};
 use super::element::{DistributionPoint, Object, Principal};
 use super::kind::Kind;
@@ -17,9 +17,25 @@ pub fn read_issuer(body: &Body) -> Result<Certificate> {
     if !matches!(Kind::of(body)?, Kind::ProcessorCa | Kind::EnrollmentService | Kind::Ca) {
         Kind::ProcessorIssuer.expect(body)?;
     }
-    let certificate = Certificate::read(body)?;
-    certificate.check_key_sizes(&[1024, 2048], &[1024, 2048])?;
-    Ok(certificate)
+    let content = Content::read(body)?;
+    check_issuer(&content)?;
+    Certificate::of(content)
+}
+
+/// Refuses a view that is no certificate of the chain above a machine.
+pub(super) fn check_issuer(content: &Content) -> Result<()> {
+    certificate::check(content)?;
+    certificate::check_key_sizes(content, [&[1024, 2048], &[1024, 2048]])
+}
+
+/// Refuses a view that is no machine certificate.
+pub(super) fn check(content: &Content) -> Result<()> {
+    Content::required(content.issued, "ISSUEDTIME")?;
+    Content::required(content.descriptor.as_ref(), "DESCRIPTOR")?;
+    Content::required(content.issuer.as_ref(), "ISSUER")?.required_key("ISSUER")?;
+    let machine = Content::required(content.principal.as_ref(), "ISSUEDPRINCIPALS")?;
+    machine.required_object("PRINCIPAL")?;
+    machine.required_key("PRINCIPAL").map(|_| ())
 }
 
 /// A machine certificate, complete in all mandatory parts. Type, name and practice statement of its issuer mean nothing to
@@ -46,17 +62,13 @@ impl MachineCertificate {
     pub fn read(body: &Body) -> Result<MachineCertificate> {
         Kind::Spc.expect(body)?;
         let content = Content::read(body)?;
-        let issuer = Content::required(content.issuer, "ISSUER")?;
-        issuer.required_key("ISSUER")?;
-        let machine = Content::required(content.principal, "ISSUEDPRINCIPALS")?;
-        machine.required_object("PRINCIPAL")?;
-        machine.required_key("PRINCIPAL")?;
+        check(&content)?;
         Ok(MachineCertificate {
             issued_time: Content::required(content.issued, "ISSUEDTIME")?,
             descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
-            issuer,
+            issuer: Content::required(content.issuer, "ISSUER")?,
             points: content.points,
-            machine,
+            machine: Content::required(content.principal, "ISSUEDPRINCIPALS")?,
         })
     }
 
@@ -70,8 +82,6 @@ impl MachineCertificate {
         self.issuer.write("ISSUER", &mut xml);
         self.points.iter().for_each(|point| point.write(&mut xml));
         write_principal("ISSUEDPRINCIPALS", &self.machine, &mut xml);
-        let body = end(xml)?;
-        MachineCertificate::read(&body)?;
-        Ok(body)
+        end(xml, self, MachineCertificate::read)
     }
 }

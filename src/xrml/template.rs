@@ -1,9 +1,10 @@
 //! Rights policy template: rights that a server signed for authors to choose (MS-RMPR 2.2.9.10).
 
+use super::content::Content;
 use super::element::Object;
 use super::kind::Kind;
 use super::markup::incomplete;
-use super::rights_data::RightsData;
+use super::rights_data::{self, RightsData};
 use super::signature::{self, Digest, Signature};
 use super::text::{Body, Document};
 use crate::error::Result;
@@ -15,13 +16,20 @@ use crate::key::RsaPublicKey;
 /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
 pub fn read(body: &Body) -> Result<RightsData> {
     Kind::Template.expect(body)?;
-    let template = RightsData::read(body)?;
-    template.issuer.as_ref().ok_or_else(|| incomplete("BODY has no ISSUER"))?.required_key("ISSUER")?;
-    descriptor(&template)?.required_guid("DESCRIPTOR")?;
-    if template.work.rights.is_empty() {
+    let content = Content::read(body)?;
+    check(&content)?;
+    RightsData::of(content, true)
+}
+
+/// Refuses a view that is no template.
+pub(super) fn check(content: &Content) -> Result<()> {
+    rights_data::check(content)?;
+    Content::required(content.issuer.as_ref(), "ISSUER")?.required_key("ISSUER")?;
+    Content::required(content.descriptor.as_ref(), "DESCRIPTOR")?.required_guid("DESCRIPTOR")?;
+    if content.work.as_ref().is_none_or(|work| work.rights.is_empty()) {
         return Err(incomplete("WORK grants no right"));
     }
-    Ok(template)
+    Ok(())
 }
 
 /// Writes a template's BODY for signing.

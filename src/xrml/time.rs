@@ -126,6 +126,9 @@ pub struct Interval {
     pub seconds: u32,
 }
 
+/// The attributes of INTERVALTIME.
+const PARTS: [&str; 4] = ["days", "hours", "minutes", "seconds"];
+
 impl Interval {
     /// The whole length; none if nothing is written, which bounds nothing.
     #[must_use]
@@ -144,6 +147,13 @@ impl Interval {
                 .parse()
                 .map_err(|_| incomplete(format!("INTERVALTIME has {name}={:?}, not a number", shorten(&value)))),
         };
+        // A bound that is not understood is not the same as none.
+        if let Some(other) = element.attribute_names().find(|name| !PARTS.contains(name)) {
+            return Err(incomplete(format!(
+                "INTERVALTIME has an attribute {}, whose meaning is unknown",
+                shorten(other)
+            )));
+        }
         Ok(Interval {
             days: part("days")?,
             hours: part("hours")?,

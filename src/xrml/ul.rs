@@ -41,7 +41,8 @@ impl UseLicense {
     pub fn read(body: &Body) -> Result<UseLicense> {
         Kind::Ul.expect(body)?;
         let content = Content::read(body)?;
-        let license = UseLicense {
+        check(&content)?;
+        Ok(UseLicense {
             issued_time: Content::required(content.issued, "ISSUEDTIME")?,
             descriptor: Content::required(content.descriptor, "DESCRIPTOR")?,
             issuer: Content::required(content.issuer, "ISSUER")?,
@@ -51,29 +52,7 @@ impl UseLicense {
             conditions: content.conditions,
             policies: content.policies,
             data: content.data,
-        };
-        license.check()?;
-        Ok(license)
-    }
-
-    fn check(&self) -> Result<()> {
-        self.descriptor.required_guid("DESCRIPTOR")?;
-        self.issuer.required_object("ISSUER")?.required_guid("ISSUER")?;
-        self.issuer.required_key("ISSUER")?;
-        self.licensee.required_object("PRINCIPAL")?;
-        self.licensee.required_key("PRINCIPAL")?;
-        self.work.object.as_ref().ok_or_else(|| incomplete("WORK has no OBJECT"))?;
-        self.work.owner.as_ref().ok_or_else(|| incomplete("WORK names no OWNER in METADATA"))?;
-        if self.work.rights.is_empty() {
-            return Err(incomplete("WORK grants no right"));
-        }
-        for right in &self.work.rights {
-            let named: Vec<_> = right.conditions.access.iter().map(|principal| &principal.internal_id).collect();
-            if named.is_empty() || named.iter().any(|id| **id != self.licensee.internal_id) {
-                return Err(incomplete(format!("the right {} is not given to the license's principal", right.name)));
-            }
-        }
-        Ok(())
+        })
     }
 
     /// Writes the BODY in the server's form. Reading it gives this license again.
@@ -92,9 +71,7 @@ impl UseLicense {
         }
         self.policies.iter().for_each(|policy| policy.write(&mut xml));
         self.data.iter().for_each(|data| data.write(&mut xml));
-        let body = end(xml)?;
-        UseLicense::read(&body)?;
-        Ok(body)
+        end(xml, self, UseLicense::read)
     }
 
     /// The GUID of this license, in braces, letter case as written.
@@ -120,4 +97,29 @@ impl UseLicense {
     pub fn rights(&self) -> &[Right] {
         &self.work.rights
     }
+}
+
+/// Refuses a view that is no use license. Its owner need not be named, and a client's own license is issued by a user
+/// (MS-RMPR 2.2.9.9).
+pub(super) fn check(content: &Content) -> Result<()> {
+    Content::required(content.issued, "ISSUEDTIME")?;
+    Content::required(content.descriptor.as_ref(), "DESCRIPTOR")?.required_guid("DESCRIPTOR")?;
+    let issuer = Content::required(content.issuer.as_ref(), "ISSUER")?;
+    issuer.required_object("ISSUER")?;
+    issuer.required_key("ISSUER")?;
+    let licensee = Content::required(content.principal.as_ref(), "ISSUEDPRINCIPALS")?;
+    licensee.required_object("PRINCIPAL")?;
+    licensee.required_key("PRINCIPAL")?;
+    let work = Content::required(content.work.as_ref(), "WORK")?;
+    work.object.as_ref().ok_or_else(|| incomplete("WORK has no OBJECT"))?;
+    if work.rights.is_empty() {
+        return Err(incomplete("WORK grants no right"));
+    }
+    for right in &work.rights {
+        let mut holders = right.conditions.access.iter().map(|principal| &principal.internal_id);
+        if right.conditions.access.is_empty() || holders.any(|id| *id != licensee.internal_id) {
+            return Err(incomplete(format!("the right {} is not given to the license's principal", right.name)));
+        }
+    }
+    Ok(())
 }

@@ -1,10 +1,14 @@
-//! Elements that this room does not know: found by name and place, kept in the text, reported.
+//! Elements and attributes that this room does not know: found by name and place, kept in the text, reported.
 
 use super::markup::Element;
-use super::text::Body;
+use super::text::Document;
 
-/// Most unknown elements that are reported.
+/// Most that are reported of one document.
 pub const UNKNOWN_MAX: usize = 100;
+/// The last path where there is more than that.
+pub const MORE: &str = "and more";
+/// The only version of the format.
+const VERSION: &str = "1.2";
 
 /// The known children of each element that has children (adrms_sdk, DTD; revocation lists: DTD of REVOKE).
 const KNOWN: &[(&str, &[&str])] = &[
@@ -52,30 +56,99 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("POLICY", &["OBJECT"]),
     ("REVOCATIONLIST", &["REVOKE"]),
     ("REVOKE", &["OBJECT", "DIGEST", "PUBLICKEY"]),
+    ("SIGNATURE", &["DIGEST", "ALGORITHM", "VALUE"]),
+];
+
+/// The known attributes of each element that has some.
+const ATTRIBUTES: &[(&str, &[&str])] = &[
+    ("XrML", &["xmlns", "version", "purpose"]),
+    ("BODY", &["type", "version"]),
+    ("OBJECT", &["type"]),
+    ("ID", &["type"]),
+    ("ADDRESS", &["type"]),
+    ("PRINCIPAL", &["internal-id"]),
+    ("SECURITYLEVEL", &["name", "value"]),
+    ("PARAMETER", &["name"]),
+    ("VALUE", &["encoding", "size"]),
+    ("ENABLINGBITS", &["type"]),
+    ("RIGHTSGROUP", &["name"]),
+    ("RIGHT", &["name"]),
+    ("INTERVALTIME", &["days", "hours", "minutes", "seconds"]),
+    ("CONDITION", &["NAME", "TYPE"]),
+    ("AUTHENTICATEDDATA", &["id", "name"]),
+    ("POLICYLIST", &["type"]),
+    ("VERSIONSPAN", &["min", "max"]),
+    ("REVOCATIONLIST", &["type", "xml:space"]),
+    ("REVOKE", &["category", "type"]),
 ];
 
 /// What a right holds, whatever its name.
 const RIGHT: &[&str] = &["CONDITIONLIST", "TIME", "ACCESS", "REFRESH", "CONDITION"];
 
-/// The paths of unknown elements of a BODY, as `BODY/WORK/X`; what lies below an unknown one is not looked at.
+/// The paths of what is unknown in a document, as `BODY/WORK/X` for an element and `BODY/WORK/@x` for an attribute. What
+/// lies below an unknown element is not looked at. Where there is more than is reported, the last path is [`MORE`].
 #[must_use]
-pub fn paths(body: &Body) -> Vec<String> {
-    let mut found = Vec::new();
-    walk(body.element(), "BODY", known_of("BODY"), &mut found);
-    found
+pub fn paths(document: &Document) -> Vec<String> {
+    let mut found = Found { path: String::from("XrML/"), paths: Vec::new() };
+    let root = document.root();
+    found.attributes(root);
+    if root.attribute("version").is_some_and(|version| version != VERSION) {
+        found.tell("XrML/@version".to_owned());
+    }
+    for element in root.children() {
+        found.path.clear();
+        found.path.push_str(element.name());
+        found.walk(element, known_of(element.name()));
+    }
+    found.paths
 }
 
-fn walk(element: Element<'_>, path: &str, known: &[&str], found: &mut Vec<String>) {
-    for child in element.children() {
-        if found.len() == UNKNOWN_MAX {
-            return;
-        }
-        let path = format!("{path}/{}", child.name());
-        match below(element, child, known) {
-            Some(known) => walk(child, &path, known, found),
-            None => found.push(path),
+struct Found {
+    /// Where the walk is; one text that grows and shrinks.
+    path: String,
+    paths: Vec<String>,
+}
+
+impl Found {
+    fn tell(&mut self, path: String) {
+        match self.paths.len() {
+            told if told < UNKNOWN_MAX => self.paths.push(path),
+            UNKNOWN_MAX => self.paths.push(MORE.to_owned()),
+            _ => {}
         }
     }
+
+    fn attributes(&mut self, element: Element<'_>) {
+        let known = ATTRIBUTES.iter().find(|(name, _)| *name == element.name()).map_or(&[][..], |(_, known)| known);
+        for name in element.attribute_names().filter(|name| !known.contains(name)) {
+            self.tell(format!("{}@{name}", self.path));
+        }
+    }
+
+    fn walk(&mut self, element: Element<'_>, known: &[&str]) {
+        let length = self.path.len();
+        self.path.push('/');
+        self.attributes(element);
+        for child in element.children() {
+            self.path.truncate(length + 1);
+            self.path.push_str(child.name());
+            match below(element, child, known) {
+                _ if self.paths.len() > UNKNOWN_MAX => break,
+                Some(known) => self.walk(child, known),
+                None => self.tell(self.path.clone()),
+            }
+        }
+        self.path.truncate(length);
+    }
+}
+
+/// Calls for each element of no known name, down from one whose parent knows `known`.
+pub(super) fn each<'a>(element: Element<'a>, known: &[&str], found: &mut impl FnMut(Element<'a>)) {
+    if !known.contains(&element.name()) {
+        return found(element);
+    }
+    let known = known_of(element.name());
+    element.children().for_each(|child| each(child, known, found));
 }
 
 /// The known children of an element, or nothing if it is itself none of the children, `known`, of its parent.

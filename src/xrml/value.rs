@@ -120,6 +120,9 @@ pub(super) fn read_key(element: Element<'_>) -> Result<RsaPublicKey> {
     if modulus.first() == Some(&0) {
         return Err(incomplete("the modulus of a PUBLICKEY has leading zeros"));
     }
+    if modulus.last().is_some_and(|last| last % 2 == 0) {
+        return Err(incomplete("the modulus of a PUBLICKEY is even, so it is none"));
+    }
     RsaPublicKey::new(&modulus, 65537).map_err(|e| incomplete(format!("a PUBLICKEY is unusable: {e}")))
 }
 

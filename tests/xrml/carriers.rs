@@ -81,6 +81,46 @@ fn documents_stand_inline_in_cdata_or_under_names_of_their_own() {
 }
 
 #[test]
+fn what_looks_like_a_document_is_never_passed_over() {
+    let (slc, ca) = (vectors::text("mode2/slc.xml"), vectors::text("mode2/ca.xml"));
+    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let (escaped, other) = (escape(&slc), escape(&ca));
+    let read = |text: &str| carrier::read_text(text);
+    for (text, documents) in [
+        (format!("<A><string>{other}</string><string>&#xFEFF;{escaped}</string></A>"), 2),
+        (format!("<A><string>{other}</string><string>\u{FEFF}\n{escaped}\n\u{FEFF}</string></A>"), 2),
+        (format!("<A><string>{other}</string><string>about XrML &lt;1.2&gt;</string></A>"), 1),
+        (format!("<!-- a chain --><A>{slc}</A><!-- ends -->\n"), 1),
+        (format!("<!-- a chain -->{slc}\n{ca}"), 2),
+    ] {
+        assert_eq!(read(&text).unwrap().len(), documents, "{}", &text[..60]);
+    }
+    let prefixed = slc.replace("<XrML", "<q:XrML").replace("</XrML", "</q:XrML");
+    for text in [
+        format!("<A><string>{other}</string><string>x {escaped}</string></A>"),
+        format!("<A><string>{other}</string><string>{}</string></A>", escape(&escaped)),
+        format!("<A><string>{other}</string><string>{}</string></A>", escape(&prefixed)),
+        format!("<A><string v=\"{}\">{other}</string></A>", escaped.replace('"', "&quot;")),
+        format!("<A><C>{ca}</C><C>{prefixed}</C></A>"),
+        format!("<A><C>{ca}</C><XrML /></A>"),
+        format!("<A><C>{ca}</C><q:XrML/></A>"),
+        format!("approved by the auditor {ca}"),
+        format!("<A>{ca}</A> more junk"),
+        format!("<A>{ca}</A><B>{slc}</B>"),
+        format!("<A>{ca}</A><B />"),
+        format!("<A /><B>{slc}</B>"),
+        format!("<!-- a chain -->{ca}<B>{slc}</B>"),
+        format!("<A>{ca}</A>{slc}"),
+    ] {
+        assert_eq!(read(&text).unwrap_err().reason(), Reason::DocumentMalformed, "{}", &text[text.len() - 60..]);
+    }
+    let wide = utf16(&format!("\r\n{slc}"), u16::to_le_bytes);
+    assert_eq!(carrier::read(&wide).unwrap()[0].as_str(), slc, "white space tells UTF-16 as a bracket does");
+    let wide = utf16(&format!("\n{slc}"), u16::to_be_bytes);
+    assert_eq!(carrier::read(&wide).unwrap()[0].as_str(), slc);
+}
+
+#[test]
 fn what_stands_around_documents_is_bounded_and_has_no_entities() {
     for (text, reason) in [
         ("<A></A>".to_owned(), Reason::DocumentIncomplete),

@@ -1,9 +1,17 @@
 //! `keyward verify` and `keyward show` as people and programs call them.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
+use keyward::key::Hash;
 use keyward::xrml::chain::Pin;
+use keyward::xrml::revocation::{RevocationList, Revoke};
+use keyward::xrml::signature::Root;
+use keyward::xrml::text::Document;
+use keyward::xrml::ul::UseLicense;
 
+use super::forms::{changed, part};
+use super::kit::Key;
 use super::vectors;
 
 const CHAIN: [&str; 4] = ["slc.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
@@ -38,6 +46,7 @@ fn a_good_chain_is_0_with_its_pin_and_2_without() {
         let column =
             |name: &str| rows.as_array().unwrap().iter().map(|r| r[name].as_str().unwrap()).collect::<Vec<_>>();
         assert_eq!(column("kind"), ["ul", "slc", "enrollment-service", "enrollment-ca", "ca"]);
+        assert_eq!(column("form"), ["ok"; 5]);
         assert_eq!(column("signature"), ["ok"; 5]);
         assert_eq!(column("link"), ["ok"; 5]);
         assert_eq!(column("trust"), ["pinned"; 5]);
@@ -156,4 +165,111 @@ fn every_vector_can_be_shown_in_both_forms() {
         keyward(&["show", "--output", "json", &vectors::path("mode2/revocation-list.xml").display().to_string()]);
     let shown: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
     assert_eq!(shown[0]["revokes"].as_array().unwrap().len(), 4);
+}
+
+/// A file of one document, and the certificates above a server as more files.
+fn under_the_server(directory: &Path, document: &Document) -> Vec<String> {
+    let file = directory.join("leaf.xml");
+    std::fs::write(&file, document.as_str()).unwrap();
+    [vec![file.display().to_string()], paths("mode2", &CHAIN)].concat()
+}
+
+#[test]
+fn what_is_none_of_its_kind_or_cannot_be_read_is_1_and_its_form_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let rights = part("ul.xml", "<RIGHTSGROUP", "</RIGHTSGROUP>");
+    let bad =
+        "</ACCESS><TIME><RANGETIME><FROM>2026-13-45T99:99</FROM><UNTIL>2027-01-01T00:00</UNTIL></RANGETIME></TIME>";
+    for (from, to, words) in [
+        (rights.as_str(), "", "WORK grants no right"),
+        ("</ACCESS>", bad, "2026-13-45T99:99"),
+        ("</BODY>", "<POLICYLIST /></BODY>", "POLICYLIST has no attribute type"),
+    ] {
+        let files = under_the_server(directory.path(), &changed("ul.xml", "slc", from, to));
+        let (code, rows) = verify(&files, &["--pin", &pin("mode2")]);
+        assert_eq!(code, Some(1), "{rows}");
+        assert!(rows[0]["form"].as_str().unwrap().contains(words), "{rows}");
+        assert_eq!((&rows[0]["signature"], &rows[0]["link"]), (&"ok".into(), &"ok".into()));
+        assert_eq!((&rows[0]["trust"], &rows[1]["trust"]), (&"unpinned".into(), &"pinned".into()));
+    }
+}
+
+#[test]
+fn a_list_cannot_print_a_row_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut list = RevocationList::read(vectors::document("mode2/revocation-list.xml").body()).unwrap();
+    list.issuer.key = Some(Box::new(Key::load("mode2", "slc").public()));
+    list.descriptor.id.value = "a\nul.xml  ul  ok  ok  pinned \u{9b}31m\u{202e}\u{61c}".into();
+    let license = UseLicense::read(vectors::document("mode2/ul.xml").body()).unwrap();
+    list.entries = vec![Revoke::LicenseId(license.descriptor)];
+    let list = Key::load("mode2", "slc").document(Root::RevocationList, &list.write().unwrap(), Hash::Sha256);
+    let file = directory.path().join("list.xml");
+    std::fs::write(&file, list.as_str()).unwrap();
+    let files = paths("mode2", &["ul.xml", "slc.xml"]);
+    let mut arguments = vec!["verify", "--revocation-list", file.to_str().unwrap()];
+    arguments.extend(files.iter().map(String::as_str));
+    let output = keyward(&arguments);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("(a ul.xml  ul  ok"), "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(!text.contains(['\u{9b}', '\u{202e}', '\u{61c}']), "{text:?}");
+}
+
+fn shown(text: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("shown.xml");
+    std::fs::write(&file, text).unwrap();
+    let output = keyward(&["show", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn no_condition_is_left_out_wherever_it_stands() {
+    let plain = vectors::text("mode2/ul.xml");
+    let range = "<TIME><RANGETIME><FROM>2020-01-01T00:00</FROM><UNTIL>2020-01-02T00:00</UNTIL></RANGETIME></TIME>";
+    let refresh = "<REFRESH><DISTRIBUTIONPOINT><OBJECT type=\"Revocation\"><ID type=\"ascii-tag\">authority</ID><ADDRESS type=\"URL\">http://lists.example.test</ADDRESS></OBJECT></DISTRIBUTIONPOINT><INTERVALTIME days=\"10\" /></REFRESH>";
+    let access = "<ACCESS><PRINCIPAL><OBJECT><ID type=\"Internal\">Owner</ID></OBJECT></PRINCIPAL></ACCESS>";
+    let os = "<CONDITION NAME=\"OS-Exclusion\" TYPE=\"versionspan\">1-2</CONDITION>";
+    let all = format!("{range}{os}<NEW />{access}{refresh}");
+    let told = [
+        "condition   only for Owner",
+        "condition   from 2020-01-01T00:00 until 2020-01-02T00:00 UTC",
+        "condition   OS-Exclusion (versionspan) 1-2",
+        "condition   a condition of unknown meaning",
+        "revocation  authority http://lists.example.test, not older than 10 days",
+    ];
+    for (place, list) in [
+        ("</METADATA>", format!("</METADATA><CONDITIONLIST>{all}</CONDITIONLIST>")),
+        ("</METADATA>", format!("</METADATA><PRECONDITIONLIST>{all}</PRECONDITIONLIST>")),
+        ("</BODY>", format!("<CONDITIONLIST>{all}</CONDITIONLIST></BODY>")),
+    ] {
+        let text = shown(&plain.replace(place, &list));
+        for line in told {
+            assert!(text.contains(line), "{line}\n--\n{text}");
+        }
+    }
+    let text = shown(&plain.replace("</ACCESS>", &format!("</ACCESS>{refresh}<NEW />{os}")));
+    let right = "right       VIEW: without limit in time, OS-Exclusion (versionspan) 1-2, a condition of unknown meaning, under the revocation list of authority http://lists.example.test, not older than 10 days, with a sealed key";
+    assert!(text.contains(right), "{text}");
+}
+
+#[test]
+fn a_part_that_cannot_be_read_hides_no_other() {
+    let text = shown(&vectors::text("mode2/ul.xml").replace("</BODY>", "<POLICYLIST /></BODY>"));
+    for line in [
+        "fault       POLICYLIST has no attribute type",
+        "right       VIEW: ",
+        "for         alice@example.test",
+        "owner       alice@example.test",
+    ] {
+        assert!(text.contains(line), "{line}\n--\n{text}");
+    }
+}
+
+#[test]
+fn nothing_in_a_document_moves_or_hides_what_a_terminal_shows() {
+    let hostile = "A\u{61c}\u{200b}\u{2028}\u{2029}\u{202e}\u{2066}\u{feff}\u{e0041}\u{85}\u{9b}B";
+    let text = shown(&vectors::text("mode2/ul.xml").replace("EXAMPLE-RMS", hostile));
+    assert!(text.contains("issuer      A          B {a2796874"), "{text:?}");
 }

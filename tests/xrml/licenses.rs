@@ -198,6 +198,58 @@ fn a_full_use_license_goes_through_writing_and_reading_unchanged() {
 }
 
 #[test]
+fn a_use_license_need_not_name_the_owner_and_may_be_issued_by_a_user() {
+    let plain = vectors::document("mode2/ul.xml").body().as_str().to_owned();
+    let metadata = &plain[plain.find("<METADATA>").unwrap()..plain.find("</METADATA>").unwrap() + 11];
+    let text = plain.replace(metadata, "");
+    let license = UseLicense::read(&Body::read(&text).unwrap()).unwrap();
+    assert!(license.owner().is_none());
+    assert_eq!(license.write().unwrap().as_str(), text);
+    let issuer = &plain[plain.find("<ISSUER>").unwrap()..plain.find("<PUBLICKEY>").unwrap()];
+    let user = "<ISSUER><OBJECT type=\"Group-Identity\"><ID type=\"Windows\">S-1-5-21-7</ID></OBJECT>";
+    assert!(UseLicense::read(&Body::read(&plain.replace(issuer, user)).unwrap()).is_ok());
+}
+
+#[test]
+fn rights_have_elements_of_their_own_where_their_kind_of_document_has_them() {
+    let form = |right: Right| (right.name.clone(), !right.is_named);
+    let elements = |new: fn(&str, Conditions) -> Right| {
+        let names = ["VIEW", "PRINT", "EDIT", "FORWARD", "VIEWRIGHTSDATA", "EXPORT", "EXTRACT", "OWNER", "OBJMODEL"];
+        let rights = names.map(|name| form(new(name, Conditions::default())));
+        rights.into_iter().filter(|(_, is_element)| *is_element).map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(elements(Right::new), ["VIEW", "PRINT", "EDIT", "FORWARD", "VIEWRIGHTSDATA"]);
+    assert_eq!(elements(Right::of_template), ["VIEW", "PRINT", "EDIT", "EXPORT", "EXTRACT"]);
+}
+
+#[test]
+fn a_list_of_no_applications_is_written_as_an_empty_element() {
+    let mut license = UseLicense::read(vectors::document("mode2/ul.xml").body()).unwrap();
+    license.policies.push(keyward::xrml::license::PolicyList { kind: "exclusion".into(), policies: vec![] });
+    assert!(license.write().unwrap().as_str().ends_with("<POLICYLIST type=\"exclusion\" /></BODY>"));
+}
+
+#[test]
+fn what_xml_software_would_change_or_no_reader_would_read_is_not_written() {
+    let given = UseLicense::read(vectors::document("mode2/ul.xml").body()).unwrap();
+    let named = |name: &str| {
+        let mut license = given.clone();
+        license.descriptor.name = Some(name.to_owned());
+        license.write()
+    };
+    assert!(named("LCID 1033:NAME a;\nLCID 1041:NAME b;\n").is_ok());
+    assert_eq!(named("a\r\nb").unwrap_err().reason(), Reason::InvalidArgument);
+    for name in ["a\tb", "a\nb", "a\rb"] {
+        let mut license = given.clone();
+        license.work.rights[0] = Right::new(name, license.work.rights[0].conditions.clone());
+        assert_eq!(license.write().unwrap_err().reason(), Reason::InvalidArgument, "{name:?}");
+    }
+    let mut groupless = given.clone();
+    groupless.work.conditions = Some(Conditions { unknown: "<TIME />".into(), ..Conditions::default() });
+    assert_eq!(groupless.write().unwrap_err().reason(), Reason::InvalidArgument, "it would read as a known condition");
+}
+
+#[test]
 fn impossible_values_are_refused_by_their_element() {
     let plain = vectors::document("mode2/ul.xml").body().as_str().to_owned();
     let cases = [
@@ -263,6 +315,8 @@ fn a_template_is_written_signed_and_copied_into_rights_data_verbatim() {
     let draft = RightsData {
         is_official: true,
         issued_time: license.issued_time,
+        validity: None,
+        conditions: None,
         descriptor: Some(
             Object { id: Id::guid("{8d161ff4-11ee-4d93-b1f8-fc490150dcaf}"), ..Object::default() }
                 .named("LCID 1033:NAME Read only:DESCRIPTION For all;\n"),

@@ -3,6 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use keyward::xrml::content::Content;
 use keyward::xrml::markup::ELEMENTS_MAX;
 use keyward::xrml::revocation::RevocationList;
 use keyward::xrml::text::{DOCUMENT_BYTES_MAX, Document};
@@ -72,16 +73,15 @@ fn peak(work: impl FnOnce()) -> usize {
 
 /// Reads and checks a file, and holds that to the bound. Says whether everything in it was taken.
 fn hold(name: &str, file: &[u8]) -> bool {
-    let mut is_taken = false;
     let bytes = peak(|| {
         let Ok(documents) = carrier::read(file) else { return };
-        let findings = chain::check(&documents, &[]);
-        is_taken = findings.iter().all(|finding| finding.content.is_ok() && finding.fault.is_none());
+        drop(chain::check(&documents, &[]));
         let lists = documents.iter().map(|document| RevocationList::read(document.body()));
         drop(lists.collect::<Vec<_>>());
     });
     assert!(bytes <= 4 * file.len() + BYTES_FREE, "{name}: {bytes} bytes for a text of {}", file.len());
-    is_taken
+    let documents = carrier::read(file).unwrap_or_default();
+    !documents.is_empty() && documents.iter().all(|document| Content::read(document.body()).is_ok())
 }
 
 /// Rights data of something many times over, about so many bytes long.
@@ -97,7 +97,7 @@ const USER: &str =
 const RANGE: &str = "<RANGETIME><FROM>2026-01-01T00:00</FROM><UNTIL>2027-01-01T00:00</UNTIL></RANGETIME>";
 
 /// Everything that may stand many times: what it is, what stands around it, and whether such a text, being long, is taken.
-const SHAPES: [(&str, &str, &str, &str, bool); 25] = [
+const SHAPES: [(&str, &str, &str, &str, bool); 24] = [
     ("elements", "", "<A/>", "", true),
     ("elements with end tags", "", "<A></A>", "", true),
     ("elements with attributes", "", "<A b='' c='' d='' e='' f='' g='' h='' i='' j='' k=''/>", "", true),
@@ -122,7 +122,6 @@ const SHAPES: [(&str, &str, &str, &str, bool); 25] = [
         false,
     ),
     ("principals", "<CONDITIONLIST><ACCESS>", "<PRINCIPAL/>", "</ACCESS></CONDITIONLIST>", false),
-    ("lists of principals", "<CONDITIONLIST>", "<ACCESS><PRINCIPAL/></ACCESS>", "</CONDITIONLIST>", false),
     ("users", "<CONDITIONLIST><ACCESS>", USER, "</ACCESS></CONDITIONLIST>", true),
     ("levels", "<ISSUER>", "<SECURITYLEVEL name=\"\" value=\"\"/>", "</ISSUER>", true),
     ("addresses", "<DESCRIPTOR><OBJECT><ID type=\"\"/>", "<ADDRESS type=\"\"/>", "</OBJECT></DESCRIPTOR>", true),

@@ -11,14 +11,15 @@ use keyward::xrml::slc;
 use keyward::xrml::text::{Body, Document};
 use keyward::xrml::time::{Interval, XrmlTime};
 
+use super::forms::{changed, part};
 use super::kit::Key;
 use super::vectors;
 
 fn revoked(lists: &[RevocationList], documents: &[Document]) -> Vec<bool> {
     let findings = chain::check(documents, &[]);
     let revoked = apply(lists, documents, &findings);
-    assert!(revoked.iter().flatten().all(|error| error.reason() == Reason::Revoked));
-    revoked.iter().map(Option::is_some).collect()
+    assert!(revoked.iter().all(|outcome| outcome.as_ref().err().is_none_or(|e| e.reason() == Reason::Revoked)));
+    revoked.iter().map(Result::is_err).collect()
 }
 
 fn load(names: &[&str]) -> Vec<Document> {
@@ -85,6 +86,52 @@ fn who_is_neither_issuer_nor_named_revokes_nothing() {
         [true, false],
         "who may revoke the server may revoke less"
     );
+}
+
+#[test]
+fn a_part_that_cannot_be_read_does_not_switch_revocation_off() {
+    let server = load(&["slc.xml"]);
+    let judge = |license: Document, list: RevocationList| {
+        let documents = [vec![license], server.clone()].concat();
+        apply(&[list], &documents, &chain::check(&documents, &[])).swap_remove(0)
+    };
+    let fault = "<POLICYLIST /></BODY>";
+    let object = part("pl-online.xml", "<WORK><OBJECT>", "</OBJECT>");
+    let id = object[object.find('{').unwrap()..].split('<').next().unwrap();
+    let content = list("slc", vec![Revoke::ContentId(Object { id: Id::guid(id), ..Object::default() })]);
+    let broken = changed("pl-online.xml", "slc", "</BODY>", fault);
+    assert_eq!(judge(broken.clone(), content).unwrap_err().reason(), Reason::Revoked);
+    // A list that does not name what can be read of it may name what cannot.
+    let other = list("slc", vec![]);
+    let fault_of = |license: Document, list| judge(license, list).unwrap_err();
+    assert!(fault_of(broken, other.clone()).message().starts_with("cannot be judged: POLICYLIST has no attribute"));
+    let nameless = changed("ul.xml", "slc", "<ISSUEDTIME>", "<ISSUEDTIME>x");
+    assert!(fault_of(nameless, other).message().starts_with("cannot be judged"));
+
+    // Authorities that the license itself names, on the content, the whole license, or one right.
+    let key = part("rac.xml", "<ISSUEDPRINCIPALS>", "</PUBLICKEY>");
+    let key = &key[key.find("<PUBLICKEY>").unwrap()..];
+    let point = format!(
+        "<DISTRIBUTIONPOINT><OBJECT type=\"Revocation\"><ID type=\"ascii-tag\">x</ID></OBJECT>{key}</DISTRIBUTIONPOINT>"
+    );
+    let refresh = format!("<REFRESH>{point}<INTERVALTIME days=\"10\" /></REFRESH>");
+    let conditions = format!("<CONDITIONLIST>{refresh}</CONDITIONLIST>");
+    let content = keyward::xrml::content::Content::read(vectors::document("mode2/ul.xml").body()).unwrap();
+    let entry = Revoke::LicenseId(content.descriptor.unwrap());
+    for (place, inserted) in [
+        ("</METADATA>", format!("</METADATA>{conditions}")),
+        ("</WORK>", format!("</WORK>{conditions}")),
+        ("</ACCESS>", format!("</ACCESS>{refresh}")),
+    ] {
+        for fault in ["", fault] {
+            let text = part("ul.xml", "<BODY", "</BODY>").replace(place, &inserted);
+            let text = if fault.is_empty() { text } else { text.replace("</BODY>", fault) };
+            let license =
+                Key::load("mode2", "slc").document(Root::UseLicense, &Body::read(&text).unwrap(), Hash::Sha256);
+            let outcome = judge(license, list("rac", vec![entry.clone()]));
+            assert_eq!(outcome.unwrap_err().reason(), Reason::Revoked, "{place} {fault}");
+        }
+    }
 }
 
 #[test]

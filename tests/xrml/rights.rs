@@ -2,10 +2,13 @@
 
 use keyward::xrml::element::{Id, Object};
 use keyward::xrml::license::{Policy, PolicyList};
-use keyward::xrml::rights::{Asker, Identity, admits, evaluate};
+use keyward::xrml::pl::PublishingLicense;
+use keyward::xrml::rights::{Asker, Grant, Identity, Withheld, admits, evaluate};
 use keyward::xrml::rights_data::RightsData;
 use keyward::xrml::text::Document;
 use keyward::xrml::time::XrmlTime;
+
+use super::vectors;
 
 const NOW: &str = "2026-06-01T00:00";
 
@@ -31,12 +34,15 @@ fn range(from: &str, until: &str) -> String {
     format!("<TIME><RANGETIME><FROM>{from}T00:00</FROM><UNTIL>{until}T00:00</UNTIL></RANGETIME></TIME>")
 }
 
-fn data(preconditions: &str, rights: &[String]) -> RightsData {
-    let text = format!(
+fn text(preconditions: &str, rights: &[String]) -> String {
+    format!(
         "<XrML version=\"1.2\" xmlns=\"\"><BODY type=\"Microsoft Rights Template\" version=\"3.0\"><ISSUEDTIME>2026-01-01T00:00</ISSUEDTIME><WORK><OBJECT><ID type=\"MS-GUID\">{{8d161ff4-11ee-4d93-b1f8-fc490150dcaf}}</ID></OBJECT><METADATA><OWNER><OBJECT><ID type=\"Windows\" /><NAME>owner@x.test</NAME></OBJECT></OWNER></METADATA>{preconditions}<RIGHTSGROUP name=\"Main-Rights\"><RIGHTSLIST>{}</RIGHTSLIST></RIGHTSGROUP></WORK></BODY></XrML>",
         rights.concat()
-    );
-    RightsData::read(Document::read_unsigned(&text).unwrap().body()).unwrap()
+    )
+}
+
+fn data(preconditions: &str, rights: &[String]) -> RightsData {
+    RightsData::read(Document::read_unsigned(&text(preconditions, rights)).unwrap().body()).unwrap()
 }
 
 /// What it shows, preconditions, rights, who asks, what that one gets.
@@ -71,6 +77,41 @@ fn rights_go_to_whom_they_are_given_and_to_nobody_else() {
         ("a name beside an id gives nothing", String::new(), view(&sid, ""), &someone, &[]),
         ("one of several", String::new(), view(&format!("{bob}{group}"), ""), &in_group, &["VIEW"]),
         ("anyone", String::new(), view(&anyone, ""), &in_group, &["VIEW"]),
+        (
+            "anyone as templates of the original write it",
+            String::new(),
+            view(&person("Internal", "ANYONE", ""), ""),
+            &in_group,
+            &["VIEW"],
+        ),
+        (
+            "an exception from anyone withholds",
+            String::new(),
+            view(&format!("<EXCEPT>all</EXCEPT>{anyone}"), ""),
+            &in_group,
+            &[],
+        ),
+        (
+            "something unknown of a principal withholds",
+            String::new(),
+            view(&anyone.replace("</PRINCIPAL>", "<EXCEPT /></PRINCIPAL>"), ""),
+            &in_group,
+            &[],
+        ),
+        (
+            "something unknown of a principal's object withholds",
+            String::new(),
+            view(&anyone.replace("</OBJECT>", "<EXCEPT /></OBJECT>"), ""),
+            &in_group,
+            &[],
+        ),
+        (
+            "a list of conditions within the list withholds",
+            String::new(),
+            view(&anyone, &format!("<CONDITIONLIST>{over}</CONDITIONLIST>")),
+            &in_group,
+            &[],
+        ),
         ("the word Owner is nobody else", String::new(), view(&owner, ""), &in_group, &[]),
         ("a passport by id", String::new(), view(&person("Passport", "00ab", ""), ""), &passport, &["VIEW"]),
         ("a passport of another type", String::new(), view(&person("Federation", "00AB", ""), ""), &passport, &[]),
@@ -139,8 +180,8 @@ fn rights_go_to_whom_they_are_given_and_to_nobody_else() {
         ),
     ];
     for (name, preconditions, rights, asker, expected) in table {
-        let grants = evaluate(&data(&preconditions, &rights), None, asker, NOW.parse::<XrmlTime>().unwrap().moment());
-        assert_eq!(grants.iter().map(|g| g.name.as_str()).collect::<Vec<_>>(), expected, "{name}");
+        let outcome = evaluate(&data(&preconditions, &rights), None, asker, NOW.parse::<XrmlTime>().unwrap().moment());
+        assert_eq!(outcome.grants.iter().map(|g| g.name.as_str()).collect::<Vec<_>>(), expected, "{name}");
     }
 }
 
@@ -148,28 +189,132 @@ fn rights_go_to_whom_they_are_given_and_to_nobody_else() {
 fn the_owner_of_the_publishing_license_counts_as_well() {
     let owner =
         Object { id: Id { kind: "Windows".into(), value: String::new() }, ..Object::default() }.named("pub@x.test");
+    let mut license = PublishingLicense::read(vectors::document("mode2/pl-online.xml").body()).unwrap();
+    license.work.owner = Some(owner);
     let at = NOW.parse::<XrmlTime>().unwrap().moment();
     let nothing = data("", &[]);
-    assert_eq!(evaluate(&nothing, Some(&owner), &user("pub@x.test"), at)[0].name, "OWNER");
-    assert!(evaluate(&nothing, Some(&owner), &user("eve@x.test"), at).is_empty());
+    assert_eq!(evaluate(&nothing, Some(&license), &user("pub@x.test"), at).grants[0].name, "OWNER");
+    assert!(evaluate(&nothing, Some(&license), &user("eve@x.test"), at).grants.is_empty());
+}
+
+/// The grants of the same right twice, of which one is chosen.
+fn chosen(first: &str, second: &str) -> Vec<Grant> {
+    let anyone = person("Internal", "Anyone", "");
+    let rights = [right("VIEW", &anyone, first), right("VIEW", &anyone, second)];
+    let at = NOW.parse::<XrmlTime>().unwrap().moment();
+    evaluate(&data("", &rights), None, &user("eve@x.test"), at).grants
 }
 
 #[test]
-fn times_add_up_and_the_same_right_twice_lasts_as_long_as_the_longer() {
+fn times_add_up_and_the_same_right_twice_is_the_one_that_runs_and_then_the_longer() {
+    let running = range("2025-01-01", "2026-06-05");
+    let later = range("2027-01-01", "2028-01-01");
+    let interval = "<TIME><INTERVALTIME days=\"10\" /></TIME>";
+    for (longer, shorter) in [
+        (interval, running.as_str()),
+        (&running, &later),
+        ("", &running),
+        ("", interval),
+        (&range("2025-01-01", "2030-01-01"), interval),
+    ] {
+        for grants in [chosen(longer, shorter), chosen(shorter, longer)] {
+            assert_eq!(grants.len(), 1);
+            assert_eq!(grants, chosen(longer, longer), "{longer} rather than {shorter}");
+        }
+    }
     let anyone = person("Internal", "Anyone", "");
-    let pre = format!(
-        "<PRECONDITIONLIST>{}</PRECONDITIONLIST>",
-        range("2025-01-01", "2027-01-01").replace("</TIME>", "<INTERVALTIME days=\"30\" /></TIME>")
-    );
-    let rights = [
-        right("VIEW", &anyone, &range("2025-01-01", "2026-06-05")),
-        right("VIEW", &anyone, "<TIME><INTERVALTIME days=\"10\" /></TIME>"),
-    ];
+    let pre = format!("<PRECONDITIONLIST>{}</PRECONDITIONLIST>", range("2025-01-01", "2027-01-01"));
     let at = NOW.parse::<XrmlTime>().unwrap().moment();
-    let grants = evaluate(&data(&pre, &rights), None, &user("eve@x.test"), at);
-    assert_eq!(grants.len(), 1);
-    assert_eq!(grants[0].interval.unwrap().days, 10, "the shorter of license and right");
-    assert_eq!(grants[0].ranges.len(), 1, "the content's own time goes along");
+    let rights = [right("VIEW", &anyone, &(running + interval))];
+    let outcome = evaluate(&data(&pre, &rights), None, &user("eve@x.test"), at);
+    assert_eq!(outcome.grants[0].ranges.len(), 2, "the content's own time goes along");
+    assert_eq!(outcome.grants[0].interval.unwrap().days, 10);
+}
+
+#[test]
+fn an_interval_on_the_content_counts_from_its_publication_and_goes_along_as_a_time() {
+    let rights = [right("VIEW", &person("Internal", "Anyone", ""), "")];
+    let data = data("<PRECONDITIONLIST><TIME><INTERVALTIME days=\"30\" /></TIME></PRECONDITIONLIST>", &rights);
+    let mut license = PublishingLicense::read(vectors::document("mode2/pl-online.xml").body()).unwrap();
+    license.issued_time = "2026-05-20T10:00".parse().unwrap();
+    let ask =
+        |license, at: &str| evaluate(&data, license, &user("eve@x.test"), at.parse::<XrmlTime>().unwrap().moment());
+    assert_eq!(ask(Some(&license), NOW).grants[0].ranges[0].until.to_string(), "2026-06-19T10:00");
+    assert_eq!(ask(Some(&license), "2026-06-19T10:00").withheld[0].why, "the content is over");
+    assert_eq!(ask(Some(&license), "2026-05-01T00:00").withheld[0].why, "the content has not begun");
+    assert!(ask(None, NOW).grants.is_empty(), "without a license the data's own time of issue counts");
+    assert_eq!(ask(None, "2026-01-30T00:00").grants.len(), 1);
+}
+
+#[test]
+fn what_is_withheld_says_why_to_whom_it_is_named_for() {
+    let at = NOW.parse::<XrmlTime>().unwrap().moment();
+    let bob = person("Unspecified", "", "bob@x.test");
+    let rights = [
+        right("VIEW", &bob, "<NEW />"),
+        right("EDIT", &bob, &range("2020-01-01", "2020-01-02")),
+        right("PRINT", &person("Unspecified", "", "amy@x.test"), "<NEW />"),
+    ];
+    let outcome = evaluate(&data("", &rights), None, &user("bob@x.test"), at);
+    let told: Vec<_> = outcome.withheld.iter().map(|w| (w.name.as_deref().unwrap_or_default(), w.why)).collect();
+    assert_eq!(told, [("VIEW", "the right has a condition other than times and names"), ("EDIT", "the right is over")]);
+    let whole = evaluate(&data("<PRECONDITIONLIST><NEW /></PRECONDITIONLIST>", &rights), None, &user("bob@x.test"), at);
+    assert_eq!(whole.withheld, [Withheld { name: None, why: "the whole content has a condition other than times" }]);
+    assert!(evaluate(&data("", &rights), None, &user("eve@x.test"), at).withheld.is_empty());
+}
+
+#[test]
+fn a_bound_on_the_whole_content_counts_wherever_it_stands() {
+    let anyone = person("Internal", "Anyone", "");
+    let (over, running) = (range("2020-01-01", "2020-01-02"), range("2026-01-01", "2027-01-01"));
+    let validity = |time: &str| {
+        time.replace("TIME><RANGETIME", "TIME")
+            .replace("</RANGETIME></TIME>", "</TIME>")
+            .replace("TIME>", "VALIDITYTIME>")
+    };
+    let list = |inner: &str| format!("<CONDITIONLIST>{inner}</CONDITIONLIST>");
+    let refresh = "<REFRESH><INTERVALTIME days=\"1\" /></REFRESH>";
+    let unclear = "<REFRESH><NEW /></REFRESH>";
+    let before = "<WORK>";
+    let (work, after) = ("<RIGHTSGROUP", "</BODY>");
+    for (place, inserted, is_granted) in [
+        (before, validity(&over), false),
+        (before, validity(&running), true),
+        (work, list(&over), false),
+        (work, list(&running), true),
+        (work, list("<NEW />"), false),
+        (work, list("<CONDITION NAME=\"X\" />"), false),
+        (work, list(refresh), true),
+        (work, list(unclear), false),
+        (after, list(&over), false),
+        (after, list(&running), true),
+        (after, list("<NEW />"), false),
+        (after, list("<CONDITION NAME=\"X\" />"), false),
+        (after, list(refresh), false),
+        (after, list(&format!("<ACCESS>{anyone}</ACCESS>")), false),
+    ] {
+        let text = text("", &[right("VIEW", &anyone, "")]);
+        let inserted = format!("{inserted}{place}");
+        let document = Document::read_unsigned(&text.replacen(place, &inserted, 1)).unwrap();
+        let data = RightsData::read(document.body()).unwrap();
+        let outcome = evaluate(&data, None, &user("eve@x.test"), NOW.parse::<XrmlTime>().unwrap().moment());
+        assert_eq!(outcome.grants.len(), usize::from(is_granted), "{inserted}");
+        assert!(
+            outcome.grants.iter().all(|grant| grant.ranges.len() == inserted.matches("<FROM>").count()),
+            "{inserted}"
+        );
+        assert_eq!(RightsData::read(&data.write().unwrap()).unwrap(), data);
+    }
+}
+
+#[test]
+fn a_grant_is_written_as_use_licenses_write_it() {
+    let anyone = person("Internal", "ANYONE", "");
+    let rights = ["VIEW", "EXPORT"]
+        .map(|name| right(name, &anyone, "").replace(&format!("RIGHT name=\"{name}\""), name).replace("RIGHT", name));
+    let outcome = evaluate(&data("", &rights), None, &user("eve@x.test"), NOW.parse::<XrmlTime>().unwrap().moment());
+    let forms: Vec<_> = outcome.grants.iter().map(|grant| (grant.name.as_str(), grant.is_named)).collect();
+    assert_eq!(forms, [("VIEW", false), ("EXPORT", true)]);
 }
 
 #[test]
