@@ -141,9 +141,9 @@ const SHAPES: [(&str, &str, &str, &str, bool); 24] = [
     ),
     (
         "unknown among known",
-        "<CONDITIONLIST>",
-        "<A/><A/><A/><A/><A/><A/><ACCESS><PRINCIPAL/></ACCESS>",
-        "</CONDITIONLIST>",
+        "<CONDITIONLIST><ACCESS>",
+        "<A/><A/><A/><A/><A/><A/><PRINCIPAL/>",
+        "</ACCESS></CONDITIONLIST>",
         false,
     ),
 ];
