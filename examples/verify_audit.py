@@ -199,6 +199,7 @@ class Checkpoint:
         self.origin, self.log, self.size = lines[0], lines[0][len(ORIGIN) :], number(lines[1])
         self.root, self.chain = base64_bytes(lines[2]), hash_bytes(lines[3][len("chain ") :])
         self.others = lines[4:]
+        self.sizes = {log: number(size) for _, log, size, _ in (other.split(" ") for other in self.others)}
 
 
 def read_trust(text):
@@ -293,6 +294,7 @@ class Log:
     def __init__(self):
         self.tree, self.chain, self.time, self.log = Tree(), bytes(32), "", None
         self.open_intents, self.kinds, self.torn = set(), {}, False
+        self.others = {}  # other logs that the records tell of, and the last place told of in each
 
     def append(self, line):
         record = record_of(line)
@@ -313,6 +315,12 @@ class Log:
             if event.get("intent") not in self.open_intents:
                 raise Wrong(f"it tells the outcome of {event.get('intent')}, which is no open intent")
             self.open_intents.remove(event["intent"])
+        elif kind == "other-log":
+            if type(event.get("log")) is not str or type(event.get("seq")) is not int:
+                raise Wrong("it tells of no record of another log")
+            self.others[event["log"]] = max(event["seq"], self.others.get(event["log"], 0))
+        elif kind == "re-anchored":
+            self.others = {}
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
         self.time, self.chain = record["time"], sha256(line)
         self.tree.append(line)
@@ -347,6 +355,9 @@ def check_covered(log, checkpoint):
         raise Wrong(f"{checkpoint.size} records were signed, the file has {log.tree.size}")
     if (log.chain, log.tree.root()) != (checkpoint.chain, checkpoint.root):
         raise Wrong("these are not the records that were signed, though each follows from the one before")
+    for other, seq in log.others.items():
+        if checkpoint.sizes.get(other, 0) <= seq:
+            raise Wrong(f"the records tell of record {seq} of log {other!r}, which is missing from the checkpoint")
 
 
 def read(path, kind):

@@ -25,6 +25,8 @@ pub enum Operation {
     ReadCluster,
     /// Make a join token for a node.
     InviteNode,
+    /// Connect to a listener. TLS decides that; no rule names it.
+    Connect,
     /// Become a node, with a join token.
     JoinCluster,
     /// Read nodes.
@@ -67,6 +69,7 @@ impl Operation {
             Operation::CreateCluster => "create-cluster",
             Operation::ReadCluster => "read-cluster",
             Operation::InviteNode => "invite-node",
+            Operation::Connect => "connect",
             Operation::JoinCluster => "join-cluster",
             Operation::ReadNode => "read-node",
             Operation::SignDocument => "sign-document",

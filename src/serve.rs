@@ -312,12 +312,18 @@ async fn certify_now(door: &Door, start: &Start<'_, impl Fn(Told<'_>)>) -> Resul
     Ok(Identity { certificate_pem: issued.certificate_pem, key_pem })
 }
 
-/// Has the log signed at its pace, for ever.
+/// Has the log tell of others and signed at its pace, for ever.
 async fn keep_signed(custody: &Custody) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = true;
     loop {
         every.tick().await;
+        let telling = custody.tell_of_others().await;
+        if let (true, Err(fault)) = (told, &telling) {
+            tracing::warn!(?fault, "nothing can be told of the other logs of the store");
+        }
+        told = telling.is_ok();
         custody.keep_signed().await;
     }
 }
@@ -511,13 +517,22 @@ pub async fn open_store(config: &Config, create: bool) -> Result<Arc<dyn Store>>
     }
 }
 
-/// Opens a store that continues what was signed over it, and begins a run.
-async fn start_custody(config: &Config, create: bool, ask: Option<Ask>) -> Result<(Arc<Custody>, usize)> {
+/// The same, of a store that continues what was signed over it. Nothing is written into one that does not.
+///
+/// # Errors
+/// As [`open_store`]; `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`.
+pub async fn open_anchored_store(config: &Config, create: bool) -> Result<Arc<dyn Store>> {
     let store = open_store(config, create).await?;
     if let Err(fault) = log_files(config).check(store.as_ref()).await {
         store.close().await;
         return Err(fault);
     }
+    Ok(store)
+}
+
+/// Opens a store that continues what was signed over it, and begins a run.
+async fn start_custody(config: &Config, create: bool, ask: Option<Ask>) -> Result<(Arc<Custody>, usize)> {
+    let store = open_anchored_store(config, create).await?;
     begin(config, store, ask).await
 }
 

@@ -193,6 +193,38 @@ fn going_on_from_an_older_store_is_one_persons_decision_and_stands_in_the_log() 
 }
 
 #[test]
+fn a_token_that_is_held_in_a_store_of_an_earlier_time_is_freed_only_together_with_going_on_from_it() {
+    let mut instance = Instance::new();
+    let pin = instance.data().join("pins/main.user");
+    let right = fs::read_to_string(&pin).unwrap();
+    fs::write(&pin, "wrong-pin").unwrap();
+    instance.start_waiting();
+    assert_eq!(instance.stop(), Some(0));
+    let older = fs::read(store(&instance)).unwrap();
+    fs::write(&pin, right).unwrap();
+    instance.cli(&["token", "unlatch", "main"]).good();
+    instance.start();
+    assert_eq!(instance.stop(), Some(0));
+    fs::write(store(&instance), &older).unwrap();
+
+    for command in ["unlatch", "release"] {
+        let said = instance.cli(&["token", command, "main"]).refused(74, "STORE_REWOUND");
+        assert!(said.contains("audit re-anchor"), "{said}");
+    }
+    instance.cli(&["token", "probe", "main"]).refused(74, "STORE_REWOUND");
+    assert_eq!(fs::read(store(&instance)).unwrap(), older, "nothing was written");
+    let confirm = instance.json(&["audit", "re-anchor"])["confirm"].as_str().unwrap().to_owned();
+    instance.cli(&["audit", "re-anchor", "--confirm", &confirm]).refused(69, "PIN_LATCHED");
+    let confirm = instance.json(&["audit", "re-anchor"])["confirm"].as_str().unwrap().to_owned();
+    instance.cli(&["audit", "re-anchor", "--confirm", &confirm, "--lift", "main"]).good();
+    instance.start();
+    let log = instance.log();
+    assert_eq!(events(&log, "re-anchored").len(), 1);
+    let states = events(&log, "token-state");
+    assert!(states.iter().any(|event| event["state"] == "unlatched"), "{states:?}");
+}
+
+#[test]
 fn a_lost_anchor_is_made_anew_by_a_person_only() {
     let mut instance = Instance::new();
     fs::remove_file(anchor_file(&instance)).unwrap();

@@ -3,16 +3,17 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use keyward::audit::chain::ChainHash;
 use keyward::error::Reason;
-use keyward::grpc::client::{Connection, failed};
+use keyward::grpc::client::{Connection, NodeIdentity, failed};
 use keyward::grpc::v1;
 use serde_json::Value;
 
-use crate::kit::{Instance, KEYWARD, events, keyward};
+use crate::kit::{Instance, KEYWARD, ends, events, keyward};
 
 async fn operator(instance: &Instance) -> Connection {
     Connection::operator(&instance.data().join("operator.sock")).await.unwrap()
@@ -99,6 +100,51 @@ async fn a_flood_of_refusals_is_counted_and_cannot_fill_the_log() {
     assert_eq!(single + counted, FLOOD, "none is lost");
     // Two windows at most, should a minute have ended in between.
     assert!((30..=60).contains(&single), "{single} were recorded each for itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_end_in_their_handshake_are_recorded_and_in_a_flood_counted() {
+    const NO_TLS: u64 = 100;
+    let (mut instance, other) = (Instance::with_cluster(), Instance::with_cluster());
+    let server = instance.server().trim_start_matches("https://").to_owned();
+    // Somebody who looks whether anybody listens.
+    for _ in 0..20 {
+        drop(TcpStream::connect(&server).unwrap());
+    }
+    // A certificate of another authority, none at all, and no TLS.
+    let [own, foreign] = [&instance, &other].map(|instance| instance.identity("node-1"));
+    let foreign = NodeIdentity { server: own.server, ca_pem: own.ca_pem, ..foreign };
+    let asked = instance.draft("demo").request("clusters/demo");
+    let refused = async {
+        let node = Connection::node(&foreign).await?;
+        node.licensing().sign_document(asked).await.map_err(failed)
+    };
+    assert!(refused.await.is_err());
+    let script = "import socket,ssl,sys; h,p=sys.argv[1].split(':'); c=ssl._create_unverified_context()\n\
+                  try: c.wrap_socket(socket.create_connection((h,int(p)))).recv(1); print('served')\n\
+                  except ssl.SSLError: print('refused')";
+    let ran = ends(Command::new("python3").args(["-c", script, &server])).good();
+    assert_eq!(ran.trim(), "refused");
+    for _ in 0..NO_TLS {
+        let mut stream = TcpStream::connect(&server).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    assert_eq!(instance.stop(), Some(0), "what is counted is recorded at the end, if not before");
+    instance.start();
+    let log = instance.log();
+    let single: Vec<&Value> =
+        events(&log, "refusal").into_iter().filter(|event| event["operation"] == "connect").collect();
+    for event in &single {
+        assert_eq!((&event["target"], &event["reason"]), (&"nodes".into(), &"UNAUTHENTICATED".into()), "{event}");
+        assert_eq!(event["caller"], serde_json::json!({ "name": "stranger", "address": "127.0.0.1" }));
+    }
+    let counts = events(&log, "refusals-counted").into_iter();
+    let counted: u64 = counts.filter_map(|event| event["counts"]["connect UNAUTHENTICATED"].as_u64()).sum();
+    assert!((30..=60).contains(&single.len()), "{} were recorded each for itself", single.len());
+    // A client may try more than once before it gives up.
+    assert!(single.len() as u64 + counted >= NO_TLS + 2, "none is lost: {} {counted}", single.len());
+    assert!(single.len() as u64 + counted < NO_TLS + 12, "who sent nothing is not told of: {} {counted}", single.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

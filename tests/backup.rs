@@ -58,12 +58,13 @@ async fn a_backup_made_under_load_becomes_an_instance_with_every_record_up_to_it
 #[test]
 fn a_backup_that_lacks_signed_records_or_was_changed_is_not_restored() {
     let mut instance = Instance::with_cluster();
+    fs::copy(instance.export().join("audit.checkpoint"), instance.path("early.checkpoint")).unwrap();
     let early = backup(&instance, "early");
     let trust = instance.data().join("audit.trust");
     let checkpoint = instance.export().join("audit.checkpoint");
     let late = backup(&instance, "late");
     let to = instance.path("restored");
-    let said = restore(&early, &to, &checkpoint, &trust).refused(74, "RECORD_BROKEN");
+    let said = restore(&early, &to, &checkpoint, &trust).refused(74, "STORE_REWOUND");
     assert!(said.contains("were signed for") && !to.exists(), "{said}");
     restore(&late, &to, &checkpoint, &trust).good();
     restore(&late, &to, &checkpoint, &trust).refused(78, "DATA_DIRECTORY");
@@ -90,8 +91,25 @@ fn a_backup_that_lacks_signed_records_or_was_changed_is_not_restored() {
     let stranger = Instance::with_cluster();
     let foreign = stranger.export().join("audit.checkpoint");
     let (foreign_trust, fresh) = (stranger.data().join("audit.trust"), backup(&instance, "fresh"));
-    restore(&fresh, &other, &foreign, &foreign_trust).refused(74, "RECORD_BROKEN");
+    restore(&fresh, &other, &foreign, &foreign_trust).refused(74, "LOG_MISSING");
     restore(&fresh, &other, &foreign, &trust).refused(65, "SIGNATURE_INVALID");
+    assert_eq!(instance.stop(), Some(0));
+
+    // Another past, which is signed for as well: the instance went on from a copy of an earlier time.
+    let (kept, signed) = (instance.path("kept"), instance.path("signed"));
+    fs::copy(&checkpoint, &signed).unwrap();
+    fs::rename(instance.data(), &kept).unwrap();
+    restore(&early, &instance.data(), &instance.path("early.checkpoint"), &kept.join("audit.trust")).good();
+    for part in ["token", "pins"] {
+        assert!(Command::new("cp").arg("-a").arg(kept.join(part)).arg(instance.data()).status().unwrap().success());
+    }
+    instance.start();
+    instance.node("demo", "node-2");
+    instance.export();
+    let forked = backup(&instance, "forked");
+    let said = restore(&forked, &other, &signed, &trust).refused(74, "STORE_FORKED");
+    assert!(said.contains("others than those that were signed"), "{said}");
+    assert!(!other.exists());
     assert_eq!(instance.stop(), Some(0));
     // A service that does not run is backed up as well.
     backup(&instance, "stopped");

@@ -11,6 +11,7 @@ use keyward::grpc::client::{Connection, failed};
 use tonic_types::StatusExt;
 
 use crate::kit::postgres::Postgres;
+use crate::kit::token::built;
 use crate::kit::{Draft, Instance, KEYWARD, events, until_serving};
 
 /// A running instance with an enrolled cluster, and a node of it.
@@ -86,6 +87,32 @@ async fn while_the_database_server_is_gone_nothing_is_signed_and_afterwards_it_g
     assert_eq!(place.asked(), 3);
 }
 
+/// The server makes commits durable and does not say so: it waits for a standby that there is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_happened_and_was_not_answered_leaves_no_intent_open_and_no_outcome_twice() {
+    let server = Postgres::start();
+    let place = Place::new(Instance::in_database(&server, "a"), &[]).await;
+    let waits_for = |standby: &str| {
+        server.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{standby}'"));
+        server.sql("SELECT pg_reload_conf()");
+    };
+    let mut signed = 0;
+    waits_for("nobody");
+    let fault = loop {
+        match place.sign(Duration::from_secs(8)).await {
+            Ok(()) => signed += 1,
+            Err(fault) => break fault,
+        }
+    };
+    assert_eq!(fault.reason(), Reason::StoreUnavailable, "{fault:?}");
+    place.is_away().await;
+    waits_for("");
+    place.is_back().await;
+    let log = place.instance.closed_log();
+    let done = events(&log, "outcome").into_iter().filter(|event| event["result"]["is"] == "done").count();
+    assert!(done > signed, "{done} outcomes");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_server_that_hangs_costs_its_callers_their_deadline_and_no_more() {
     let server = Postgres::start();
@@ -153,6 +180,23 @@ impl Drop for Holder {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Every write of the service is refused with EROFS, also to files that it has open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_that_becomes_read_only_stops_signing_until_it_can_be_written_again() {
+    let instance = Instance::new();
+    let (when, library) = (instance.path("read-only"), built("readonly", "libreadonly_files.so"));
+    let environment = [("LD_PRELOAD", library.to_str().unwrap()), ("READONLY_WHEN", when.to_str().unwrap())];
+    let place = Place::new(instance, &environment).await;
+    place.sign(Duration::from_secs(8)).await.unwrap();
+    for _ in 0..2 {
+        fs::write(&when, "").unwrap();
+        place.is_away().await;
+        fs::remove_file(&when).unwrap();
+        place.is_back().await;
+    }
+    assert_eq!(place.asked(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

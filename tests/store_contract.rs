@@ -124,6 +124,7 @@ on_both! {
     eight_writers_leave_one_log_without_gaps_and_one_winner_for_each_version
     an_intent_is_open_until_its_outcome
     listing_goes_by_prefix_and_page
+    a_list_misses_a_row_that_was_removed
     the_tree_grows_with_the_records_and_is_there_after_reopening
     a_tree_that_does_not_fit_its_records_is_not_opened
     checkpoints_are_kept_in_their_order
@@ -258,6 +259,33 @@ async fn listing_goes_by_prefix_and_page(place: Place) {
     assert_eq!(names("", 2).await, ["clusters/a/keys/1", "clusters/a/keys/2"]);
     assert_eq!(names("clusters/a/keys/2", 2).await, ["clusters/a/keys/3"]);
     assert_eq!(store.list(Kind::Cluster, "clusters/%", "", 10).await.unwrap().len(), 1, "no wildcard has a meaning");
+}
+
+async fn a_list_misses_a_row_that_was_removed(place: Place) {
+    let store = place.open().await;
+    // Names that JSON writes otherwise than they are.
+    for name in ["clusters/a", "clusters/b", "clusters/\"quoted\"", "clusters/c"] {
+        store.commit(Batch { writes: vec![write(name, 0, 0)], events: vec![] }).await.unwrap();
+    }
+    store.commit(Batch { writes: vec![write("clusters/b", 1, 1)], events: vec![] }).await.unwrap();
+    let all = ["clusters/\"quoted\"", "clusters/a", "clusters/b", "clusters/c"];
+    assert_eq!(store.names(Kind::Cluster, "clusters/", "", 10).await.unwrap(), all);
+    store.close().await;
+    for (removed, name) in
+        [("= 'clusters/b'", "clusters/b"), ("LIKE '%quoted%'", all[0]), ("= 'clusters/c'", "clusters/c")]
+    {
+        place.sql("CREATE TABLE aside_object AS SELECT * FROM object");
+        place.sql(&format!("DELETE FROM object WHERE name {removed}"));
+        let store = place.open().await;
+        assert_eq!(store.names(Kind::Cluster, "clusters/", "", 10).await.unwrap(), all);
+        let fault = store.list(Kind::Cluster, "clusters/", "", 10).await.unwrap_err();
+        assert_eq!(fault.reason(), Reason::ObjectAltered);
+        assert!(fault.message().contains(&format!("{name} was removed")), "{fault:?}");
+        assert!(store.list(Kind::Key, "", "", 10).await.unwrap().is_empty(), "of another kind");
+        store.close().await;
+        place.sql("DELETE FROM object; INSERT INTO object SELECT * FROM aside_object; DROP TABLE aside_object");
+    }
+    assert_eq!(place.open().await.list(Kind::Cluster, "", "", 10).await.unwrap().len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

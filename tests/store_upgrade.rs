@@ -30,7 +30,7 @@ fn vector(name: &str) -> PathBuf {
 
 /// Holds the log and every object of a store against each other, and the log against the checkpoint that was signed over
 /// it under the earlier schema.
-async fn holds_what_was_signed(store: &dyn Store, vector_of: &str) {
+async fn holds_what_was_signed(store: &dyn Store, vector_of: &str, objects_there: usize) {
     let text = |end: &str| std::fs::read_to_string(vector(&format!("{vector_of}.{end}"))).unwrap();
     let trust: Trust = text("trust").parse().unwrap();
     let note: Note = text("checkpoint").parse().unwrap();
@@ -46,7 +46,7 @@ async fn holds_what_was_signed(store: &dyn Store, vector_of: &str) {
     for kind in Kind::ALL {
         objects += store.list(*kind, "", "", 100).await.unwrap().len();
     }
-    assert_eq!(objects, 8);
+    assert_eq!(objects, objects_there);
 }
 
 #[tokio::test]
@@ -55,20 +55,22 @@ async fn a_file_of_schema_2_is_brought_up_to_date_and_holds_what_was_signed() {
     for _ in 0..2 {
         let store = Sqlite::open(&path, false).await.unwrap();
         assert_eq!(store.head().size, 34);
-        holds_what_was_signed(&store, "sqlite-2-instance").await;
+        holds_what_was_signed(&store, "sqlite-2-instance", 8).await;
         store.commit(Batch { writes: vec![], events: vec![] }).await.unwrap();
         store.close().await;
     }
 }
 
 #[tokio::test]
-async fn a_database_of_schema_1_is_brought_up_to_date_and_holds_what_was_signed() {
-    let server = Postgres::start();
-    server.sql_file(&vector("postgres-1-instance.sql"));
-    for _ in 0..2 {
-        let store = keyward::store::Postgres::open(&server.url(), None, "first", false).await.unwrap();
-        holds_what_was_signed(&store, "postgres-1-instance").await;
-        store.close().await;
+async fn databases_of_schemas_1_and_3_are_brought_up_to_date_and_hold_what_was_signed() {
+    for (of, objects) in [("postgres-1-instance", 8), ("postgres-3-instance", 10)] {
+        let server = Postgres::start();
+        server.sql_file(&vector(&format!("{of}.sql")));
+        for _ in 0..2 {
+            let store = keyward::store::Postgres::open(&server.url(), None, "first", false).await.unwrap();
+            holds_what_was_signed(&store, of, objects).await;
+            store.close().await;
+        }
     }
 }
 

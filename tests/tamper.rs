@@ -77,6 +77,14 @@ fn lines(log: &str, records: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// The log with more records.
+fn appended(lines: &[Vec<u8>], events: &[Event]) -> Vec<Vec<u8>> {
+    let mut head = Head::empty(LOG);
+    lines.iter().for_each(|line| head.follow(line).unwrap());
+    let new = |event: &Event| head.append(&event.bytes().unwrap(), &Moment::of(1_800_000_000_000_000)).unwrap().bytes;
+    lines.iter().cloned().chain(events.iter().map(new)).collect()
+}
+
 /// What a log's key would sign over these lines.
 fn head_of(log: &str, lines: &[Vec<u8>], others: &[(&str, u64)]) -> Checkpoint {
     let mut tree = Frontier::default();
@@ -342,6 +350,27 @@ fn both_verifiers_agree_on_exports_that_were_tampered_with() {
     let other = Signer::new("another-log");
     let spliced = other.sign(head_of("another-log", &lines, &[]).note().unwrap());
     assert_eq!(Export::new(&lines, &spliced, &trust).verdicts(&[]), (Some(1), "spliced".into(), Some(1)));
+
+    // A log that tells of another one, which its checkpoint does not know, or knows shorter; a person may give it up.
+    let told = |seq| Event::OtherLog { log: "log-b".into(), state: "opened".into(), seq, sha256: "0".repeat(64) };
+    let with_others = |events: &[Event], others: &[(&str, u64)]| {
+        let lines = appended(&lines, events);
+        let note = signer.sign(head_of(LOG, &lines, others).note().unwrap());
+        Export::new(&lines, &note, &trust).verdicts(&[])
+    };
+    assert_eq!(with_others(&[told(4)], &[("log-b", 5)]), (Some(0), "good".into(), Some(0)));
+    assert_eq!(with_others(&[told(4), told(2)], &[("log-b", 4)]), (Some(1), "log-missing".into(), Some(1)));
+    assert_eq!(with_others(&[told(4)], &[("log-c", 9)]), (Some(1), "log-missing".into(), Some(1)));
+    let text = String::new;
+    let given_up = Event::ReAnchored {
+        caller: CallerNote::service(),
+        rule: text(),
+        agreed: text(),
+        reason: text(),
+        message: text(),
+        anchor: text(),
+    };
+    assert_eq!(with_others(&[told(4), given_up], &[]), (Some(0), "good".into(), Some(0)));
 
     // An older state that is whole, found out by a checkpoint that somebody kept.
     let older = signer.sign(head_of(LOG, &lines[..6], &[]).note().unwrap());

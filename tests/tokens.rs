@@ -303,6 +303,26 @@ async fn a_key_that_its_token_does_not_show_is_missing_and_serves_again_when_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_missing_key_is_looked_for_though_the_row_of_another_was_altered() {
+    let (mut instance, _tpm, draft) = on_tpm();
+    instance.create_cluster("other", &[]);
+    let key = instance.json(&["key", "get", "clusters/demo/keys/slc-1"]);
+    assert_eq!(instance.stop(), Some(0));
+    let file = instance.data().join("token").join(format!("{}.tpmkey", key["id"].as_str().unwrap()));
+    let away = instance.path("away");
+    fs::rename(&file, &away).unwrap();
+    instance.start();
+    assert_eq!(instance.json(&["key", "get", "clusters/demo/keys/slc-1"])["state"], "missing");
+    assert_eq!(instance.stop(), Some(0));
+    instance.sql(None, "UPDATE object SET version = 9 WHERE kind = 'key' AND name = 'clusters/other/keys/slc-1'");
+    instance.start();
+    fs::rename(&away, &file).unwrap();
+    let node = instance.connect("node-1").await;
+    signs_again(&node, &draft).await;
+    instance.cli(&["key", "get", "clusters/other/keys/slc-1"]).refused(74, "OBJECT_ALTERED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_says_when_to_ask_again() {
     use tonic_types::StatusExt;
     let mut instance = Instance::with_cluster();

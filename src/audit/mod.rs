@@ -10,6 +10,7 @@ pub mod gathered;
 pub mod line;
 pub mod merkle;
 pub mod note;
+pub mod others;
 pub mod proof;
 pub mod prove;
 pub mod record;

@@ -146,6 +146,17 @@ pub enum Event {
         /// SHA-256 of the object's stored bytes, hexadecimal.
         sha256: String,
     },
+    /// Another log of the same store was opened or closed, as whoever writes this one has seen.
+    OtherLog {
+        /// Identity of that log.
+        log: String,
+        /// `opened` or `closed`.
+        state: String,
+        /// Place of the record in that log that says so.
+        seq: u64,
+        /// SHA-256 of that record, hexadecimal.
+        sha256: String,
+    },
     /// The log goes on from a store that does not continue what was signed before it, because a person said so.
     ReAnchored {
         /// Who said so.
@@ -276,6 +287,7 @@ impl Event {
             Event::Enrollment { .. } => "enrollment",
             Event::Performed { .. } => "performed",
             Event::Changed { .. } => "changed",
+            Event::OtherLog { .. } => "other-log",
             Event::ReAnchored { .. } => "re-anchored",
             Event::KeyState { .. } => "key-state",
             Event::Maintenance { .. } => "maintenance",

@@ -28,6 +28,7 @@ use crate::audit::doubt::{Doubt, Misfit};
 use crate::audit::line::Line;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::note::{Note, Signature, VerifierKey};
+use crate::audit::others::Others;
 use crate::audit::trust::Trust;
 use crate::error::{Error, Reason};
 
@@ -169,6 +170,7 @@ pub struct Verifier {
     at: Option<Head>,
     tree: Frontier,
     open: BTreeSet<u64>,
+    others: Others,
     report: Report,
     /// The first record that does not fit, and what later ones show about it.
     doubt: Option<Doubt>,
@@ -194,8 +196,18 @@ impl Verifier {
             others,
         };
         let at = checkpoint.as_ref().map(|checkpoint| Head::empty(checkpoint.log.clone()));
-        let (seen, open) = (Vec::new(), BTreeSet::new());
-        Verifier { checkpoint, seen, at, tree: Frontier::default(), open, report, doubt: None, fork: None, torn: false }
+        Verifier {
+            checkpoint,
+            seen: Vec::new(),
+            at,
+            tree: Frontier::default(),
+            open: BTreeSet::new(),
+            others: Others::default(),
+            report,
+            doubt: None,
+            fork: None,
+            torn: false,
+        }
     }
 
     /// Holds the log against a checkpoint that was verified and that is known from elsewhere: from an earlier export, an
@@ -239,6 +251,7 @@ impl Verifier {
 
     fn accept(&mut self, bytes: &[u8], line: &Line<'_>) {
         self.tree.append(TreeHash::leaf(bytes), |_, _, _| {});
+        self.others.hear(bytes);
         self.report.records += 1;
         if self.report.log.is_none() {
             self.report.log = Some(line.log.clone().into_owned());
@@ -272,6 +285,12 @@ impl Verifier {
     #[must_use]
     pub fn holds(&self) -> bool {
         self.doubt.is_none()
+    }
+
+    /// The other logs of the store that the records speak of.
+    #[must_use]
+    pub fn others(&self) -> &Others {
+        &self.others
     }
 
     /// The verdict over all that was given.
@@ -318,6 +337,9 @@ impl Verifier {
         }
         if !self.is_at(checkpoint) {
             return (Finding::NotAsSigned, Some((size, other_than(size))));
+        }
+        if let Some(words) = self.others.lost(checkpoint.others.iter().map(|other| (other.log.as_str(), other.size))) {
+            return (Finding::LogMissing, Some((0, words)));
         }
         self.against_seen(checkpoint).unwrap_or((Finding::Good, None))
     }

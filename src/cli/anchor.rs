@@ -3,13 +3,14 @@
 use serde_json::json;
 
 use crate::caller::Caller;
-use crate::cli::{Global, output, prompt, runtime};
+use crate::cli::{Global, output, prompt, runtime, token};
 use crate::config::Config;
 use crate::error::{Error, Reason, Result};
 use crate::serve::{self, Contradiction, Lock};
 
-/// Shows what would be given up; does it if `confirm` repeats the words shown.
-pub(super) fn re_anchor(confirm: Option<&str>, global: &Global) -> Result<u8> {
+/// Shows what would be given up; does it if `confirm` repeats the words shown. `lift` names tokens that are held back in
+/// that store, and are needed to sign it.
+pub(super) fn re_anchor(confirm: Option<&str>, lift: &[String], global: &Global) -> Result<u8> {
     let config = Config::load(&global.data)?;
     let _lock = Lock::take(&config.directory)?;
     serve::prepare_modules(&config)?;
@@ -31,6 +32,7 @@ pub(super) fn re_anchor(confirm: Option<&str>, global: &Global) -> Result<u8> {
             .hint(format!("--confirm \"{words}\"")));
         }
     }
+    runtime.block_on(token::lift_all(&config, lift))?;
     let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
     let anchor = runtime.block_on(serve::re_anchor(&config, &caller, found, prompt::pin))?;
     if global.output == output::Format::Json {

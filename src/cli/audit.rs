@@ -46,6 +46,10 @@ pub(super) enum Command {
         /// The words that this command shows when it is run without them
         #[arg(long, value_name = "WORDS")]
         confirm: Option<String>,
+        /// Also clear the latch and the quarantine of this token or replica: the log is signed anew with it (may be
+        /// repeated)
+        #[arg(long, value_name = "TOKEN", requires = "confirm")]
+        lift: Vec<String>,
     },
 }
 
@@ -61,7 +65,7 @@ pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
         Command::Checkpoint { out } => runtime()?.block_on(prove::checkpoint_of_service(&out, global)).map(|()| 0),
         Command::Countersign(args) => runtime()?.block_on(prove::countersign(&args, global)).map(|()| 0),
         Command::RotateKey => runtime()?.block_on(prove::rotate_key(global)).map(|()| 0),
-        Command::ReAnchor { confirm } => anchor::re_anchor(confirm.as_deref(), global),
+        Command::ReAnchor { confirm, lift } => anchor::re_anchor(confirm.as_deref(), &lift, global),
     }
 }
 

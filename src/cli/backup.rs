@@ -152,11 +152,13 @@ async fn check(store: &dyn Store, anchor: &Checkpoint) -> Result<Head> {
     let head = store.head();
     let wrong = |words: String| Error::new(Reason::RecordBroken, words);
     if head.log != anchor.log {
-        return Err(wrong(format!("the checkpoint is of log {}, the backup of log {}", anchor.log, head.log)));
+        let words = format!("the checkpoint is of log {}, the backup of log {}", anchor.log, head.log);
+        return Err(Error::new(Reason::LogMissing, words).hint("name a checkpoint and a backup of one instance"));
     }
     if head.size < anchor.size {
         let words = format!("the backup ends after {} records, and {} were signed for", head.size, anchor.size);
-        return Err(wrong(words).hint("restore a later backup: with this one, records would be lost"));
+        return Err(Error::new(Reason::StoreRewound, words)
+            .hint("restore a later backup: with this one, records would be lost"));
     }
     let (mut at, mut frontier) = (Head::empty(head.log.clone()), Frontier::default());
     while at.size < head.size {
@@ -168,7 +170,11 @@ async fn check(store: &dyn Store, anchor: &Checkpoint) -> Result<Head> {
             at.follow(record).map_err(|fault| fault.while_doing(format!("record {}", at.size)))?;
             frontier.append(TreeHash::leaf(record), |_, _, _| {});
             if at.size == anchor.size && (frontier.root(), at.chain) != (anchor.root, anchor.chain) {
-                return Err(wrong("the records of the backup are others than those that were signed for".to_owned()));
+                let words =
+                    format!("the first {} records of the backup are others than those that were signed", at.size);
+                return Err(
+                    Error::new(Reason::StoreForked, words).hint("restore another backup; find out who made this")
+                );
             }
         }
     }

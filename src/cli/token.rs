@@ -11,7 +11,7 @@ use crate::error::{Error, Reason, Result};
 use crate::grpc::client::{Connection, failed};
 use crate::grpc::v1;
 use crate::policy::{self, Asked, Operation};
-use crate::serve::{Lock, open_store};
+use crate::serve::{Lock, open_anchored_store, open_store};
 use crate::store::Store;
 
 #[derive(clap::Subcommand)]
@@ -356,7 +356,7 @@ fn lift(place: &Place<'_>, name: &str, hold: Hold, global: &Global) -> Result<()
                 })
             }
             At::Directory(_) => {
-                let store = open_store(place.config, false).await?;
+                let store = open_anchored_store(place.config, false).await?;
                 let was = lift_recorded(store.as_ref(), &settings, name, hold).await;
                 store.close().await;
                 was
@@ -382,6 +382,26 @@ fn lift(place: &Place<'_>, name: &str, hold: Hold, global: &Global) -> Result<()
         (At::Service(_), Hold::Quarantine) => println!("next: keyward token status {name}"),
     }
     Ok(())
+}
+
+/// Clears all that holds these tokens or replicas back, in a store that a person has decided to go on from.
+pub(super) async fn lift_all(config: &Config, names: &[String]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<_> = names.iter().map(|name| find(config, name)).collect::<Result<_>>()?;
+    let store = open_store(config, false).await?;
+    let lifting = async {
+        for (settings, name) in found.iter().zip(names) {
+            for hold in [Hold::Latch, Hold::Quarantine] {
+                lift_recorded(store.as_ref(), settings, name, hold).await?;
+            }
+        }
+        Ok(())
+    };
+    let lifted = lifting.await;
+    store.close().await;
+    lifted
 }
 
 /// The same in the records of a stopped service. A token's name means all its replicas.

@@ -1,6 +1,7 @@
 //! Signed statements of where the log ends and which key signs for it: when they are made, what is checked before, and
 //! what no longer happens while they cannot be made.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use crate::audit::chain::{ChainHash, Head};
 use crate::audit::checkpoint::{self, Checkpoint, OtherHead};
 use crate::audit::merkle::{Frontier, TreeHash, consistency_path};
 use crate::audit::note::{Note, VerifierKey};
+use crate::audit::others::Others;
 use crate::audit::record::Event;
 use crate::audit::trust::Trust;
 use crate::custody::anchor::LogFiles;
@@ -45,6 +47,8 @@ pub struct Ledger {
     /// The last checkpoint. Held while the next one is made.
     last: tokio::sync::Mutex<Option<Signed>>,
     progress: RwLock<Progress>,
+    /// Up to which place this log has told of the openings and closings of each other one; nothing before the first look.
+    pub(super) told: tokio::sync::Mutex<Option<BTreeMap<String, u64>>>,
 }
 
 /// How far the log is signed.
@@ -71,7 +75,22 @@ impl Ledger {
     /// As [`LogFiles::read_trust`].
     pub fn open(files: LogFiles, pace: Pace) -> Result<Self> {
         let trust = RwLock::new(files.read_trust()?);
-        Ok(Ledger { files, pace, trust, last: tokio::sync::Mutex::default(), progress: RwLock::default() })
+        Ok(Ledger {
+            files,
+            pace,
+            trust,
+            last: tokio::sync::Mutex::default(),
+            progress: RwLock::default(),
+            told: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Ends all acts with keys of this run.
+    pub(super) fn halt(&self, fault: &Error) {
+        let before = self.progress(|progress| progress.halted.replace(fault.clone()));
+        if before.is_none_or(|before| before.reason() != fault.reason()) {
+            tracing::error!(?fault, "the log does not hold; nothing more is signed");
+        }
     }
 
     fn progress<T>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
@@ -121,13 +140,18 @@ impl Custody {
     /// The key that signs checkpoints now.
     pub(super) async fn audit_key(&self) -> Result<Arc<Held>> {
         let public = self.trust()?.key().public_key();
-        for object in self.store.list(Kind::Key, AUDIT_KEY, "", KEYS_MAX).await? {
-            let key = self.key(&object.name).await?;
-            if key.record.public == public {
-                return Ok(key);
+        let mut none =
+            Error::new(Reason::KeyMissing, "the store has no record of the audit key that audit.trust names last");
+        for name in self.store.names(Kind::Key, AUDIT_KEY, "", KEYS_MAX).await? {
+            match self.key(&name).await {
+                Ok(key) if key.record.public == public => return Ok(key),
+                Ok(_) => {}
+                // It may be that of another log.
+                Err(fault) if fault.reason() == Reason::ObjectAltered => none = fault,
+                Err(fault) => return Err(fault),
             }
         }
-        Err(Error::new(Reason::KeyMissing, "the store has no record of the audit key that audit.trust names last"))
+        Err(none)
     }
 
     /// The checkpoint over the log as it ends now: the last one while the log has not grown since. A new one is signed
@@ -184,8 +208,7 @@ impl Custody {
         }
         let checkpoint = match self.check_records(last.as_ref(), &head, &tree).await {
             Err(fault) if fault.reason() == Reason::RecordBroken => {
-                tracing::error!(?fault, "the log does not hold; nothing more is signed");
-                self.ledger.progress(|progress| progress.halted = Some(fault.clone()));
+                self.ledger.halt(&fault);
                 return Err(fault);
             }
             checked => checked?,
@@ -248,7 +271,7 @@ impl Custody {
     /// Those of the store.
     pub async fn next_audit_key(&self) -> Result<(String, String)> {
         let token = self.audit_key().await?.record.token.clone();
-        let count = self.store.list(Kind::Key, AUDIT_KEY, "", KEYS_MAX).await?.len();
+        let count = self.store.names(Kind::Key, AUDIT_KEY, "", KEYS_MAX).await?.len();
         Ok((format!("{AUDIT_KEY}-{}", count + 1), token))
     }
 
@@ -278,18 +301,23 @@ impl Custody {
         if last.is_some_and(|signed| signed.tree.root() != signed.checkpoint.root) {
             return broken("the stored tree is not the one that was signed last");
         }
+        let mut told = Others::default();
         let mut chain = last.map_or(ChainHash::ZERO, |signed| signed.checkpoint.chain);
         while at.size() < head.size {
             let count = (head.size - at.size()).min(PAGE_RECORDS);
             for record in self.records(at.size(), u32::try_from(count).unwrap_or(u32::MAX)).await? {
                 at.append(TreeHash::leaf(&record), |_, _, _| {});
                 chain = ChainHash::of(&record);
+                told.hear(&record);
             }
         }
         if at != *tree || chain != head.chain {
             return broken("the stored records are not those that were committed");
         }
         let heads = self.store.heads().await?;
+        if let Some(words) = told.lost(heads.iter().map(|head| (head.log.as_str(), head.size))) {
+            return broken(&words);
+        }
         let others = heads.into_iter().filter(|other| other.log != head.log);
         let others = others.map(|Head { log, size, chain, .. }| OtherHead { log, size, chain }).collect();
         let now = Checkpoint { log: head.log.clone(), size: head.size, root: tree.root(), chain, others };

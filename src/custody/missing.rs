@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use crate::audit::record::Event;
 use crate::caller::CallerNote;
-use crate::custody::{Custody, Held, KeyRecord, Page, Slot};
-use crate::error::{Reason, Result};
+use crate::custody::{Custody, Held, KeyRecord, Slot};
+use crate::error::{Error, Reason, Result};
 use crate::key::{KeyRole, KeyState};
 use crate::store::{Batch, Kind, Write};
 use crate::token::lane::{LaneError, Priority};
@@ -27,15 +27,11 @@ impl Custody {
     /// # Errors
     /// Those of the store.
     pub(super) async fn read_keys(&self) -> Result<()> {
-        let keys = match self.all_keys().await {
-            Ok(keys) => keys,
-            Err(fault) if fault.reason() == Reason::ObjectAltered => {
-                tracing::error!(?fault, "not all keys can be read; every token counts as needed");
-                self.tokens.values().for_each(|slot| slot.needed.store(true, Ordering::Relaxed));
-                return Ok(());
-            }
-            Err(fault) => return Err(fault),
-        };
+        let (keys, altered) = self.all_keys().await?;
+        if let Some(fault) = altered.first() {
+            tracing::error!(?fault, keys = altered.len(), "not all keys can be read; every token counts as needed");
+            self.tokens.values().for_each(|slot| slot.needed.store(true, Ordering::Relaxed));
+        }
         for key in keys {
             if key.state == KeyState::Missing {
                 self.missing().insert(key.name);
@@ -47,15 +43,20 @@ impl Custody {
         Ok(())
     }
 
-    async fn all_keys(&self) -> Result<Vec<KeyRecord>> {
-        let mut keys: Vec<KeyRecord> = Vec::new();
+    /// Every key whose row is as it was recorded, and what is wrong with the others.
+    async fn all_keys(&self) -> Result<(Vec<KeyRecord>, Vec<Error>)> {
+        let (mut keys, mut altered) = (Vec::new(), Vec::new());
+        let mut after = String::new();
         loop {
-            let after = keys.last().map(|key| key.name.clone()).unwrap_or_default();
-            let page = self.page::<KeyRecord>(Kind::Key, "", Page { size: PAGE, after: &after }).await?;
-            let last = page.len() < PAGE as usize;
-            keys.extend(page);
-            if last {
-                return Ok(keys);
+            let names = self.store.names(Kind::Key, "", &after, PAGE).await?;
+            let Some(last) = names.last() else { return Ok((keys, altered)) };
+            after.clone_from(last);
+            for name in names {
+                match self.one::<KeyRecord>(Kind::Key, &name).await {
+                    Ok(key) => keys.push(key),
+                    Err(fault) if fault.reason() == Reason::ObjectAltered => altered.push(fault),
+                    Err(fault) => return Err(fault),
+                }
             }
         }
     }
@@ -69,7 +70,7 @@ impl Custody {
 
     pub(super) async fn look_for_keys(&self, slot: &Slot) {
         let keys = match self.all_keys().await {
-            Ok(keys) => keys,
+            Ok((keys, _)) => keys,
             Err(fault) => return tracing::warn!(?fault, "the keys of token {} cannot be looked for", slot.name),
         };
         for key in keys.iter().filter(|key| key.token == slot.name && key.state != KeyState::Missing) {

@@ -27,6 +27,7 @@ mod entries;
 mod generate;
 mod missing;
 mod operate;
+mod others;
 mod proof;
 mod prove;
 mod read;

@@ -141,6 +141,7 @@ impl Custody {
         let mut was = None;
         for member in members {
             was = clear(self.store.as_ref(), &permit, &member.standing(), Hold::Quarantine).await?.or(was);
+            slot.heed(member, None);
             slot.replicas.release(member.name());
         }
         Ok(was)

@@ -128,11 +128,11 @@ impl Custody {
         Ok(records)
     }
 
-    async fn one<T: DeserializeOwned>(&self, kind: Kind, name: &str) -> Result<T> {
+    pub(super) async fn one<T: DeserializeOwned>(&self, kind: Kind, name: &str) -> Result<T> {
         self.store.get(kind, name).await?.ok_or_else(|| none(name))?.read()
     }
 
-    pub(super) async fn page<T: DeserializeOwned>(&self, kind: Kind, prefix: &str, page: Page<'_>) -> Result<Vec<T>> {
+    async fn page<T: DeserializeOwned>(&self, kind: Kind, prefix: &str, page: Page<'_>) -> Result<Vec<T>> {
         self.store.list(kind, prefix, page.after, page.size).await?.iter().map(|object| object.read()).collect()
     }
 }

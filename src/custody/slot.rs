@@ -39,6 +39,8 @@ pub struct Device {
 pub(super) struct Member {
     pub(super) device: Device,
     description: Mutex<Option<Description>>,
+    /// Whether the records said last that it is quarantined.
+    quarantined: AtomicBool,
 }
 
 impl Member {
@@ -91,7 +93,7 @@ impl Slot {
             Ok((device.binding.name.clone(), Lane::start(token, sessions, sessions * QUEUE_PER_SESSION)?))
         };
         let lanes = devices.iter().map(lane).collect::<Result<_>>()?;
-        let member = |device| Member { device, description: Mutex::default() };
+        let member = |device| Member { device, description: Mutex::default(), quarantined: AtomicBool::new(false) };
         let slot = Slot {
             name: name.to_owned(),
             oaep,
@@ -107,7 +109,7 @@ impl Slot {
             faults.extend(slot.log_in(store, member, None).await.err());
             if let Some(why) = standing.quarantined {
                 faults.push(slot.quarantined(member.name(), &why));
-                slot.replicas.quarantine(member.name(), &why);
+                slot.heed(member, Some(&why));
             }
         }
         // How they stand now is told by the faults.
@@ -216,6 +218,22 @@ impl Slot {
 
     pub(super) fn is_needed(&self) -> bool {
         self.needed.load(Ordering::Relaxed)
+    }
+
+    /// Heeds what the records say of a quarantine: another instance may have imposed it, or a person have ended it there.
+    pub(super) fn heed(&self, member: &Member, quarantined: Option<&str>) {
+        let before = member.quarantined.swap(quarantined.is_some(), Ordering::Relaxed);
+        match quarantined {
+            Some(why) if !before => {
+                tracing::error!(why, "{} is quarantined, as the records say", self.label(member.name()));
+                self.replicas.assume(member.name(), Health::Quarantined { why: why.to_owned() });
+            }
+            // What this instance has found out itself, and has not recorded yet, stays.
+            None if before => {
+                self.replicas.release(member.name());
+            }
+            _ => {}
+        }
     }
 
     /// Takes a replica out of use because what it gave is not what was recorded: at once, then durably.

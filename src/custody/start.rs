@@ -46,6 +46,7 @@ impl Custody {
             },
         ];
         self.store.commit(Batch { writes: Vec::new(), events }).await?;
+        self.tell_of_others().await?;
         let open = self.store.open_intents().await?;
         for seq in &open {
             let why = Error::new(Reason::TokenUnknown, "the service ended between this intent and its outcome");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::audit::record::Event;
 use crate::caller::{Caller, CallerNote};
-use crate::custody::{Custody, Making, Slot};
+use crate::custody::{Custody, Making, Slot, Standing};
 use crate::error::{Reason, Result};
 use crate::key::{KeyRole, Mode};
 use crate::policy::{self, Asked, Operation};
@@ -36,6 +36,26 @@ impl Custody {
     /// Failed replicas are tried out with a key of role `probe`, and those that serve when they have done nothing for
     /// a while. These uses have one record a run.
     pub async fn tend(self: Arc<Self>, caller: Caller) {
+        tokio::join!(self.look_after(caller), self.heed());
+    }
+
+    /// Heeds, for ever, the quarantines that other instances on the same store have imposed, and those that people have
+    /// ended there.
+    async fn heed(&self) {
+        loop {
+            for slot in self.tokens.values() {
+                for member in &slot.members {
+                    // What cannot be read is told by whoever needs it.
+                    if let Ok((standing, _)) = Standing::of(self.store.as_ref(), &member.standing()).await {
+                        slot.heed(member, standing.quarantined.as_deref());
+                    }
+                }
+            }
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    async fn look_after(self: &Arc<Self>, caller: Caller) {
         let mut made = vec![None; self.tokens.len()];
         let mut recorded = false;
         loop {

@@ -1,8 +1,10 @@
 //! Connections on their way in: at most so many of one listener are open at a time, whatever comes.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -57,7 +59,12 @@ impl Room {
 pub(super) trait Listener: Send + Sync + 'static {
     type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
     fn accept(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+    /// Where a connection comes from, if from a network.
+    fn peer(io: &Self::Io) -> Option<IpAddr>;
 }
+
+/// Who is told of a connection that ended within its handshake.
+pub(super) type Tell = Arc<dyn Fn(IpAddr) + Send + Sync>;
 
 impl Listener for TcpListener {
     type Io = TcpStream;
@@ -67,6 +74,10 @@ impl Listener for TcpListener {
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+
+    fn peer(io: &TcpStream) -> Option<IpAddr> {
+        io.peer_addr().ok().map(|address| address.ip())
+    }
 }
 
 impl Listener for UnixListener {
@@ -75,18 +86,29 @@ impl Listener for UnixListener {
     async fn accept(&self) -> io::Result<UnixStream> {
         Ok(UnixListener::accept(self).await?.0)
     }
+
+    fn peer(_io: &UnixStream) -> Option<IpAddr> {
+        None
+    }
 }
 
 /// Accepts connections while fewer than `most` are open; others wait in the kernel, without a file of this process.
 /// Ends, and closes the listener, when what it gives is dropped.
-pub(super) fn bounded<L: Listener>(listener: L, most: usize) -> ReceiverStream<io::Result<Held<L::Io>>> {
+pub(super) fn bounded<L: Listener>(
+    listener: L,
+    most: usize,
+    tell: Option<Tell>,
+) -> ReceiverStream<io::Result<Held<L::Io>>> {
     let (send, receive) = mpsc::channel(1);
     let room = Arc::new(Semaphore::new(most));
     tokio::spawn(async move {
         let next = async || {
             // The semaphore is never closed.
             let place = room.clone().acquire_owned().await.map_err(io::Error::other)?;
-            Ok::<_, io::Error>(Held { io: listener.accept().await?, _place: place })
+            let io = listener.accept().await?;
+            let handshake =
+                Handshake { heard: false, done: AtomicBool::new(false), tell: tell.clone().zip(L::peer(&io)) };
+            Ok::<_, io::Error>(Held { io, handshake, _place: place })
         };
         loop {
             let accepted = tokio::select! {
@@ -107,21 +129,44 @@ pub(super) fn bounded<L: Listener>(listener: L, most: usize) -> ReceiverStream<i
 
 /// A connection and its place among those that may be open.
 pub(super) struct Held<I> {
+    // Dropped first: who sees the connection closed may count on it.
+    handshake: Handshake,
     io: I,
     _place: OwnedSemaphorePermit,
+}
+
+/// How far a connection came. Dropped before requests could be made on it, it is told of; but not if nothing was ever sent
+/// on it: so do those who only look whether somebody listens.
+struct Handshake {
+    heard: bool,
+    done: AtomicBool,
+    tell: Option<(Tell, IpAddr)>,
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        if let (true, false, Some((tell, peer))) = (self.heard, *self.done.get_mut(), &self.tell) {
+            tell(*peer);
+        }
+    }
 }
 
 impl<I: Connected> Connected for Held<I> {
     type ConnectInfo = I::ConnectInfo;
 
+    /// Asked for once the handshake is done.
     fn connect_info(&self) -> I::ConnectInfo {
+        self.handshake.done.store(true, Ordering::Relaxed);
         self.io.connect_info()
     }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Held<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.handshake.heard |= buf.filled().len() > before;
+        read
     }
 }
 

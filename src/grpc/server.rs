@@ -1,6 +1,7 @@
 //! The listeners of this door: mTLS for nodes and for those that join, a Unix socket for people of this machine.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
@@ -11,10 +12,12 @@ use tonic_health::server::HealthReporter;
 use tower::layer::util::{Identity as NoLayer, Stack};
 use tower::limit::GlobalConcurrencyLimitLayer;
 
+use crate::caller::Caller;
 use crate::error::{Error, Reason, Result};
-use crate::grpc::incoming::{Room, bounded};
+use crate::grpc::incoming::{Room, Tell, bounded};
 use crate::grpc::patience::Patience;
 use crate::grpc::{Door, MESSAGE_BYTES_MAX, v1};
+use crate::policy::Operation;
 use crate::tls::Identity;
 
 /// Requests that one connection may have under way.
@@ -138,7 +141,7 @@ impl Services {
             .tls_config(tls)
             .map_err(|fault| failed(&fault))?
             .add_routes(self.routes.clone())
-            .serve_with_incoming_shutdown(bounded(listener, self.room.nodes), stop)
+            .serve_with_incoming_shutdown(bounded(listener, self.room.nodes, Some(self.tell("nodes"))), stop)
             .await
             .map_err(|fault| failed(&fault))
     }
@@ -163,7 +166,7 @@ impl Services {
             .tls_config(tls)
             .map_err(|fault| failed(&fault))?
             .add_routes(self.join.clone())
-            .serve_with_incoming_shutdown(bounded(listener, self.room.joiners), stop)
+            .serve_with_incoming_shutdown(bounded(listener, self.room.joiners, Some(self.tell("joiners"))), stop)
             .await
             .map_err(|fault| failed(&fault))
     }
@@ -175,9 +178,24 @@ impl Services {
     pub async fn operators(&self, listener: UnixListener, stop: impl Future<Output = ()> + Send) -> Result<()> {
         self.server()
             .add_routes(self.routes.clone())
-            .serve_with_incoming_shutdown(bounded(listener, self.room.operators), stop)
+            .serve_with_incoming_shutdown(bounded(listener, self.room.operators, None), stop)
             .await
             .map_err(|fault| failed(&fault))
+    }
+
+    /// Records, or in a flood counts, that a connection to a listener ended within its handshake.
+    fn tell(&self, listener: &'static str) -> Tell {
+        let custody = self.patience.0.clone();
+        Arc::new(move |peer| {
+            let custody = custody.clone();
+            tokio::spawn(async move {
+                let stranger =
+                    Caller::Stranger { certificate_sha256: String::new(), address: peer.to_canonical().to_string() };
+                let words = "the TLS handshake failed: no certificate of this instance's authority, or no TLS at all";
+                let refusal = Error::new(Reason::Unauthenticated, words);
+                custody.refuse(&stranger, Operation::Connect, listener, refusal).await;
+            });
+        })
     }
 
     /// What all listeners have in common.

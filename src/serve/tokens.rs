@@ -183,7 +183,7 @@ pub async fn open_for_probe(
     let (settings, twin) = found.ok_or_else(|| no_token(name, &names))?;
     let (profile, mut binding) = bind(config, settings)?;
     binding.sessions = sessions;
-    let store = super::open_store(config, false).await?;
+    let store = super::open_anchored_store(config, false).await?;
     let opened = async {
         let asked = Asked { operation: Operation::ProbeToken, cluster: None, signs: None };
         custody::record_probe(store.as_ref(), policy::permit(caller, &asked)?, name).await?;

@@ -21,6 +21,22 @@ pub(super) fn records_of(kind: Kind, name: &str) -> Result<(Vec<u8>, Vec<u8>)> {
     Ok((begin('"').into_bytes(), begin('#').into_bytes()))
 }
 
+/// Two bounds between which all records lie that are of changes of objects whose names begin with `prefix` and come after
+/// `after`. Others may lie there too.
+pub(super) fn records_beyond(prefix: &str, after: &str) -> Result<(Vec<u8>, Vec<u8>)> {
+    let begin = |name: &str| -> Result<Vec<u8>> {
+        let mut begin = records_of(Kind::Key, name)?.0;
+        begin.truncate(begin.len() - br#"","object":"key","sha256":""#.len());
+        Ok(begin)
+    };
+    // Up to the first character that JSON writes with another, names and records are in the same order.
+    let plain = after.split(|c: char| c == '"' || c == '\\' || c.is_control()).next().unwrap_or_default();
+    let mut end = begin(prefix)?;
+    // No character of UTF-8 begins with this byte, or a greater one.
+    end.push(0xff);
+    Ok((begin(prefix)?.max(begin(plain)?), end))
+}
+
 /// What the log says of an object's last change.
 #[derive(Debug)]
 pub(super) struct Last {
@@ -147,6 +163,23 @@ mod tests {
                 assert!(!within(&record(Kind::Key, other)), "{name:?} {other:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_records_of_names_are_between_their_bounds() {
+        let names = ["a", "a\"", "a\"b", "a#", "a\\", "a\u{1}", "a/b", "aä", "b", "", " "];
+        for prefix in ["", "a", "a\"", "a/"] {
+            for after in names {
+                let (from, to) = records_beyond(prefix, after).unwrap();
+                for name in names.into_iter().filter(|name| name.starts_with(prefix) && *name > after) {
+                    let (record, _) = records_of(Kind::Cluster, name).unwrap();
+                    assert!(from <= record && record < to, "{prefix:?} {after:?} {name:?}");
+                }
+            }
+        }
+        let (from, to) = records_beyond("b/", "").unwrap();
+        let other = |name| records_of(Kind::Cluster, name).unwrap().0;
+        assert!(other("a") < from && other("b") < from && other("c") >= to, "and no more than it must be");
     }
 
     #[test]

@@ -40,15 +40,21 @@ pub async fn inspect(store: &dyn Store, mut verifier: Verifier) -> Result<Report
             }
         }
     }
-    let alone = store.heads().await?.len() == 1;
+    let heads = store.heads().await?;
     let holds = verifier.holds();
+    let lost = verifier.others().lost(heads.iter().map(|head| (head.log.as_str(), head.size)));
     let report = verifier.finish();
     if report.broken.is_none() && report.records < head.size {
         let words = format!("the store's head says {} records; {} are there", head.size, report.records);
         return Ok(report.with(Some((Finding::Truncated, words))));
     }
-    let altered = if holds { altered(store, recorded, alone).await? } else { None };
-    Ok(report.with(altered))
+    let found = match lost {
+        // What the records of that log would say of rows is not known.
+        Some(words) => Some((Finding::LogMissing, words)),
+        None if holds => altered(store, recorded, heads.len() == 1).await?,
+        None => None,
+    };
+    Ok(report.with(found))
 }
 
 /// The first object that is not what the log says of it.

@@ -55,8 +55,19 @@ pub trait Store: Send + Sync {
     /// The last version of an object.
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>>;
 
-    /// Objects of a kind whose name begins with `prefix` and is greater than `after`, in order of names.
-    async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>>;
+    /// Names of a kind that begin with `prefix` and are greater than `after`, in order: of the objects that are there, and
+    /// of those that must be, because a record says that they were written.
+    async fn names(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<String>>;
+
+    /// The objects of those names. One that is not what the log says of it, or is gone, fails the whole list.
+    async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>> {
+        let names = self.names(kind, prefix, after, count_max).await?;
+        let mut objects = Vec::with_capacity(names.len());
+        for name in names {
+            objects.extend(self.get(kind, &name).await?);
+        }
+        Ok(objects)
+    }
 
     /// Canonical bytes of records from `seq` on, in order.
     async fn entries(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>>;
@@ -76,6 +87,10 @@ pub trait Store: Send + Sync {
 
     /// Where every log of the store ends, its own included, in order of their ids.
     async fn heads(&self) -> Result<Vec<Head>>;
+
+    /// Records of the openings and closings of a log of the store, from a place on: the last ones, at most so many, in
+    /// order.
+    async fn turns(&self, log: &str, from: u64, count_max: u32) -> Result<Vec<Vec<u8>>>;
 
     /// Intents of this log without an outcome.
     async fn open_intents(&self) -> Result<Vec<u64>>;
@@ -100,58 +115,35 @@ pub trait Store: Send + Sync {
     async fn close(&self);
 }
 
-/// Kinds of stored object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A cluster.
-    Cluster,
-    /// A key of custody.
-    Key,
-    /// A principal.
-    Principal,
-    /// A client certificate's SHA-256, leading to its principal.
-    Certificate,
-    /// A token's standing: latch, quarantine.
-    Token,
-    /// A join token, by the SHA-256 of its secret.
-    JoinToken,
-    /// A certificate chain.
-    Chain,
-    /// The enrollment authority of this store.
-    Authority,
-    /// The last checkpoint of another log that was countersigned, by the log's origin.
-    Witnessed,
+macro_rules! kinds {
+    ($($variant:ident $name:literal $doc:literal)*) => {
+        /// Kinds of stored object.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Kind { $(#[doc = $doc] $variant,)* }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &[Kind] = &[$(Kind::$variant,)*];
+
+            /// The name in the store and in records.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Kind::$variant => $name,)* }
+            }
+        }
+    };
 }
 
-impl Kind {
-    /// Every kind.
-    pub const ALL: &[Kind] = &[
-        Kind::Cluster,
-        Kind::Key,
-        Kind::Principal,
-        Kind::Certificate,
-        Kind::Token,
-        Kind::JoinToken,
-        Kind::Chain,
-        Kind::Authority,
-        Kind::Witnessed,
-    ];
-
-    /// The name in the store and in records.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::Cluster => "cluster",
-            Kind::Key => "key",
-            Kind::Principal => "principal",
-            Kind::Certificate => "certificate",
-            Kind::Token => "token",
-            Kind::JoinToken => "join-token",
-            Kind::Chain => "chain",
-            Kind::Authority => "authority",
-            Kind::Witnessed => "witnessed",
-        }
-    }
+kinds! {
+    Cluster "cluster" "A cluster."
+    Key "key" "A key of custody."
+    Principal "principal" "A principal."
+    Certificate "certificate" "A client certificate's SHA-256, leading to its principal."
+    Token "token" "A token's standing: latch, quarantine."
+    JoinToken "join-token" "A join token, by the SHA-256 of its secret."
+    Chain "chain" "A certificate chain."
+    Authority "authority" "The enrollment authority of this store."
+    Witnessed "witnessed" "The last checkpoint of another log that was countersigned, by the log's origin."
 }
 
 /// A stored object.

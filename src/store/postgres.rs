@@ -17,7 +17,7 @@ use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
-use crate::store::sql::{Sql, migration, number, run, unavailable};
+use crate::store::sql::{Sql, Statements, migration, number, run, unavailable};
 use crate::store::writer::{Backend, New, State, Writer};
 use crate::store::{Batch, Kind, Object, Store, Write};
 
@@ -31,15 +31,35 @@ const READERS: u32 = 8;
 const ANSWER_S: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(ANSWER_S);
 
-const ENTRIES: &str = "SELECT record FROM entry WHERE log_id = $1 AND seq >= $2 ORDER BY seq LIMIT $3";
+static STATEMENTS: Statements = Statements {
+    entries: "SELECT record FROM entry WHERE log_id = $1 AND seq >= $2 ORDER BY seq LIMIT $3",
+    // The last of the changes, which may stand in any of the logs, is the one with the highest version.
+    object: "SELECT version, body, \
+            (SELECT record FROM entry WHERE record >= $3 AND record < $4 \
+             AND record >= '\\x7b226576656e74223a7b226e616d65223a22'::bytea \
+             AND record < '\\x7b226576656e74223a7b226e616d65223a23'::bytea \
+             ORDER BY (convert_from(record, 'UTF8')::json -> 'event' ->> 'version')::bigint DESC LIMIT 1) \
+        FROM (SELECT 1) AS one LEFT JOIN object ON kind = $1 AND name = $2",
+    names: "SELECT name FROM object WHERE kind = $1 AND name >= $2 AND name < $3 AND name > $4 \
+        UNION \
+        SELECT name COLLATE \"C\" FROM \
+            (SELECT event ->> 'name' AS name FROM entry, \
+             LATERAL (SELECT convert_from(record, 'UTF8')::json -> 'event' AS event) AS said \
+             WHERE record >= $6 AND record < $7 \
+             AND record >= '\\x7b226576656e74223a7b226e616d65223a22'::bytea \
+             AND record < '\\x7b226576656e74223a7b226e616d65223a23'::bytea \
+             AND event ->> 'object' = $1) AS recorded \
+        WHERE name COLLATE \"C\" >= $2 AND name COLLATE \"C\" < $3 AND name COLLATE \"C\" > $4 \
+        ORDER BY 1 LIMIT $5",
+};
 
-/// The last of the changes, which may stand in any of the logs, is the one with the highest version.
-const OBJECT: &str = "SELECT version, body, \
-        (SELECT record FROM entry WHERE record >= $3 AND record < $4 \
-         AND record >= '\\x7b226576656e74223a7b226e616d65223a22'::bytea \
-         AND record < '\\x7b226576656e74223a7b226e616d65223a23'::bytea \
-         ORDER BY (convert_from(record, 'UTF8')::json -> 'event' ->> 'version')::bigint DESC LIMIT 1) \
-    FROM (SELECT 1) AS one LEFT JOIN object ON kind = $1 AND name = $2";
+/// Records that begin as those of openings and closings do, as the index over them has it.
+const TURNS: &str = "SELECT record FROM entry WHERE log_id = $1 AND seq >= $2 \
+    AND (record >= '\\x7b226576656e74223a7b22746f6b656e73223a'::bytea \
+        AND record < '\\x7b226576656e74223a7b22746f6b656e73223b'::bytea \
+        OR record >= '\\x7b226576656e74223a7b2274797065223a226c6f672d636c6f736564227d'::bytea \
+        AND record < '\\x7b226576656e74223a7b2274797065223a226c6f672d636c6f736564227e'::bytea) \
+    ORDER BY seq DESC LIMIT $3";
 
 /// Moves the head and writes the records in one statement, which is a commit of its own outside a transaction. No row
 /// at all if this writer's epoch is over.
@@ -94,7 +114,10 @@ impl Postgres {
             .disable_statement_logging();
         let mut connection = connect(&options).await?;
         check_server(&mut connection).await?;
+        // An index over a long log takes longer than any answer may.
+        run::<sqlx::Postgres>(&mut connection, "SET statement_timeout = 0").await?;
         MIGRATIONS.run(&mut connection).await.map_err(migration)?;
+        run::<sqlx::Postgres>(&mut connection, "RESET statement_timeout").await?;
         if create {
             let empty = Head::empty(uuid::Uuid::new_v4().to_string());
             let made = sqlx::query(
@@ -112,9 +135,11 @@ impl Postgres {
                 return Err(Error::new(Reason::AlreadyExists, words).hint("give this instance another name"));
             }
         }
+        let holder = uuid::Uuid::new_v4().to_string();
         let taken: Option<(String, i64)> =
-            sqlx::query_as("UPDATE log SET epoch = epoch + 1 WHERE instance = $1 RETURNING log_id, epoch")
+            sqlx::query_as("UPDATE log SET epoch = epoch + 1, holder = $2 WHERE instance = $1 RETURNING log_id, epoch")
                 .bind(instance)
+                .bind(&holder)
                 .fetch_optional(&mut connection)
                 .await
                 .map_err(unavailable)?;
@@ -126,15 +151,16 @@ impl Postgres {
             .max_connections(READERS)
             .acquire_timeout(Duration::from_secs(ANSWER_S))
             .connect_lazy_with(options.clone());
-        let sql = Sql { readers: readers.clone(), entries: ENTRIES, object: OBJECT };
+        let sql = Sql { readers: readers.clone(), statements: &STATEMENTS };
         sql.grow(&mut connection, &log).await?;
         let state = sql.state(&log).await?;
         let epoch = Arc::new(AtomicI64::new(epoch));
         let writing = Writing {
             options,
             connection: Some(connection),
-            sql: Sql { readers, entries: ENTRIES, object: OBJECT },
+            sql: Sql { readers, statements: &STATEMENTS },
             log: log.clone(),
+            holder,
             epoch: epoch.clone(),
         };
         Ok(Postgres { sql, writer: Writer::start(Box::new(writing), state, false), log, epoch })
@@ -219,13 +245,8 @@ impl Store for Postgres {
         answered(self.sql.get(kind, name)).await
     }
 
-    async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>> {
-        let names = answered(self.sql.names(kind, prefix, after, count_max)).await?;
-        let mut objects = Vec::with_capacity(names.len());
-        for name in names {
-            objects.extend(self.get(kind, &name).await?);
-        }
-        Ok(objects)
+    async fn names(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<String>> {
+        answered(self.sql.names(kind, prefix, after, count_max)).await
     }
 
     async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>> {
@@ -256,6 +277,13 @@ impl Store for Postgres {
         answered(self.sql.heads()).await
     }
 
+    async fn turns(&self, log: &str, from: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
+        let turns = sqlx::query_scalar(TURNS).bind(log).bind(number(from)).bind(i64::from(count_max));
+        let mut turns = in_time(turns.fetch_all(&self.sql.readers)).await?;
+        turns.reverse();
+        Ok(turns)
+    }
+
     async fn open_intents(&self) -> Result<Vec<u64>> {
         Ok(self.writer.open_intents())
     }
@@ -283,6 +311,8 @@ struct Writing {
     connection: Option<PgConnection>,
     sql: Sql<sqlx::Postgres>,
     log: String,
+    /// What this process is called as the one that has taken over the log.
+    holder: String,
     epoch: Arc<AtomicI64>,
 }
 
@@ -357,14 +387,14 @@ impl Backend for Writing {
     }
 
     /// What was under way on the old connection may still come to pass in the server. The next epoch waits for it, and
-    /// shuts out what comes later.
+    /// shuts out what comes later. It may have begun without this process having been told.
     async fn state(&mut self) -> Result<State> {
         self.connection = None;
         let mut connection = connect(&self.options).await?;
         let next =
-            sqlx::query_scalar("UPDATE log SET epoch = epoch + 1 WHERE log_id = $1 AND epoch = $2 RETURNING epoch")
+            sqlx::query_scalar("UPDATE log SET epoch = epoch + 1 WHERE log_id = $1 AND holder = $2 RETURNING epoch")
                 .bind(&self.log)
-                .bind(self.epoch.load(Ordering::Acquire))
+                .bind(&self.holder)
                 .fetch_optional(&mut connection);
         let next: Option<i64> = in_time(next).await?;
         self.epoch.store(next.ok_or_else(taken_over)?, Ordering::Release);

@@ -6,24 +6,34 @@ use sqlx::migrate::MigrateError;
 use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Pool, Type};
 
 use crate::audit::chain::{ChainHash, Head};
-use crate::audit::merkle::Frontier;
+use crate::audit::gathered::{Kept, Row};
+use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::record::{Event, Record};
 use crate::error::{Error, Reason, Result};
 use crate::store::change::{self, BATCH_RECORDS_MAX, Last};
+use crate::store::tree::{broken, gather};
 use crate::store::writer::State;
 use crate::store::{Kind, Object, Write};
 
 /// Records that one read takes while the log is looked through.
 pub(super) const PAGE_RECORDS: u32 = 1000;
 
-/// Readers of one database, and the statements that its way of keeping logs decides.
+/// Readers of one database, and what they ask.
 pub(super) struct Sql<DB: Database> {
     pub(super) readers: Pool<DB>,
+    pub(super) statements: &'static Statements,
+}
+
+/// The statements that a database's way of keeping logs decides.
+pub(super) struct Statements {
     /// Pages through a log's records: its id, a place, a count.
     pub(super) entries: &'static str,
     /// An object's version and body beside the last record of its change, each null if there is none: its kind and name,
     /// and the two bounds of the records of its changes.
     pub(super) object: &'static str,
+    /// Names of stored and of recorded objects: their kind, three bounds, a count, and the two bounds of the records of
+    /// their changes.
+    pub(super) names: &'static str,
 }
 
 impl<DB> Sql<DB>
@@ -44,14 +54,15 @@ where
     /// An object, held against the log. Row and record are read by one statement, so that no commit comes between.
     pub(super) async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
         let (from, to) = change::records_of(kind, name)?;
-        let (version, body, record): (Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>) = sqlx::query_as(self.object)
-            .bind(kind.name())
-            .bind(name.to_owned())
-            .bind(from)
-            .bind(to)
-            .fetch_one(&self.readers)
-            .await
-            .map_err(unavailable)?;
+        let (version, body, record): (Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>) =
+            sqlx::query_as(self.statements.object)
+                .bind(kind.name())
+                .bind(name.to_owned())
+                .bind(from)
+                .bind(to)
+                .fetch_one(&self.readers)
+                .await
+                .map_err(unavailable)?;
         let row = version.zip(body).map(|(version, body)| object(name, version, body));
         let last = record.map(|record| Last::read(&record)).transpose()?;
         match change::check(name, row.as_ref(), last.as_ref()) {
@@ -81,23 +92,23 @@ where
         Ok(rows.into_iter().map(|(name, version, body)| object(&name, version, body)).collect())
     }
 
-    /// Names of objects: each is then read by itself.
     pub(super) async fn names(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<String>> {
-        sqlx::query_scalar(
-            "SELECT name FROM object \
-             WHERE kind = $1 AND substr(name, 1, length($2)) = $2 AND name > $3 ORDER BY name LIMIT $4",
-        )
-        .bind(kind.name())
-        .bind(prefix.to_owned())
-        .bind(after.to_owned())
-        .bind(i64::from(count_max))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(unavailable)
+        let (from, to) = change::records_beyond(prefix, after)?;
+        sqlx::query_scalar(self.statements.names)
+            .bind(kind.name())
+            .bind(prefix.to_owned())
+            .bind(format!("{prefix}{}", char::MAX))
+            .bind(after.to_owned())
+            .bind(i64::from(count_max))
+            .bind(from)
+            .bind(to)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)
     }
 
     pub(super) async fn entries(&self, log: &str, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
-        sqlx::query_scalar(self.entries)
+        sqlx::query_scalar(self.statements.entries)
             .bind(log.to_owned())
             .bind(number(seq))
             .bind(i64::from(count_max))
@@ -140,6 +151,96 @@ where
             }
         }
         Ok(State { head, tree, open })
+    }
+
+    pub(super) async fn subtrees(&self, log: &str, row: Row) -> Result<Vec<TreeHash>> {
+        if row.level == 0 {
+            let records = self.entries(log, row.first, row.count).await?;
+            return Ok(records.iter().map(|record| TreeHash::leaf(record)).collect());
+        }
+        let roots: Vec<Vec<u8>> = sqlx::query_scalar(
+            "SELECT root FROM subtree WHERE log_id = $1 AND level = $2 AND place >= $3 AND place < $4 ORDER BY place",
+        )
+        .bind(log.to_owned())
+        .bind(i64::from(row.level))
+        .bind(number(row.first))
+        .bind(number(row.first + u64::from(row.count)))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let root = |root: Vec<u8>| root.try_into().map(TreeHash).map_err(|_| broken("a root in its tree is no hash"));
+        roots.into_iter().map(root).collect()
+    }
+
+    pub(super) async fn last_checkpoint(&self, log: &str) -> Result<Option<String>> {
+        sqlx::query_scalar("SELECT note FROM checkpoint WHERE log_id = $1 ORDER BY place DESC LIMIT 1")
+            .bind(log.to_owned())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(unavailable)
+    }
+
+    /// Checks what a log's row says of its end against the last records and the roots that are kept.
+    pub(super) async fn check_end(&self, head: &Head, tree: &Frontier) -> Result<()> {
+        let last = self.entries(&head.log, head.size.saturating_sub(1), 2).await?;
+        let holds = match last.as_slice() {
+            [] => *head == Head::empty(head.log.clone()),
+            [last] => {
+                let record = Record::read(last)?;
+                head.chain == ChainHash::of(last) && record.seq + 1 == head.size && record.time_us()? == head.time_us
+            }
+            _ => false,
+        };
+        if !holds {
+            return Err(broken("its last record is not the one that its head speaks of"));
+        }
+        let kept = gather(|gathered| Frontier::of(head.size, gathered), |row| self.subtrees(&head.log, row)).await?;
+        if kept == *tree { Ok(()) } else { Err(broken("its records and the tree kept beside them do not agree")) }
+    }
+
+    /// Makes the tree of a log that an earlier version wrote, all at once or not at all.
+    pub(super) async fn grow(&self, connection: &mut DB::Connection, log: &str) -> Result<()> {
+        let (size, frontier): (i64, Vec<u8>) = sqlx::query_as("SELECT size, frontier FROM log WHERE log_id = $1")
+            .bind(log.to_owned())
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(unavailable)?;
+        if size == 0 || !frontier.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(log, records = size, "making the Merkle tree of a log that an earlier version wrote");
+        run::<DB>(connection, "BEGIN").await?;
+        let mut tree = Frontier::default();
+        while tree.size() < size.unsigned_abs() {
+            let page = self.entries(log, tree.size(), PAGE_RECORDS).await?;
+            if page.is_empty() {
+                return Err(broken(&format!("record {} is missing", tree.size())));
+            }
+            let mut complete = Vec::new();
+            for record in page {
+                tree.append(TreeHash::leaf(&record), |level, index, root| {
+                    complete.extend(Kept::of(level, index, root))
+                });
+            }
+            for Kept { level, index, root } in complete {
+                sqlx::query("INSERT INTO subtree (log_id, level, place, root) VALUES ($1, $2, $3, $4)")
+                    .bind(log.to_owned())
+                    .bind(i64::from(level))
+                    .bind(number(index))
+                    .bind(root.0.to_vec())
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(unavailable)?;
+            }
+        }
+        sqlx::query("UPDATE log SET frontier = $3 WHERE log_id = $1 AND size = $2")
+            .bind(log.to_owned())
+            .bind(number(tree.size()))
+            .bind(tree.to_bytes())
+            .execute(&mut *connection)
+            .await
+            .map_err(unavailable)?;
+        run::<DB>(connection, "COMMIT").await
     }
 
     /// Writes a batch's objects over the versions it expects, or none of them: an error of the second kind names the

@@ -16,7 +16,7 @@ use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::record::Event;
 use crate::error::{Error, Reason, Result};
 use crate::store::space::Space;
-use crate::store::sql::{Sql, migration, number, run, unavailable};
+use crate::store::sql::{Sql, Statements, migration, number, run, unavailable};
 use crate::store::writer::{Backend, GROUP_BATCHES_MAX, New, State, Writer};
 use crate::store::{Batch, Kind, Object, Store, Write};
 
@@ -27,18 +27,26 @@ const READERS: u32 = 4;
 /// How long SQLite waits for a lock of another process, such as a backup, in seconds.
 const BUSY_S: u64 = 5;
 
-/// The file has one log: it needs no look at the id.
-const ENTRIES: &str = "SELECT record FROM entry WHERE seq >= $2 ORDER BY seq LIMIT $3";
-
-/// The index is named, or the log might be read backwards from its end instead.
-const OBJECT: &str = "SELECT version, body, \
-        (SELECT record FROM entry INDEXED BY change WHERE record >= $3 AND record < $4 \
-         AND record >= x'7b226576656e74223a7b226e616d65223a22' AND record < x'7b226576656e74223a7b226e616d65223a23' \
-         ORDER BY seq DESC LIMIT 1) \
-    FROM (SELECT 1) AS one LEFT JOIN object ON kind = $1 AND name = $2";
+static STATEMENTS: Statements = Statements {
+    // The file has one log: it needs no look at the id.
+    entries: "SELECT record FROM entry WHERE seq >= $2 ORDER BY seq LIMIT $3",
+    // The index is named, or the log might be read backwards from its end instead.
+    object: "SELECT version, body, \
+            (SELECT record FROM entry INDEXED BY change WHERE record >= $3 AND record < $4 \
+             AND record >= x'7b226576656e74223a7b226e616d65223a22' AND record < x'7b226576656e74223a7b226e616d65223a23' \
+             ORDER BY seq DESC LIMIT 1) \
+        FROM (SELECT 1) AS one LEFT JOIN object ON kind = $1 AND name = $2",
+    names: "SELECT name FROM object WHERE kind = $1 AND name >= $2 AND name < $3 AND name > $4 \
+        UNION \
+        SELECT json_extract(CAST(record AS TEXT), '$.event.name') AS name FROM entry INDEXED BY change \
+        WHERE record >= $6 AND record < $7 \
+        AND record >= x'7b226576656e74223a7b226e616d65223a22' AND record < x'7b226576656e74223a7b226e616d65223a23' \
+        AND json_extract(CAST(record AS TEXT), '$.event.object') = $1 AND name >= $2 AND name < $3 AND name > $4 \
+        ORDER BY 1 LIMIT $5",
+};
 
 /// Statements that SQLite keeps prepared: one for each size of a group, and those of readers.
-const STATEMENTS: usize = 2 * GROUP_BATCHES_MAX;
+const PREPARED: usize = 2 * GROUP_BATCHES_MAX;
 
 /// The end of every commit: so many records, the head, and that it is durable. One statement text means one hand-over to
 /// SQLite's thread for all of it: what a commit costs beside the disk is mostly hand-overs.
@@ -111,7 +119,7 @@ impl Sqlite {
             .connect_with(SqliteConnectOptions::new().filename(to).immutable(true))
             .await
             .map_err(unavailable)?;
-        let mut heads = Sql { readers: readers.clone(), entries: ENTRIES, object: OBJECT }.heads().await?;
+        let mut heads = Sql { readers: readers.clone(), statements: &STATEMENTS }.heads().await?;
         readers.close().await;
         heads.pop().ok_or_else(|| Error::new(Reason::RecordBroken, "the store has no log"))
     }
@@ -122,7 +130,7 @@ impl Sqlite {
             .create_if_missing(create)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .statement_cache_capacity(STATEMENTS)
+            .statement_cache_capacity(PREPARED)
             .busy_timeout(Duration::from_secs(BUSY_S))
             .disable_statement_logging();
         if !create {
@@ -136,11 +144,11 @@ impl Sqlite {
             .connect_with(options.read_only(true))
             .await
             .map_err(unavailable)?;
-        let sql = Sql { readers, entries: ENTRIES, object: OBJECT };
+        let sql = Sql { readers, statements: &STATEMENTS };
         sql.grow(&mut connection, &log).await?;
         let state = sql.state(&log).await?;
         let readers = sql.readers.clone();
-        let writing = Writing { connection, sql: Sql { readers, entries: ENTRIES, object: OBJECT }, log: log.clone() };
+        let writing = Writing { connection, sql: Sql { readers, statements: &STATEMENTS }, log: log.clone() };
         Ok(Sqlite { log, sql, writer: Writer::start(Box::new(writing), state, true), space: Space::beside(path) })
     }
 }
@@ -220,13 +228,8 @@ impl Store for Sqlite {
         Ok(found)
     }
 
-    async fn list(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<Object>> {
-        let names = self.sql.names(kind, prefix, after, count_max).await?;
-        let mut objects = Vec::with_capacity(names.len());
-        for name in names {
-            objects.extend(self.get(kind, &name).await?);
-        }
-        Ok(objects)
+    async fn names(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<String>> {
+        self.sql.names(kind, prefix, after, count_max).await
     }
 
     async fn rows(&self, kind: Kind, after: &str, count_max: u32) -> Result<Vec<Object>> {
@@ -255,6 +258,11 @@ impl Store for Sqlite {
 
     async fn heads(&self) -> Result<Vec<Head>> {
         self.sql.heads().await
+    }
+
+    async fn turns(&self, _log: &str, _from: u64, _count_max: u32) -> Result<Vec<Vec<u8>>> {
+        // The file has one log, and whoever writes that knows of its own turns.
+        Ok(Vec::new())
     }
 
     async fn open_intents(&self) -> Result<Vec<u64>> {

@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 use crate::audit::chain::{ChainHash, Head};
 use crate::audit::gathered::Kept;
 use crate::audit::merkle::{Frontier, TreeHash};
-use crate::audit::record::{Event, Moment};
+use crate::audit::record::{Event, Moment, OutcomeNote};
 use crate::clock;
 use crate::error::{Error, Reason, Result};
 use crate::faultpoint;
@@ -146,7 +146,8 @@ impl Writer {
             pulse: Pulse::default(),
             objects: alone.then(RwLock::default),
         });
-        let task = tokio::spawn(Task { backend, state: Some(state), seen: seen.clone() }.run(requests));
+        let (doubt, orphans) = (None, Vec::new());
+        let task = tokio::spawn(Task { backend, state: Some(state), doubt, orphans, seen: seen.clone() }.run(requests));
         Writer { queue: RwLock::new(Some(queue)), seen, task: RwLock::new(Some(task)) }
     }
 
@@ -218,7 +219,17 @@ struct Task {
     backend: Box<dyn Backend>,
     /// Where the log stands; nothing while that is not known, after a commit that failed.
     state: Option<State>,
+    /// What a commit that failed would have led to, until it is known whether it has.
+    doubt: Option<Doubt>,
+    /// Intents of commits that were said to have failed and have happened: nobody else closes them.
+    orphans: Vec<u64>,
     seen: Arc<Seen>,
+}
+
+/// A commit of which it is not known whether it has happened.
+struct Doubt {
+    end: Head,
+    intents: Vec<u64>,
 }
 
 impl Task {
@@ -228,6 +239,9 @@ impl Task {
         while queue.recv_many(&mut group, GROUP_BATCHES_MAX).await > 0 {
             let under_way = self.state.as_ref().map_or(0, |state| state.open.len());
             gather(&mut queue, &mut group, under_way).await;
+            if !self.orphans.is_empty() {
+                group.insert(0, closing(&self.orphans));
+            }
             self.seen.pulse.begin();
             let committed = self.commit(&group).await;
             self.seen.pulse.end(committed.as_ref().err());
@@ -252,10 +266,16 @@ impl Task {
     async fn commit(&mut self, group: &[Request]) -> Result<Vec<Result<u64>>> {
         let start = match self.state.take() {
             Some(state) => state,
-            None => self.backend.state().await?,
+            None => {
+                let found = self.backend.state().await?;
+                self.settle(&found);
+                found
+            }
         };
         match self.attempt(&start, group).await {
             Ok((end, results)) => {
+                self.doubt = None;
+                self.orphans.retain(|intent| end.open.contains(intent));
                 self.seen(group, &results, end.clone());
                 self.state = Some(end);
                 Ok(results)
@@ -265,6 +285,7 @@ impl Task {
                 // A COMMIT that failed may have happened: what the database says decides where the log goes on.
                 match self.backend.state().await {
                     Ok(found) => {
+                        self.settle(&found);
                         *self.seen.state.write().unwrap_or_else(PoisonError::into_inner) = found.clone();
                         self.state = Some(found);
                     }
@@ -273,6 +294,14 @@ impl Task {
                 Err(fault)
             }
         }
+    }
+
+    /// Finds out what became of a commit that failed, now that it is known where the log ends.
+    fn settle(&mut self, found: &State) {
+        if let Some(doubt) = self.doubt.take().filter(|doubt| doubt.end == found.head) {
+            self.orphans.extend(doubt.intents);
+        }
+        self.orphans.retain(|intent| found.open.contains(intent));
     }
 
     async fn attempt(&mut self, start: &State, group: &[Request]) -> Result<(State, Vec<Result<u64>>)> {
@@ -291,6 +320,10 @@ impl Task {
                 self.backend.keep(note).await?;
                 kept = true;
             }
+            if let Some(closed) = request.closed(&end) {
+                results.push(Err(closed));
+                continue;
+            }
             let writes = &request.writes;
             let swapped = if writes.is_empty() { Ok(()) } else { self.backend.swap(writes).await? };
             results.push(match swapped {
@@ -304,6 +337,8 @@ impl Task {
                 self.backend.touch().await?;
             }
         } else {
+            let intents = end.open.difference(&start.open).copied().collect();
+            self.doubt = Some(Doubt { end: end.head.clone(), intents });
             faultpoint::reach("before-commit", act).await;
             self.backend.append(begun, start.head.size, new, &end).await?;
             faultpoint::reach("after-commit", act).await;
@@ -325,6 +360,33 @@ impl Task {
         }
         *self.seen.state.write().unwrap_or_else(PoisonError::into_inner) = end;
     }
+}
+
+impl Request {
+    /// That an outcome of the batch has nothing to close: it was recorded by a commit that was said to have failed.
+    fn closed(&self, state: &State) -> Option<Error> {
+        let is_own = |intent: &u64| *intent >= state.head.size;
+        let closed = self.records.iter().find_map(|composed| match &composed.event {
+            Event::Outcome { intent, .. } if !state.open.contains(intent) && !is_own(intent) => Some(intent),
+            _ => None,
+        })?;
+        Some(Error::new(Reason::StoreConflict, format!("intent {closed} is not open: it has an outcome already")))
+    }
+}
+
+/// Closes intents that nobody knows to be open. The token was not asked: whoever wanted to was told that it could not be
+/// recorded.
+fn closing(intents: &[u64]) -> Request {
+    let outcome = |intent: &u64| Event::Outcome {
+        intent: *intent,
+        result: OutcomeNote::Refused {
+            reason: Reason::StoreUnavailable.code().to_owned(),
+            message: "the store had not said in time that this intent was recorded; the token was not asked".to_owned(),
+        },
+    };
+    // An event of these words can always be written; if not, the intents stay open until the next start.
+    let records = compose(&[], intents.iter().map(outcome).collect()).unwrap_or_default();
+    Request { writes: Vec::new(), records, checkpoint: None, done: oneshot::channel().0 }
 }
 
 /// What fault points call a group: by its first intent or outcome.

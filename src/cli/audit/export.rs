@@ -148,11 +148,13 @@ fn follow(at: &mut Option<Head>, record: &[u8]) -> Result<()> {
 /// Words about how far it is, for work that takes longer than a moment.
 struct Progress {
     told: Instant,
+    /// Whether the last line of a terminal is one of these words.
+    over: bool,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Progress { told: Instant::now() }
+        Progress { told: Instant::now(), over: false }
     }
 }
 
@@ -162,9 +164,27 @@ impl Progress {
             return;
         }
         self.told = Instant::now();
-        let all = u64::try_from(all).unwrap_or(0).max(done);
-        let percent = done * 100 / all.max(1);
-        let back = if std::io::stderr().is_terminal() { "\u{1b}[1A" } else { "" };
-        eprintln!("{back}{done} of {all} records, {percent} %");
+        let over = std::mem::replace(&mut self.over, std::io::stderr().is_terminal());
+        let back = if over { "\u{1b}[1A\u{1b}[2K" } else { "" };
+        eprintln!("{back}{}", words(done, all));
+    }
+}
+
+fn words(done: u64, all: i64) -> String {
+    let all = u64::try_from(all).unwrap_or(0).max(done);
+    format!("{done} of {all} records, {} %", done * 100 / all.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn progress_says_how_far_it_is() {
+        assert_eq!(words(0, 8), "0 of 8 records, 0 %");
+        assert_eq!(words(5, 8), "5 of 8 records, 62 %");
+        // A log that grows meanwhile, and one of which nothing is known.
+        assert_eq!(words(9, 8), "9 of 9 records, 100 %");
+        assert_eq!(words(0, -1), "0 of 0 records, 0 %");
     }
 }
