@@ -87,17 +87,68 @@ async fn while_the_database_server_is_gone_nothing_is_signed_and_afterwards_it_g
     assert_eq!(place.asked(), 3);
 }
 
+/// A failover to a copy that lacks the last records.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_database_that_went_back_in_time_nothing_is_recorded_until_the_newer_one_is_back() {
+    let mut server = Postgres::start();
+    let place = Place::new(Instance::in_database(&server, "a"), &[]).await;
+    server.kill();
+    until_serving(&place.instance, false).await;
+    server.set_aside();
+    server.restart();
+    place.is_back().await;
+    place.sign(Duration::from_secs(8)).await.unwrap();
+
+    server.kill();
+    server.exchange();
+    server.restart();
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = place.node.licensing().sign_document(place.draft.request("clusters/demo")).await;
+        let fault = failed(answer.expect_err("nothing is signed over an older log"));
+        match fault.reason() {
+            Reason::StoreRewound => break assert!(fault.next_step().is_some()),
+            Reason::StoreUnavailable => assert!(Instant::now() < end, "{fault:?}"),
+            _ => panic!("{fault:?}"),
+        }
+    }
+    until_serving(&place.instance, false).await;
+
+    server.kill();
+    server.exchange();
+    server.restart();
+    place.is_back().await;
+    assert_eq!(place.asked(), 3);
+}
+
+/// The server ends the connection after the commit and before its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_alone_is_lost_has_happened() {
+    const END_WHO_WAITS: &str = "DO $$ BEGIN \
+        LOOP \
+            EXIT WHEN (SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep') > 0; \
+            PERFORM pg_sleep(0.01), pg_stat_clear_snapshot(); \
+        END LOOP; END $$";
+    let server = Postgres::start();
+    let place = Place::new(Instance::in_database(&server, "a"), &[]).await;
+    place.sign(Duration::from_secs(8)).await.unwrap();
+    server.wait_for_standby("nobody");
+    let ended = async {
+        tokio::task::block_in_place(|| server.sql(END_WHO_WAITS));
+        server.wait_for_standby("");
+    };
+    let (signed, ()) = tokio::join!(place.sign(Duration::from_secs(20)), ended);
+    signed.unwrap();
+    assert_eq!(place.asked(), 2);
+}
+
 /// The server makes commits durable and does not say so: it waits for a standby that there is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_happened_and_was_not_answered_leaves_no_intent_open_and_no_outcome_twice() {
     let server = Postgres::start();
     let place = Place::new(Instance::in_database(&server, "a"), &[]).await;
-    let waits_for = |standby: &str| {
-        server.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{standby}'"));
-        server.sql("SELECT pg_reload_conf()");
-    };
     let mut signed = 0;
-    waits_for("nobody");
+    server.wait_for_standby("nobody");
     let fault = loop {
         match place.sign(Duration::from_secs(8)).await {
             Ok(()) => signed += 1,
@@ -106,7 +157,7 @@ async fn a_commit_that_happened_and_was_not_answered_leaves_no_intent_open_and_n
     };
     assert_eq!(fault.reason(), Reason::StoreUnavailable, "{fault:?}");
     place.is_away().await;
-    waits_for("");
+    server.wait_for_standby("");
     place.is_back().await;
     let log = place.instance.closed_log();
     let done = events(&log, "outcome").into_iter().filter(|event| event["result"]["is"] == "done").count();

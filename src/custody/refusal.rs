@@ -163,16 +163,28 @@ impl Refusals {
         self.record_counts().await;
     }
 
-    /// Ends the windows and records what was counted in them, as soon as the store takes it.
+    /// Ends the windows and records what was counted in them, as soon as the store takes it; again after each window in
+    /// which more was counted.
     async fn record_counts(&self) {
-        let events = {
-            let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-            windows.awaited = false;
-            windows.end(clock::now_us())
-        };
-        if events.is_empty() {
-            return;
+        loop {
+            let events = {
+                let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+                let events = windows.end(clock::now_us());
+                windows.awaited = !events.is_empty();
+                events
+            };
+            if events.is_empty() {
+                return;
+            }
+            self.record(events).await;
+            if self.ending.load(Ordering::Relaxed) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(WINDOW_S)).await;
         }
+    }
+
+    async fn record(&self, events: Vec<Event>) {
         loop {
             match self.store.commit(Batch { writes: Vec::new(), events: events.clone() }).await {
                 Err(fault) if fault.reason() == Reason::StoreUnavailable && !self.ending.load(Ordering::Relaxed) => {

@@ -72,10 +72,10 @@ const APPEND: &str = "WITH moved AS (\
     INSERT INTO entry (log_id, seq, record) \
     SELECT moved.log_id, $2 + place - 1, record FROM moved, unnest($3) WITH ORDINALITY AS new (record, place)";
 
-/// The next checkpoint, unless this writer's epoch is over.
+/// The next checkpoint, unless this writer's epoch is over; nobody takes the log over before it is committed.
 const KEEP_CHECKPOINT: &str = "INSERT INTO checkpoint (log_id, place, note) \
     SELECT $1, (SELECT coalesce(max(place), -1) + 1 FROM checkpoint WHERE log_id = $1), $2 \
-    FROM log WHERE log_id = $1 AND epoch = $3";
+    FROM log WHERE log_id = $1 AND epoch = $3 FOR UPDATE";
 
 /// Groups that write objects go one after the other: each locks several rows, and two could wait for each other.
 const BEGIN: &str = "BEGIN; SELECT pg_advisory_xact_lock(7165064744911531886)";

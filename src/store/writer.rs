@@ -146,8 +146,15 @@ impl Writer {
             pulse: Pulse::default(),
             objects: alone.then(RwLock::default),
         });
-        let (doubt, orphans) = (None, Vec::new());
-        let task = tokio::spawn(Task { backend, state: Some(state), doubt, orphans, seen: seen.clone() }.run(requests));
+        let task = Task {
+            backend,
+            known: state.head.clone(),
+            state: Some(state),
+            doubt: None,
+            orphans: Vec::new(),
+            seen: seen.clone(),
+        };
+        let task = tokio::spawn(task.run(requests));
         Writer { queue: RwLock::new(Some(queue)), seen, task: RwLock::new(Some(task)) }
     }
 
@@ -219,6 +226,8 @@ struct Task {
     backend: Box<dyn Backend>,
     /// Where the log stands; nothing while that is not known, after a commit that failed.
     state: Option<State>,
+    /// Where it ended when that was last known: callers were answered up to there.
+    known: Head,
     /// What a commit that failed would have led to, until it is known whether it has.
     doubt: Option<Doubt>,
     /// Intents of commits that were said to have failed and have happened: nobody else closes them.
@@ -229,6 +238,7 @@ struct Task {
 /// A commit of which it is not known whether it has happened.
 struct Doubt {
     end: Head,
+    results: Vec<Result<u64>>,
     intents: Vec<u64>,
 }
 
@@ -267,8 +277,9 @@ impl Task {
         let start = match self.state.take() {
             Some(state) => state,
             None => {
-                let found = self.backend.state().await?;
-                self.settle(&found);
+                let (found, happened) = self.find().await?;
+                // Those who waited for it were told that it failed.
+                self.orphans.extend(happened.into_iter().flat_map(|doubt| doubt.intents));
                 found
             }
         };
@@ -276,32 +287,50 @@ impl Task {
             Ok((end, results)) => {
                 self.doubt = None;
                 self.orphans.retain(|intent| end.open.contains(intent));
-                self.seen(group, &results, end.clone());
-                self.state = Some(end);
+                self.settle(group, &results, end);
                 Ok(results)
             }
             Err(fault) => {
                 self.backend.roll_back().await;
                 // A COMMIT that failed may have happened: what the database says decides where the log goes on.
-                match self.backend.state().await {
-                    Ok(found) => {
-                        self.settle(&found);
-                        *self.seen.state.write().unwrap_or_else(PoisonError::into_inner) = found.clone();
-                        self.state = Some(found);
+                match self.find().await {
+                    Ok((found, Some(Doubt { results, .. }))) => {
+                        tracing::warn!(?fault, "a commit has happened, and its answer alone was lost");
+                        self.settle(group, &results, found);
+                        Ok(results)
                     }
-                    Err(again) => tracing::error!(fault = ?again, "the head of the log cannot be read"),
+                    Ok((found, None)) => {
+                        self.state = Some(found);
+                        Err(fault)
+                    }
+                    Err(again) => {
+                        tracing::error!(fault = ?again, "it is not known where the log ends");
+                        Err(fault)
+                    }
                 }
-                Err(fault)
             }
         }
     }
 
-    /// Finds out what became of a commit that failed, now that it is known where the log ends.
-    fn settle(&mut self, found: &State) {
-        if let Some(doubt) = self.doubt.take().filter(|doubt| doubt.end == found.head) {
-            self.orphans.extend(doubt.intents);
+    /// Where the log ends by the database, and the commit in doubt if it has happened. It can end nowhere else: nobody
+    /// else writes it.
+    async fn find(&mut self) -> Result<(State, Option<Doubt>)> {
+        let found = self.backend.state().await?;
+        let happened = self.doubt.as_ref().is_some_and(|doubt| doubt.end == found.head && doubt.end != self.known);
+        if !happened && found.head != self.known {
+            return Err(contradiction(&self.known, &found.head));
         }
+        self.known = found.head.clone();
         self.orphans.retain(|intent| found.open.contains(intent));
+        *self.seen.state.write().unwrap_or_else(PoisonError::into_inner) = found.clone();
+        Ok((found, self.doubt.take().filter(|_| happened)))
+    }
+
+    /// A commit has happened: the log ends at `end`.
+    fn settle(&mut self, group: &[Request], results: &[Result<u64>], end: State) {
+        self.known = end.head.clone();
+        self.seen(group, results, end.clone());
+        self.state = Some(end);
     }
 
     async fn attempt(&mut self, start: &State, group: &[Request]) -> Result<(State, Vec<Result<u64>>)> {
@@ -338,7 +367,7 @@ impl Task {
             }
         } else {
             let intents = end.open.difference(&start.open).copied().collect();
-            self.doubt = Some(Doubt { end: end.head.clone(), intents });
+            self.doubt = Some(Doubt { end: end.head.clone(), results: results.clone(), intents });
             faultpoint::reach("before-commit", act).await;
             self.backend.append(begun, start.head.size, new, &end).await?;
             faultpoint::reach("after-commit", act).await;
@@ -387,6 +416,15 @@ fn closing(intents: &[u64]) -> Request {
     // An event of these words can always be written; if not, the intents stay open until the next start.
     let records = compose(&[], intents.iter().map(outcome).collect()).unwrap_or_default();
     Request { writes: Vec::new(), records, checkpoint: None, done: oneshot::channel().0 }
+}
+
+/// The database shows another end of the log than this process has made.
+fn contradiction(known: &Head, found: &Head) -> Error {
+    let words = format!("the database now has {} records of this log; {} were durable before", found.size, known.size);
+    let reason = if found.size < known.size { Reason::StoreRewound } else { Reason::StoreForked };
+    Error::new(reason, words)
+        .hint("bring the database back as it was; nothing is recorded or signed over another one")
+        .detail(format!("chain {} and before {}", found.chain, known.chain))
 }
 
 /// What fault points call a group: by its first intent or outcome.

@@ -56,10 +56,34 @@ impl Postgres {
         self.server = serve(self.directory.path());
     }
 
+    /// Keeps a copy of the database of a server that was killed.
+    pub(crate) fn set_aside(&self) {
+        good(
+            Command::new("cp")
+                .arg("-a")
+                .arg(self.directory.path().join("data"))
+                .arg(self.directory.path().join("aside")),
+        );
+    }
+
+    /// Puts that copy in the place of the database, and the database aside.
+    pub(crate) fn exchange(&self) {
+        let [data, aside, held] = ["data", "aside", "held"].map(|name| self.directory.path().join(name));
+        fs::rename(&data, &held).unwrap();
+        fs::rename(&aside, &data).unwrap();
+        fs::rename(&held, &aside).unwrap();
+    }
+
     /// Runs SQL as the database's owner.
     pub(crate) fn sql(&self, statements: &str) {
         let mut psql = Command::new(programs().join("psql"));
         good(psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-c", statements, &self.url()]));
+    }
+
+    /// Has commits wait for a standby of this name before they are answered; for none if it is empty.
+    pub(crate) fn wait_for_standby(&self, name: &str) {
+        self.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
+        self.sql("SELECT pg_reload_conf()");
     }
 
     /// Runs a file of SQL as the database's owner.
