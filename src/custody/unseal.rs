@@ -53,23 +53,52 @@ pub fn unseal(
         SealForm::V2 => Padding::Oaep(profile.oaep),
     };
     let instead = stand_in.of(&bits.raw);
-    let mut bits = bits.clone();
-    let modulus_bytes = recipient.modulus_be().len();
-    if bits.raw.len() < modulus_bytes {
-        // Too short for any key: the token is asked all the same.
-        bits.raw.resize(modulus_bytes, 0);
-    }
+    let (bits, is_ciphertext) = askable(bits, recipient.modulus_be());
     sealed::open(&bits, recipient, bound, profile, instead, |block| match token.decrypt(key, padding, block) {
-        Ok(message) => Ok(Some(message)),
+        Ok(message) => Ok(Some(message).filter(|_| is_ciphertext)),
         Err(failure) if failure.class == Class::Caller => Ok(None::<Secret>),
         Err(failure) => Err(failure.into()),
     })
+}
+
+/// A sealed key as a token is asked with it, and whether its RSA block is a ciphertext of this modulus at all. What is too
+/// short for any key is filled up; what is not below the modulus, which tokens refuse without any work, is brought below
+/// it, and what comes of that counts for nothing.
+fn askable(bits: &EnablingBits, modulus: &[u8]) -> (EnablingBits, bool) {
+    let mut bits = bits.clone();
+    if bits.raw.len() < modulus.len() {
+        bits.raw.resize(modulus.len(), 0);
+    }
+    let is_ciphertext = bits.raw[..modulus.len()] < *modulus;
+    if !is_ciphertext {
+        bits.raw[0] = 0;
+    }
+    (bits, is_ciphertext)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_asked_with_a_ciphertext_of_its_modulus_whatever_came() {
+        let modulus = [0xc5u8; 128];
+        let sealed = |raw: &[u8]| EnablingBits { form: SealForm::V1, raw: raw.to_vec() };
+        for (raw, is_ciphertext) in [
+            (vec![0xc4; 200], true),
+            (vec![0xc5; 200], false),
+            (vec![0xff; 128], false),
+            (vec![0xff; 5], false),
+            (vec![7; 5], true),
+            (vec![], true),
+        ] {
+            let (asked, is) = askable(&sealed(&raw), &modulus);
+            assert!(asked.raw[..128] < modulus[..], "{raw:?}");
+            assert_eq!((is, asked.raw.len()), (is_ciphertext, raw.len().max(128)), "{raw:?}");
+            assert_eq!(asked.raw[1..raw.len().max(1)], raw[raw.len().min(1)..], "{raw:?}");
+        }
+    }
 
     #[test]
     fn a_stand_in_is_the_same_for_the_same_sealed_key_and_differs_between_them_and_processes() {

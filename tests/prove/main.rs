@@ -6,4 +6,6 @@ mod kills;
 mod kit;
 
 mod log;
+mod token_cycles;
+mod unseal_timing;
 mod verify;
