@@ -14,6 +14,7 @@ use keyward::xrml::certificate::Certificate;
 use keyward::xrml::content::Content;
 use keyward::xrml::element::{EnablingBits, SealForm};
 use keyward::xrml::markup::Element;
+use keyward::xrml::revocation::RevocationList;
 use keyward::xrml::rights::{Asker, evaluate};
 use keyward::xrml::sealed::{ContentKey, SealProfile, open};
 use keyward::xrml::text::{Body, Document};
@@ -36,6 +37,57 @@ pub fn documents(data: &[u8]) {
     let findings = chain::check(&documents, &[]);
     assert_eq!(findings.len(), documents.len());
     assert!(findings.iter().all(|finding| !finding.is_pinned), "nothing is pinned without a pin");
+    judge(&documents);
+}
+
+/// The documents of the vectors that a pinned root vouches for, and a list of an authority that one of them names.
+struct Vouched {
+    bodies: Vec<String>,
+    pin: chain::Pin,
+    lists: Vec<RevocationList>,
+    at: XrmlTime,
+}
+
+static VOUCHED: LazyLock<Vouched> = LazyLock::new(|| {
+    macro_rules! vectors {
+        ($($name:literal)*) => { [$(include_str!(concat!("../../tests/vectors/mode2/", $name, ".xml"))),*] };
+    }
+    let texts = vectors!("ca" "enrollment-ca" "enrollment-service" "slc" "slc-custom-revocation" "sub-slc" "spc" "rac" "clc"
+        "pl-online" "pl-offline" "ul");
+    let read = |text: &str| Document::read(text).expect("a vector can be read");
+    let root = Content::read(read(texts[0]).body()).ok().and_then(|ca| ca.issuer?.key).expect("an issuer with a key");
+    let list = read(include_str!("../../tests/vectors/mode2/revocation-list.xml"));
+    Vouched {
+        bodies: texts.iter().map(|text| read(text).body().as_str().to_owned()).collect(),
+        pin: chain::Pin::of(&root),
+        lists: vec![RevocationList::verified(&list).expect("the vector's list is signed")],
+        at: "2026-06-01T00:00".parse().expect("a time"),
+    }
+});
+
+/// Pins, a time and a list: nothing is vouched for but what the keys of the hierarchy signed, and what is good at a time by
+/// all of them is what a chain that must be good throughout is held to.
+fn judge(documents: &[Document]) {
+    let known = &*VOUCHED;
+    let findings = chain::check(documents, &[known.pin]);
+    let outcomes = revocation::apply(&known.lists, documents, &findings);
+    assert_eq!(outcomes.len(), documents.len());
+    for (document, finding) in documents.iter().zip(&findings) {
+        let is_known = || known.bodies.iter().any(|body| body == document.body().as_str());
+        assert!(!finding.is_pinned || (finding.is_good() && is_known()), "only what was signed is pinned");
+        let _ = (finding.check_time(known.at.moment()), finding.idle_rights(known.at.moment()));
+        let _ = revocation::require_demanded(finding, &known.lists, Some(known.at.moment()));
+    }
+    if chain::require(documents, &[known.pin], known.at.moment()).is_ok() {
+        let is_held = |finding: &chain::Finding| finding.is_good() && finding.check_time(known.at.moment()).is_ok();
+        assert!(findings.iter().all(is_held) && findings[0].is_pinned);
+    }
+}
+
+/// Whether a file is vouched for by the pin from its first document on.
+pub fn is_vouched_for(data: &[u8]) -> bool {
+    let documents = carrier::read(data).unwrap_or_default();
+    chain::check(&documents, &[VOUCHED.pin]).first().is_some_and(|finding| finding.is_pinned)
 }
 
 /// One BODY: every element lies within its parent, and every accessor answers.
@@ -73,7 +125,7 @@ pub fn kinds(data: &[u8]) {
         again(body, ul::UseLicense::read, ul::UseLicense::write);
         again(body, erd::RightsData::read, erd::RightsData::write);
         again(body, template::read, template::write);
-        again(body, revocation::RevocationList::read, revocation::RevocationList::write);
+        again(body, RevocationList::read, RevocationList::write);
         let _ = (pl::bound_text(body), pl::PublishingLicense::read(body).map(|license| license.write()));
     }
 }

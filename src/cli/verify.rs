@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use crate::cli::{Global, output};
 use crate::error::{Error, Reason, Result};
@@ -26,7 +27,8 @@ pub(super) struct Args {
     /// the certificate whose ISSUER it is
     #[arg(long, value_name = "FILE|HEX")]
     pin: Vec<String>,
-    /// Judge the dates of the first documents at this time, UTC (2026-01-02T03:04); without it dates are not judged
+    /// Judge the dates of each document that issued none of the others at this time, UTC (2026-01-02T03:04), and the age of
+    /// the revocation lists that a license demands; without it dates are not judged
     #[arg(long, value_name = "TIME")]
     at: Option<String>,
     /// A revocation list to apply; it counts where its own issuer may revoke
@@ -128,15 +130,20 @@ fn judge(at: Option<XrmlTime>, global: &Global, material: &Material) -> u8 {
     let documents: Vec<Document> = material.documents.iter().map(|(_, document)| document.clone()).collect();
     let findings = chain::check(&documents, &material.pins);
     let revoked = revocation::apply(&material.lists, &documents, &findings);
-    let time = |finding: &Finding| at.map(|at| finding.check_time(at.moment()));
+    let moment = at.map(XrmlTime::moment);
+    let demanding = findings.iter().any(revocation::demands);
+    // Lists that a license demands are asked for where lists are given, or a time at which they must be young enough.
+    let is_judging_lists = moment.is_some() || !material.lists.is_empty();
     let mut is_all_good = true;
     let mut rows = Vec::new();
     let mut notes = Vec::new();
     let kinds = chain::names(&findings);
     for (at, ((name, _), finding)) in material.documents.iter().zip(&findings).enumerate() {
         let revoked = &revoked[at];
-        let time = time(finding);
+        let time = moment.map(|moment| finding.check_time(moment));
+        let lists = revocation::require_demanded(finding, &material.lists, moment);
         is_all_good &= finding.is_good() && revoked.is_ok() && time.as_ref().is_none_or(Result::is_ok);
+        is_all_good &= lists.is_ok() || !is_judging_lists;
         let mut row = json!({
             "document": name,
             "kind": kinds[at],
@@ -151,7 +158,10 @@ fn judge(at: Option<XrmlTime>, global: &Global, material: &Material) -> u8 {
         if !material.lists.is_empty() {
             row["revoked"] = json!(revoked.as_ref().map_or_else(|fault| fault.message(), |()| "no"));
         }
-        let hints = hints(finding);
+        if demanding {
+            row["lists"] = if revocation::demands(finding) { words(&lists) } else { Value::Null };
+        }
+        let hints = hints(finding, moment);
         if global.output == output::Format::Json {
             row["guid"] = json!(finding.guid);
             row["issued"] = json!(finding.content.as_ref().ok().and_then(|c| c.issued).map(|t| t.to_string()));
@@ -185,10 +195,14 @@ fn link(link: &Link) -> Value {
 }
 
 /// What to do about what is wrong, and what was not understood.
-fn hints(finding: &Finding) -> Vec<String> {
+fn hints(finding: &Finding, moment: Option<OffsetDateTime>) -> Vec<String> {
     let faults = [finding.form.as_ref().err(), finding.signature.as_ref().err()];
     let mut hints: Vec<String> =
         faults.into_iter().flatten().filter_map(|fault| fault.next_step()).map(str::to_owned).collect();
+    let idle = moment.filter(|_| finding.is_leaf).map(|moment| finding.idle_rights(moment)).unwrap_or_default();
+    if !idle.is_empty() {
+        hints.push(format!("rights that may not be used then: {}", idle.join(", ")));
+    }
     if !finding.differences.is_empty() {
         hints.push(format!("ISSUER is not a copy of the issuer's principal: {}", finding.differences.join(", ")));
     }

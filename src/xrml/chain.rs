@@ -305,10 +305,11 @@ fn differences(finding: &Finding, certificate: &Finding) -> Vec<&'static str> {
 /// Why the next document is not the issuer.
 fn foreign(issuer: &Principal, next: &Finding) -> Error {
     let principal = next.content.as_ref().ok().and_then(|content| content.principal.as_ref());
-    let ids = principal.and_then(|p| p.object.as_ref()).zip(issuer.object.as_ref()).map(|(a, b)| a.id.is_same(&b.id));
+    let objects = principal.and_then(|p| p.object.as_ref()).zip(issuer.object.as_ref());
+    let ids = objects.map(|(a, b)| a.id.is_same(&b.id) && a.kind == b.kind);
     let message = match (ids, principal.is_some_and(|principal| principal.key == issuer.key)) {
         (Some(true), _) => "the next document has the ID of the issuer with another key",
-        (_, true) => "the next document has the key of the issuer with another ID",
+        (Some(false), true) => "the next document has the key of the issuer with another ID or type of object",
         _ => "no later document is its issuer, nor is the issuer's key pinned",
     };
     Error::new(Reason::ChainInvalid, message)

@@ -220,11 +220,30 @@ fn authorities(content: &Content) -> Vec<&RsaPublicKey> {
     content.issuer.iter().filter_map(|issuer| issuer.key.as_deref()).chain(named).collect()
 }
 
-/// Refuses to go on where a license demands lists and one is missing or too old.
+/// Whether a document is a license that demands lists. Those that a server's certificate names may revoke it, and need not
+/// be there.
+#[must_use]
+pub fn demands(finding: &Finding) -> bool {
+    let is_license = finding.kind.as_ref().is_ok_and(|kind| matches!(kind, Kind::Pl | Kind::Ul));
+    is_license && finding.content.as_ref().is_ok_and(|content| content.refreshes().next().is_some())
+}
+
+/// Refuses a license that demands lists of which one is missing, or at a moment is too old; without a moment, their age is
+/// not judged.
+///
+/// # Errors
+/// As [`require_fresh`].
+pub fn require_demanded(finding: &Finding, lists: &[RevocationList], moment: Option<OffsetDateTime>) -> Result<()> {
+    let content = finding.content.as_ref().map_err(Error::clone)?;
+    let mut refreshes = content.refreshes().filter(|_| demands(finding));
+    refreshes.try_for_each(|refresh| require_fresh(refresh, lists, moment))
+}
+
+/// Refuses to go on where a list that is demanded is missing, or at a moment is too old.
 ///
 /// # Errors
 /// `CHAIN_INVALID`.
-pub fn require_fresh(refresh: &Refresh, lists: &[RevocationList], moment: OffsetDateTime) -> Result<()> {
+pub fn require_fresh(refresh: &Refresh, lists: &[RevocationList], moment: Option<OffsetDateTime>) -> Result<()> {
     for point in &refresh.points {
         let key = point.key.as_ref().ok_or_else(|| incomplete("a revocation point has no PUBLICKEY"))?;
         let issued =
@@ -232,7 +251,8 @@ pub fn require_fresh(refresh: &Refresh, lists: &[RevocationList], moment: Offset
         let Some(issued) = issued else {
             return Err(Error::new(Reason::ChainInvalid, "a revocation list that the license demands is not at hand"));
         };
-        if refresh.interval.length().is_some_and(|length| moment >= issued.moment() + length) {
+        let is_over = |moment: OffsetDateTime, length| moment - issued.moment() >= length;
+        if moment.zip(refresh.interval.length()).is_some_and(|(moment, length)| is_over(moment, length)) {
             let message = format!("the revocation list of {issued} is older than the license allows");
             return Err(Error::new(Reason::ChainInvalid, message).hint("Get the newest list from its address"));
         }

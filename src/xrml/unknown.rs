@@ -1,5 +1,6 @@
 //! Elements and attributes that this room does not know: found by name and place, kept in the text, reported.
 
+use super::kind::Kind;
 use super::markup::Element;
 use super::text::Document;
 
@@ -85,10 +86,24 @@ const ATTRIBUTES: &[(&str, &[&str])] = &[
 /// What a right holds, whatever its name.
 const RIGHT: &[&str] = &["CONDITIONLIST", "TIME", "ACCESS", "REFRESH", "CONDITION"];
 
+/// Whether an element below BODY means anything in a document of a kind; what is said of it there would be lost otherwise.
+fn means(kind: Option<Kind>, name: &str) -> bool {
+    use Kind::{Pl, Rac, RevocationList, RightsData, Spc, Template, Ul, UserKey};
+    let Some(kind) = kind else { return true };
+    match name {
+        "REVOCATIONLIST" => kind == RevocationList,
+        "FEDERATIONPRINCIPALS" => kind == Rac,
+        "AUTHENTICATEDDATA" | "POLICYLIST" => matches!(kind, Pl | Ul | RightsData | Template),
+        "WORK" | "CONDITIONLIST" => !matches!(kind, Spc | Rac | UserKey | RevocationList),
+        _ => true,
+    }
+}
+
 /// The paths of what is unknown in a document, as `BODY/WORK/X` for an element and `BODY/WORK/@x` for an attribute. What
-/// lies below an unknown element is not looked at. Where there is more than is reported, the last path is [`MORE`].
+/// lies below an unknown element is not looked at. An element that has no place in a document of this kind is unknown, too. Where there is more than is reported, the last path is [`MORE`].
 #[must_use]
 pub fn paths(document: &Document) -> Vec<String> {
+    let kind = Kind::of(document.body()).ok();
     let mut found = Found { path: String::from("XrML/"), paths: Vec::new() };
     let root = document.root();
     found.attributes(root);
@@ -98,7 +113,8 @@ pub fn paths(document: &Document) -> Vec<String> {
     for element in root.children() {
         found.path.clear();
         found.path.push_str(element.name());
-        found.walk(element, known_of(element.name()));
+        let known = known_of(element.name()).iter().copied().filter(|name| element.name() != "BODY" || means(kind, name));
+        found.walk(element, &known.collect::<Vec<_>>());
     }
     found.paths
 }

@@ -195,6 +195,34 @@ fn what_is_none_of_its_kind_or_cannot_be_read_is_1_and_its_form_says_why() {
 }
 
 #[test]
+fn a_license_is_asked_for_the_lists_that_it_demands() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = part("revocation-list.xml", "<PUBLICKEY>", "</PUBLICKEY>");
+    let point = format!("<DISTRIBUTIONPOINT><OBJECT type=\"Revocation\"><ID type=\"ascii-tag\">x</ID></OBJECT>{key}</DISTRIBUTIONPOINT>");
+    let demand = format!("</METADATA><CONDITIONLIST><REFRESH>{point}<INTERVALTIME days=\"10\" /></REFRESH></CONDITIONLIST>");
+    let files = under_the_server(directory.path(), &changed("ul.xml", "slc", "</METADATA>", &demand));
+    let mut list = RevocationList::read(vectors::document("mode2/revocation-list.xml").body()).unwrap();
+    list.entries.clear();
+    let list = Key::load("mode2", "rev").document(Root::RevocationList, &list.write().unwrap(), Hash::Sha256);
+    let file = directory.path().join("list.xml");
+    std::fs::write(&file, list.as_str()).unwrap();
+    let (pin, list) = (pin("mode2"), file.display().to_string());
+    let missing = "a revocation list that the license demands is not at hand";
+    let old = "the revocation list of 2026-01-03T00:00 is older than the license allows";
+    for (more, code, words) in [
+        (&[][..], 0, missing),
+        (&["--at", "2026-01-10T00:00"], 1, missing),
+        (&["--revocation-list", &list], 0, "ok"),
+        (&["--revocation-list", &list, "--at", "2026-01-10T00:00"], 0, "ok"),
+        (&["--revocation-list", &list, "--at", "2026-01-13T00:00"], 1, old),
+    ] {
+        let (got, rows) = verify(&files, &[&["--pin", &pin], more].concat());
+        assert_eq!((got, rows[0]["lists"].as_str()), (Some(code), Some(words)), "{more:?}");
+        assert!(rows[1]["lists"].is_null());
+    }
+}
+
+#[test]
 fn a_list_cannot_print_a_row_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let mut list = RevocationList::read(vectors::document("mode2/revocation-list.xml").body()).unwrap();

@@ -61,6 +61,7 @@ fn the_seeds_of_request_and_response_are_taken() {
         let is_good = keyward::enrollment::request::Request::read(&bytes).is_ok();
         assert_eq!(is_good, !path.ends_with("standard-with-authorities"), "{}", path.display());
     }
+    assert!(seeds("documents").iter().any(|(bytes, _)| fuzz::is_vouched_for(bytes)), "no seed reaches the pin");
     for (bytes, path) in seeds("response") {
         assert_eq!(fuzz::is_taken(&bytes), !path.ends_with("another-order"), "{}", path.display());
     }

@@ -211,6 +211,8 @@ fn what_is_unknown_is_told_in_every_place() {
     let findings = chain::check(&[Document::read(&text).unwrap()], &[]);
     let expected = ["XrML/@other", "XrML/@version", "BODY/WORK/@id", "SIGNATURE/@note", "SIGNATURE/COMMENT"];
     assert_eq!(findings[0].unknown, expected);
+    let misplaced = changed("rac.xml", "slc", "</BODY>", "<POLICYLIST type=\"exclusion\" /></BODY>");
+    assert_eq!(chain::check(&[misplaced], &[])[0].unknown, ["BODY/POLICYLIST"], "no place in a certificate");
     let many: String = (0..150).map(|n| format!("<X{n} />")).collect();
     let findings = chain::check(&[changed("ul.xml", "slc", "</BODY>", &format!("{many}</BODY>"))], &[]);
     assert_eq!(findings[0].unknown.len(), 101);

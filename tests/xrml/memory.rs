@@ -176,6 +176,19 @@ fn what_is_kept_of_a_text_stays_within_four_times_its_length() {
     }
 }
 
+/// What is free beside four times the text is for texts that are made to take much; nothing that software writes needs it.
+#[test]
+fn ordinary_documents_of_any_length_stay_within_four_times_theirs() {
+    for (name, _) in vectors::manifest() {
+        let text = vectors::text(&name);
+        let bytes = peak(|| {
+            let documents = carrier::read(text.as_bytes()).unwrap();
+            drop(chain::check(&documents, &[]));
+        });
+        assert!(bytes <= 4 * text.len(), "{name}: {bytes} bytes for a text of {}", text.len());
+    }
+}
+
 #[test]
 fn refusing_a_text_takes_no_more_than_keeping_it() {
     let body = |inner: String| format!("<XrML><BODY>{inner}</BODY></XrML>");

@@ -6,7 +6,7 @@ use keyward::key::Hash;
 use keyward::xrml::carrier;
 use keyward::xrml::certificate::{Certificate, Stamp};
 use keyward::xrml::clc::ClientCertificate;
-use keyward::xrml::element::{DistributionPoint, EnablingBits, Id, Object, Principal, SealForm};
+use keyward::xrml::element::{DistributionPoint, EnablingBits, Id, Object, Principal};
 use keyward::xrml::license::{AuthenticatedData, Conditions, Policy, PolicyList, Right, Work};
 use keyward::xrml::pl::PublishingLicense;
 use keyward::xrml::rac::AccountCertificate;
@@ -144,9 +144,10 @@ proptest! {
     #[test]
     fn a_seal_opens_only_under_its_key_its_form_and_its_text(
         bound in text(), other in text(), key in proptest::collection::vec(any::<u8>(), 16),
-        place in any::<prop::sample::Index>(), flip in 1u8..
+        place in any::<prop::sample::Index>(), flip in 1u8.., is_second in any::<bool>()
     ) {
-        let (given, recipient, stranger) = (profile("mode1"), Key::load("mode1", "slc"), Key::load("mode1", "rac"));
+        let (mode, another) = if is_second { ("mode2", "mode1") } else { ("mode1", "mode2") };
+        let (given, recipient, stranger) = (profile(mode), Key::load(mode, "slc"), Key::load(mode, "rac"));
         let payload = Payload::Content(ContentKey::new(key).unwrap());
         let bits = seal(&payload, &recipient.public(), &bound, &given, seed()).unwrap();
         let opens = |bits: &EnablingBits, key: &Key, text: &str, profile: &SealProfile| {
@@ -155,10 +156,10 @@ proptest! {
         prop_assert!(opens(&bits, &recipient, &bound, &given));
         prop_assert_eq!(opens(&bits, &recipient, &other, &given), other == bound);
         prop_assert!(!opens(&bits, &stranger, &bound, &given));
-        let second = SealProfile::of(SealForm::V2, Hash::Sha256);
-        prop_assert!(!opens(&bits, &recipient, &bound, &second));
-        let renamed = EnablingBits { form: SealForm::V2, ..bits.clone() };
-        prop_assert!(!opens(&renamed, &recipient, &bound, &second));
+        let other_form = profile(another);
+        prop_assert!(!opens(&bits, &recipient, &bound, &other_form));
+        let renamed = EnablingBits { form: other_form.form, ..bits.clone() };
+        prop_assert!(!opens(&renamed, &recipient, &bound, &other_form));
         prop_assert!(!opens(&renamed, &recipient, &bound, &given));
         let mut changed = bits.clone();
         let at = place.index(changed.raw.len());

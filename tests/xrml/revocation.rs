@@ -164,10 +164,11 @@ fn a_demanded_list_must_be_there_and_young_enough() {
     let interval = Interval { days: 10, ..Interval::default() };
     let refresh = Refresh { points: vec![point], interval };
     let given = [RevocationList::verified(&vectors::document("mode2/revocation-list.xml")).unwrap()];
-    let at = |text: &str| text.parse::<XrmlTime>().unwrap().moment();
+    let at = |text: &str| Some(text.parse::<XrmlTime>().unwrap().moment());
     assert!(require_fresh(&refresh, &given, at("2026-01-12T23:59")).is_ok());
     assert!(require_fresh(&refresh, &given, at("2026-01-13T00:00")).is_err());
     assert!(require_fresh(&refresh, &[], at("2026-01-04T00:00")).is_err());
+    assert!(require_fresh(&refresh, &given, None).is_ok() && require_fresh(&refresh, &[], None).is_err());
     let ageless = Refresh { interval: Interval::default(), ..refresh };
     assert!(require_fresh(&ageless, &given, at("2036-01-13T00:00")).is_ok());
 }
