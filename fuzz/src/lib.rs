@@ -2,6 +2,7 @@
 //! without a fuzzer.
 #![allow(clippy::expect_used, clippy::panic)]
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use base64::Engine;
@@ -167,7 +168,9 @@ pub fn rights_data(data: &[u8]) {
         let text = document.as_str().trim_end_matches('\0');
         assert_eq!(erd::decrypt(&sealed, &key).expect("what we encrypt we decrypt").as_str(), text);
         let Ok(rights) = erd::RightsData::read(document.body()) else { continue };
-        let _ = evaluate(&rights, None, &Asker::default(), time::OffsetDateTime::UNIX_EPOCH);
+        let outcome = evaluate(&rights, None, &Asker::default(), time::OffsetDateTime::UNIX_EPOCH);
+        let names: HashSet<_> = outcome.grants.iter().map(|grant| &grant.name).collect();
+        assert_eq!(names.len(), outcome.grants.len(), "each right is granted once");
     }
 }
 
