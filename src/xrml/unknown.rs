@@ -113,7 +113,8 @@ pub fn paths(document: &Document) -> Vec<String> {
     for element in root.children() {
         found.path.clear();
         found.path.push_str(element.name());
-        let known = known_of(element.name()).iter().copied().filter(|name| element.name() != "BODY" || means(kind, name));
+        let known =
+            known_of(element.name()).iter().copied().filter(|name| element.name() != "BODY" || means(kind, name));
         found.walk(element, &known.collect::<Vec<_>>());
     }
     found.paths

@@ -198,8 +198,11 @@ fn what_is_none_of_its_kind_or_cannot_be_read_is_1_and_its_form_says_why() {
 fn a_license_is_asked_for_the_lists_that_it_demands() {
     let directory = tempfile::tempdir().unwrap();
     let key = part("revocation-list.xml", "<PUBLICKEY>", "</PUBLICKEY>");
-    let point = format!("<DISTRIBUTIONPOINT><OBJECT type=\"Revocation\"><ID type=\"ascii-tag\">x</ID></OBJECT>{key}</DISTRIBUTIONPOINT>");
-    let demand = format!("</METADATA><CONDITIONLIST><REFRESH>{point}<INTERVALTIME days=\"10\" /></REFRESH></CONDITIONLIST>");
+    let point = format!(
+        "<DISTRIBUTIONPOINT><OBJECT type=\"Revocation\"><ID type=\"ascii-tag\">x</ID></OBJECT>{key}</DISTRIBUTIONPOINT>"
+    );
+    let demand =
+        format!("</METADATA><CONDITIONLIST><REFRESH>{point}<INTERVALTIME days=\"10\" /></REFRESH></CONDITIONLIST>");
     let files = under_the_server(directory.path(), &changed("ul.xml", "slc", "</METADATA>", &demand));
     let mut list = RevocationList::read(vectors::document("mode2/revocation-list.xml").body()).unwrap();
     list.entries.clear();
