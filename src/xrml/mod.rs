@@ -22,7 +22,7 @@
 //! | take text from outside | [`text::Body`], [`text::Document`], [`text::documents`]; any file or SOAP message: [`carrier::read`] |
 //! | know what it is | [`kind::Kind::of`], and the reader of its kind, which refuses every other |
 //! | write a document | the kind's own module (`certificate` or a struct with `write`), then sign the digest |
-//! | judge a chain | [`chain::check`] for findings: form, signature, link, trust; [`chain::require`] for yes or why not; [`revocation::apply`] |
+//! | judge a chain | [`chain::check`] for findings, [`chain::require`] for yes or why not; [`revocation::apply`] |
 //! | seal and open keys | [`sealed::seal`], [`sealed::open`]; bound to [`pl::bound_text`] or the text of ISSUER |
 //! | turn rights data into rights | [`rights_data::decrypt`], [`rights::evaluate`] |
 //!

@@ -100,7 +100,8 @@ fn means(kind: Option<Kind>, name: &str) -> bool {
 }
 
 /// The paths of what is unknown in a document, as `BODY/WORK/X` for an element and `BODY/WORK/@x` for an attribute. What
-/// lies below an unknown element is not looked at. An element that has no place in a document of this kind is unknown, too. Where there is more than is reported, the last path is [`MORE`].
+/// lies below an unknown element is not looked at. An element that has no place in a document of this kind is unknown, too.
+/// Where there is more than is reported, the last path is [`MORE`].
 #[must_use]
 pub fn paths(document: &Document) -> Vec<String> {
     let kind = Kind::of(document.body()).ok();
