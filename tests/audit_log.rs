@@ -8,9 +8,12 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use keyward::audit::chain::ChainHash;
+use keyward::audit::record::{Event, RECORD_BYTES_MAX};
+use keyward::caller::CallerNote;
 use keyward::error::Reason;
-use keyward::grpc::client::{Connection, NodeIdentity, failed};
+use keyward::grpc::client::{AuditClient, Connection, NodeIdentity, failed};
 use keyward::grpc::v1;
+use keyward::store::{Batch, Sqlite, Store};
 use serde_json::Value;
 
 use crate::kit::{Instance, KEYWARD, ends, events, keyward};
@@ -100,6 +103,96 @@ async fn a_flood_of_refusals_is_counted_and_cannot_fill_the_log() {
     assert_eq!(single + counted, FLOOD, "none is lost");
     // Two windows at most, should a minute have ended in between.
     assert!((30..=60).contains(&single), "{single} were recorded each for itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn imports_that_are_refused_are_counted_in_a_flood_and_leave_short_records_only() {
+    const FLOOD: usize = 100;
+    let mut instance = Instance::with_cluster();
+    let (node, operator) = (instance.connect("node-1").await, operator(&instance).await);
+    let import = |name: String| v1::ImportEnrollmentResponseRequest {
+        cluster: name,
+        document: b"no response".to_vec(),
+        pins: vec!["no pin".into()],
+        ..Default::default()
+    };
+    // One name that would make a record longer than any verifier reads.
+    let names = [3 * 1024 * 1024].into_iter().chain([10_000; FLOOD - 1]).map(|length| "x".repeat(length));
+    for name in names {
+        let refusal = failed(node.enrollment().import_enrollment_response(import(name)).await.unwrap_err());
+        assert_eq!(refusal.reason(), Reason::PermissionDenied);
+    }
+    for _ in 0..FLOOD {
+        let request = import("clusters/demo".into());
+        let refusal = failed(operator.enrollment().import_enrollment_response(request).await.unwrap_err());
+        assert_eq!(refusal.reason(), Reason::InvalidArgument);
+    }
+    drop((node, operator));
+    assert_eq!(instance.stop(), Some(0), "what is counted is recorded at the end, if not before");
+    instance.start();
+    let log = instance.log();
+    assert!(log.iter().all(|record| record.to_string().len() < 16 * 1024));
+    let of = |kind: &str, caller: &str| -> Vec<&Value> {
+        events(&log, kind).into_iter().filter(|event| event["caller"]["name"] == caller).collect()
+    };
+    for (caller, reason) in
+        [("clusters/demo/nodes/node-1", "PERMISSION_DENIED"), ("local-operator", "INVALID_ARGUMENT")]
+    {
+        let single = of("refusal", caller).len();
+        let name = format!("import-response {reason}");
+        let counted: u64 =
+            of("refusals-counted", caller).iter().filter_map(|event| event["counts"][&name].as_u64()).sum();
+        assert_eq!(single as u64 + counted, FLOOD as u64, "{caller}: none is lost");
+        // Two windows at most, should a minute have ended in between.
+        assert!((30..=60).contains(&single), "{caller}: {single} were recorded each for itself");
+    }
+    assert_eq!(of("enrollment", "clusters/demo/nodes/node-1").len(), 0, "who may not import has no say in the log");
+    let responses = |event: &&&Value| event["step"] == "response-refused";
+    assert_eq!(
+        of("enrollment", "local-operator").iter().filter(responses).count(),
+        of("refusal", "local-operator").len()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_the_longest_records_is_exported_and_listed_whole() {
+    let mut instance = Instance::new();
+    let store = Sqlite::open(&instance.data().join("keyward.db"), false).await.unwrap();
+    let event = || Event::Refusal {
+        caller: CallerNote::service(),
+        operation: "test".into(),
+        target: "test".into(),
+        reason: "INTERNAL".into(),
+        message: "x".repeat(RECORD_BYTES_MAX - 1024),
+    };
+    // More than fits into one message, though it has few records.
+    for _ in 0..10 {
+        store.commit(Batch { writes: Vec::new(), events: (0..10).map(|_| event()).collect() }).await.unwrap();
+    }
+    store.close().await;
+    instance.start();
+    assert_eq!(events(&instance.log(), "refusal").len(), 100);
+    let operator = operator(&instance).await;
+    let mut request =
+        v1::ListEntriesRequest { parent: "logs/-".into(), filter: "kind = \"refusal\"".into(), ..Default::default() };
+    let mut listed = 0;
+    loop {
+        let page = operator.audit().list_entries(request.clone()).await.unwrap().into_inner();
+        listed += page.entries.len();
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed, 100);
+    // A client that takes what clients take unless told otherwise: 4 MiB a message.
+    let mut plain = AuditClient::new(operator.channel());
+    let mut stream = plain.export_log(v1::ExportLogRequest::default()).await.unwrap().into_inner();
+    let mut longest = 0;
+    while let Some(message) = stream.message().await.unwrap() {
+        longest += message.records.iter().filter(|record| record.len() > RECORD_BYTES_MAX / 2).count();
+    }
+    assert_eq!(longest, 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]

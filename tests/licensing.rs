@@ -99,6 +99,12 @@ async fn what_is_not_this_clusters_license_is_refused_with_its_reason_and_record
         ),
         ("another cluster", "clusters/other", other.body(), Reason::PermissionDenied),
         ("no such cluster", "clusters/none", body.clone(), Reason::PermissionDenied),
+        (
+            "an ID that no record takes",
+            "clusters/demo",
+            body.replace("7a925b0c-b918-450b-8b7f-33719847a8b2", &"7".repeat(200_000)),
+            Reason::DocumentIncomplete,
+        ),
     ];
     for (what, cluster, body, expected) in &cases {
         assert_eq!(reason(&node, cluster, body.clone()).await, *expected, "{what}");

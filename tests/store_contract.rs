@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use keyward::audit::chain::Head;
 use keyward::audit::merkle::{Frontier, TreeHash, inclusion_path, verify_inclusion};
-use keyward::audit::record::{ActNote, Event, OutcomeNote, Record};
+use keyward::audit::record::{ActNote, Event, OutcomeNote, RECORD_BYTES_MAX, Record};
 use keyward::caller::CallerNote;
 use keyward::error::{Reason, Result};
 use keyward::store::{Batch, Kind, Sqlite, Store, Write, ask};
@@ -128,6 +128,7 @@ on_both! {
     the_tree_grows_with_the_records_and_is_there_after_reopening
     a_tree_that_does_not_fit_its_records_is_not_opened
     checkpoints_are_kept_in_their_order
+    a_record_beyond_its_bound_is_refused_with_its_batch_and_the_log_goes_on
 }
 
 fn write(name: &str, over: u64, value: u64) -> Write {
@@ -541,6 +542,22 @@ async fn a_tree_that_does_not_fit_its_records_is_not_opened(place: Place) {
         place.bring_back();
     }
     place.try_open().await.unwrap();
+}
+
+async fn a_record_beyond_its_bound_is_refused_with_its_batch_and_the_log_goes_on(place: Place) {
+    let store = place.open().await;
+    let long = refusal(&"x".repeat(RECORD_BYTES_MAX));
+    let batch = Batch { writes: vec![write("clusters/a", 0, 1)], events: vec![refusal("short"), long] };
+    let fault = store.commit(batch).await.unwrap_err();
+    assert_eq!(fault.reason(), Reason::LimitExceeded);
+    assert!(fault.next_step().unwrap().contains("nothing was recorded"), "{fault:?}");
+    assert!(store.get(Kind::Cluster, "clusters/a").await.unwrap().is_none());
+    assert!(whole_log(&*store).await.is_empty());
+    // Nearly as long as one may be.
+    store.commit(Batch::event(refusal(&"x".repeat(RECORD_BYTES_MAX - 1024)))).await.unwrap();
+    let log = whole_log(&*store).await;
+    assert_eq!(log.len(), 1);
+    assert!(log[0].bytes().unwrap().len() <= RECORD_BYTES_MAX);
 }
 
 async fn checkpoints_are_kept_in_their_order(place: Place) {

@@ -16,8 +16,21 @@ use crate::error::{Error, Reason, Result};
 /// Version of the record format.
 pub const FORMAT: u32 = 1;
 
+/// Longest record, in bytes. Nearly all are below 1 KiB; one that decides about an anchor carries a signed note of up to
+/// 64 KiB.
+pub const RECORD_BYTES_MAX: usize = 128 * 1024;
 /// What a record's bytes are beyond event and log, at most about.
 const ENVELOPE_BYTES: usize = 192;
+/// Longest identity of a log, in bytes, for which room is left beside an event.
+const LOG_BYTES: usize = 64;
+/// Longest words that records take from outside, in characters.
+const WORDS_CHARS_MAX: usize = 500;
+
+/// Words from outside (of a caller, a document, a device) as records take them: their beginning.
+#[must_use]
+pub fn brief(words: &str) -> String {
+    words.chars().take(WORDS_CHARS_MAX).collect()
+}
 
 /// One record. `seq` counts from 0 without gaps; `prev` is the hash of the bytes of the record before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -376,9 +389,16 @@ impl Event {
     /// The canonical bytes: RFC 8785 JSON.
     ///
     /// # Errors
-    /// `INTERNAL` if the event cannot be written as JSON.
+    /// `LIMIT_EXCEEDED` if a record of it would be longer than [`RECORD_BYTES_MAX`]; `INTERNAL` if the event cannot be
+    /// written as JSON.
     pub fn bytes(&self) -> Result<Vec<u8>> {
-        canonical::to_vec(self).map_err(unwritten)
+        let bytes = canonical::to_vec(self).map_err(unwritten)?;
+        if bytes.len() + LOG_BYTES + ENVELOPE_BYTES > RECORD_BYTES_MAX {
+            let words = format!("a record of {} would have {} bytes of event", self.kind(), bytes.len());
+            return Err(Error::new(Reason::LimitExceeded, words)
+                .hint(format!("a record has at most {RECORD_BYTES_MAX} bytes; nothing was recorded")));
+        }
+        Ok(bytes)
     }
 }
 

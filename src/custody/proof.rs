@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::record::{ActNote, Event, OutcomeNote};
+use crate::audit::record::{ActNote, Event, OutcomeNote, brief};
 use crate::clock;
 use crate::error::{Error, Reason, Result};
 use crate::policy::Permit;
@@ -141,9 +141,9 @@ pub(super) async fn close<T>(
 impl Failed {
     fn note(&self) -> OutcomeNote {
         let reason = self.error.reason().code().to_owned();
-        let mut message = self.error.message().to_owned();
+        let mut message = brief(self.error.message());
         if let Some(detail) = self.error.private_detail() {
-            message = format!("{message} ({detail})");
+            message = format!("{message} ({})", brief(detail));
         }
         match self.outcome {
             Outcome::Unknown => OutcomeNote::Unknown { reason, message: format!("{message}; nothing was released") },

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::audit::record::{Event, time_text};
+use crate::audit::record::{Event, brief, time_text};
 use crate::caller::{Caller, CallerNote};
 use crate::clock;
 use crate::custody::Custody;
@@ -23,8 +23,6 @@ const SOURCES_MAX: usize = 64;
 const WINDOW_S: u64 = 60;
 /// Longest name of an object in a refusal's record, in characters.
 const TARGET_CHARS_MAX: usize = 200;
-/// Longest words in a refusal's record, in characters.
-const MESSAGE_CHARS_MAX: usize = 500;
 /// Pause before counts that could not be recorded are tried again, in milliseconds.
 const AGAIN_MS: u64 = 500;
 
@@ -134,14 +132,23 @@ impl Refusals {
             operation: operation.name().to_owned(),
             target: target.chars().take(TARGET_CHARS_MAX).collect(),
             reason: reason.to_owned(),
-            message: refusal.message().chars().take(MESSAGE_CHARS_MAX).collect(),
+            message: brief(refusal.message()),
         }))
     }
 
-    /// Records a refusal, or counts it. Gives it back, or the store's failure if it could not be recorded.
-    async fn refuse(self: &Arc<Self>, caller: &Caller, operation: Operation, target: &str, refusal: Error) -> Error {
+    /// Records a refusal, after what is to be recorded beside it, or counts it. Gives it back, or the store's failure if
+    /// it could not be recorded.
+    async fn refuse(
+        self: &Arc<Self>,
+        caller: &Caller,
+        (operation, target): (Operation, &str),
+        refusal: Error,
+        beside: Option<Event>,
+    ) -> Error {
+        let recorded =
+            |refused: Event| Batch { writes: Vec::new(), events: beside.into_iter().chain([refused]).collect() };
         match self.admit(caller, operation, target, &refusal, clock::now_us()) {
-            Admitted::Recorded(event) => match self.store.commit(Batch::event(*event)).await {
+            Admitted::Recorded(event) => match self.store.commit(recorded(*event)).await {
                 Ok(_) => refusal,
                 Err(fault) => fault.while_doing("the refusal cannot be recorded"),
             },
@@ -201,7 +208,19 @@ impl Custody {
     /// Records that a request was refused, before the caller learns it; in a flood, counts it. Gives the refusal back, or
     /// the store's failure if it could not be recorded.
     pub async fn refuse(&self, caller: &Caller, operation: Operation, target: &str, refusal: Error) -> Error {
-        self.refusals.refuse(caller, operation, target, refusal).await
+        self.refusals.refuse(caller, (operation, target), refusal, None).await
+    }
+
+    /// The same for a document that was looked at: `beside` says which, wherever the refusal is recorded for itself.
+    pub async fn refuse_document(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        target: &str,
+        refusal: Error,
+        beside: Event,
+    ) -> Error {
+        self.refusals.refuse(caller, (operation, target), refusal, Some(beside)).await
     }
 }
 

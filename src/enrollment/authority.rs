@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use time::Duration as Span;
 use uuid::Uuid;
 
-use crate::audit::record::Event;
+use crate::audit::record::{Event, brief};
 use crate::caller::Caller;
 use crate::clock;
 use crate::cluster;
@@ -143,7 +143,7 @@ pub async fn receive(custody: &Arc<Custody>, caller: &Caller, document: &[u8]) -
     let fingerprint = Fingerprint::of(document);
     let read = Request::read(document);
     let (subject, detail) = match &read {
-        Ok(request) => (request.guid.to_string(), format!("{} at {}", request.name, request.url)),
+        Ok(request) => (request.guid.to_string(), brief(&format!("{} at {}", request.name, request.url))),
         Err(fault) => (String::new(), refusal_words(fault)),
     };
     let document_sha256 = fingerprint.sha256.clone();
@@ -155,8 +155,7 @@ pub async fn receive(custody: &Arc<Custody>, caller: &Caller, document: &[u8]) -
 
 /// What the record of a request says of why it was refused.
 fn refusal_words(fault: &Error) -> String {
-    const CHARS_MAX: usize = 500;
-    format!("{}: {}", fault.reason().code(), fault.message()).chars().take(CHARS_MAX).collect()
+    brief(&format!("{}: {}", fault.reason().code(), fault.message()))
 }
 
 /// Answers a request whose fingerprint was compared: issues the certificate and gives the response file's bytes.

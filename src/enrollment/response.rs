@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::audit::record::Event;
+use crate::audit::record::{Event, brief};
 use crate::caller::Caller;
 use crate::clock;
 use crate::cluster::{Cluster, Enrolled};
@@ -105,20 +105,24 @@ pub fn write(chain: &Chain) -> Vec<u8> {
 /// # Errors
 /// What does not hold, recorded before the caller learns it; the cluster is then as it was.
 pub async fn import(custody: &Arc<Custody>, caller: &Caller, import: Import) -> Result<Cluster> {
-    let fingerprint = Fingerprint::of(&import.document);
+    let operation = Operation::ImportResponse;
     let name = import.cluster.clone();
+    // Whoever may not import is told so before anything of the request is looked at or kept.
+    if let Err(refusal) = policy::permit(caller, &Asked { operation, cluster: Some(&name), signs: None }) {
+        return Err(custody.refuse(caller, operation, &name, refusal).await);
+    }
+    let fingerprint = Fingerprint::of(&import.document);
     match take_in(custody, caller, import, &fingerprint).await {
         Ok(cluster) => Ok(cluster),
         Err(refusal) => {
             let event = Event::Enrollment {
                 caller: caller.note(),
                 step: "response-refused".into(),
-                subject: name.clone(),
+                subject: brief(&name),
                 document_sha256: fingerprint.sha256,
                 detail: refusal.reason().code().to_owned(),
             };
-            custody.store().commit(Batch::event(event)).await?;
-            Err(custody.refuse(caller, Operation::ImportResponse, &name, refusal).await)
+            Err(custody.refuse_document(caller, operation, &name, refusal, event).await)
         }
     }
 }
@@ -129,8 +133,6 @@ async fn take_in(
     import: Import,
     fingerprint: &Fingerprint,
 ) -> Result<Cluster> {
-    let asked = Asked { operation: Operation::ImportResponse, cluster: Some(&import.cluster), signs: None };
-    policy::permit(caller, &asked)?;
     let pins: Vec<Pin> = import.pins.iter().map(|pin| pin.parse()).collect::<Result<_>>()?;
     let accept: Vec<Field> = import.accept.iter().map(|name| Field::named(name)).collect::<Result<_>>()?;
     let (mut cluster, version) = custody.versioned_cluster(&import.cluster).await?;
@@ -156,7 +158,7 @@ async fn take_in(
         detail: if differences.is_empty() {
             "as requested".to_owned()
         } else {
-            format!("differences accepted: {}", differences.join("; "))
+            brief(&format!("differences accepted: {}", differences.join("; ")))
         },
     };
     let chain = Write::new(Kind::Chain, &enrolled.chain, 0, &chain)?;

@@ -17,8 +17,10 @@ use crate::grpc::{Door, status, v1};
 use crate::policy::{Asked, Operation, permit};
 use crate::sink::Standing;
 
-/// Records in one message of an export. A record is far below 16 KiB.
+/// Records of an export that are read at a time.
 const EXPORT_RECORDS: u32 = 256;
+/// Bytes of records that fill a message of an export; one more record may go with them. Clients take 4 MiB or more.
+const EXPORT_BYTES: usize = 1024 * 1024;
 
 #[tonic::async_trait]
 impl v1::audit_server::Audit for Door {
@@ -168,9 +170,17 @@ impl Door {
                 at.follow(record)?;
                 frontier.append(TreeHash::leaf(record), |_, _, _| {});
             }
-            let records = if is_new { records } else { Vec::new() };
-            if send.send(Ok(v1::ExportLogResponse { records, log_size, ..Default::default() })).await.is_err() {
-                return Ok(());
+            let mut records = if is_new { records } else { Vec::new() }.into_iter().peekable();
+            // One at least, though it be empty: so the caller sees how far it is, and it is seen when the caller has gone.
+            loop {
+                let some = message_of(&mut records);
+                let message = v1::ExportLogResponse { records: some, log_size, ..Default::default() };
+                if send.send(Ok(message)).await.is_err() {
+                    return Ok(());
+                }
+                if records.peek().is_none() {
+                    break;
+                }
             }
         }
         if (at.chain, frontier.root()) != (signed.chain, signed.root) {
@@ -180,4 +190,17 @@ impl Door {
         let _ = send.send(Ok(v1::ExportLogResponse { records: Vec::new(), checkpoint, trust, log_size })).await;
         Ok(())
     }
+}
+
+/// The records of the next message.
+fn message_of(records: &mut impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut room = EXPORT_BYTES;
+    let mut of = Vec::new();
+    while room > 0
+        && let Some(record) = records.next()
+    {
+        room = room.saturating_sub(record.len());
+        of.push(record);
+    }
+    of
 }
