@@ -13,8 +13,10 @@ pub const DOMAIN: &str = "keyward.v1";
 /// Longest message or hint that is sent, in bytes. Together they must fit into the headers that a client takes (16 KiB
 /// with most), in which each byte may become three.
 const WORDS_BYTES_MAX: usize = 1024;
-/// When to come back after a failure that passes and does not say when, in milliseconds.
+/// When to come back after a failure that passes by itself and does not say when, in milliseconds.
 const RETRY_MS: u64 = 500;
+/// When to come back after a failure that lasts until a person acts, in milliseconds.
+const RETRY_MENDED_MS: u64 = 30_000;
 
 /// The canonical code of a reason.
 #[must_use]
@@ -74,9 +76,20 @@ pub fn code(reason: Reason) -> Code {
     }
 }
 
-/// Whether the same request may succeed a little later without anybody doing anything.
-fn passes(reason: Reason) -> bool {
-    matches!(reason, Reason::TokenBusy | Reason::TokenUnavailable | Reason::StoreUnavailable)
+/// When the same request is worth sending again: soon if it may succeed without anybody doing anything, later if a person
+/// has to act first, never if the request itself is at fault.
+fn again_in(reason: Reason) -> Option<Duration> {
+    let pause_ms = match reason {
+        Reason::TokenBusy
+        | Reason::TokenUnavailable
+        | Reason::StoreUnavailable
+        | Reason::StoreClosed
+        | Reason::CheckpointOverdue
+        | Reason::PeerUnreachable => RETRY_MS,
+        _ if code(reason) == Code::Unavailable => RETRY_MENDED_MS,
+        _ => return None,
+    };
+    Some(Duration::from_millis(pause_ms))
 }
 
 /// What a caller gets: the public message and hint, never the private detail, which goes to the log here.
@@ -89,8 +102,8 @@ pub fn status(error: Error) -> Status {
     }
     let hint = error.next_step().map(|hint| ("hint".to_owned(), cut(hint)));
     let mut details = ErrorDetails::with_error_info(reason.code(), DOMAIN, HashMap::from_iter(hint));
-    if passes(reason) {
-        details.set_retry_info(Some(error.worth_again_in().unwrap_or(Duration::from_millis(RETRY_MS))));
+    if let Some(pause) = again_in(reason) {
+        details.set_retry_info(Some(error.worth_again_in().unwrap_or(pause)));
     }
     Status::with_error_details(code(reason), cut(error.message()), details)
 }
@@ -140,6 +153,20 @@ mod tests {
         assert!(!format!("{status:?}").contains("inner fault"));
         let received = error(&status);
         assert_eq!((received.reason(), received.next_step()), (Reason::IssuerForeign, Some("copy it")));
+    }
+
+    #[test]
+    fn whoever_finds_us_unavailable_or_busy_is_told_when_to_come_back() {
+        for reason in Reason::ALL {
+            let status = status(Error::new(*reason, "words"));
+            let told = status.get_error_details().retry_info().and_then(|info| info.retry_delay);
+            let waits = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
+            assert_eq!(told.is_some(), waits, "{reason:?}");
+            assert!(told.is_none_or(|pause| pause >= Duration::from_millis(RETRY_MS)), "{reason:?}: {told:?}");
+        }
+        let latched = status(Error::new(Reason::PinLatched, "words"));
+        let told = latched.get_error_details().retry_info().and_then(|info| info.retry_delay);
+        assert_eq!(told, Some(Duration::from_millis(RETRY_MENDED_MS)), "nobody hammers at what a person has to clear");
     }
 
     #[test]
