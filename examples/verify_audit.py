@@ -373,6 +373,11 @@ def read(path, kind):
         raise Wrong(f"{path}: {wrong}") from None
 
 
+def say(words):
+    """Prints one line: what a terminal would obey or hide, and line feeds, as their codes."""
+    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in words))
+
+
 def main():
     parser = Arguments(description="Verify an exported audit log.")
     parser.add_argument("log", help="audit.jsonl")
@@ -384,31 +389,31 @@ def main():
         checkpoint = read(arguments.checkpoint, Checkpoint)
         log = read_log(arguments.log)
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(log.kinds.items()))
-        print(f"records     ok: {log.tree.size}, each follows from the one before ({kinds or 'none'})")
+        say(f"records     ok: {log.tree.size}, each follows from the one before ({kinds or 'none'})")
         for intent in sorted(log.open_intents):
-            print(f"            record {intent} announces an act whose outcome is not in the file")
+            say(f"            record {intent} announces an act whose outcome is not in the file")
         if checkpoint:
             check_covered(log, checkpoint)
         if checkpoint and not log.torn:
-            print(f"checkpoint  ok: of all {checkpoint.size} records of {checkpoint.origin}")
+            say(f"checkpoint  ok: of all {checkpoint.size} records of {checkpoint.origin}")
             for other in checkpoint.others:
-                print(f"            it has seen: {other}")
+                say(f"            it has seen: {other}")
         if checkpoint and trust:
             check_signature(checkpoint, trust)
-            print(f"signature   ok: by the log's own key, one of {len(trust[1])} in the trust file")
+            say(f"signature   ok: by the log's own key, one of {len(trust[1])} in the trust file")
     except Unreadable as error:
-        print(f"unreadable: {error}")
+        say(f"unreadable: {error}")
         return 3
     except Wrong as wrong:
-        print(f"WRONG: {wrong}")
+        say(f"WRONG: {wrong}")
         return 1
     if log.torn:
-        print("verdict: the last record is cut off, as a crash leaves it; nothing is wrong with those before it")
+        say("verdict: the last record is cut off, as a crash leaves it; nothing is wrong with those before it")
         return 2
     if checkpoint and trust:
-        print("verdict: good")
+        say("verdict: good")
         return 0
-    print("verdict: nothing is wrong, but without a checkpoint and trusted keys the end may be missing or all be made up")
+    say("verdict: nothing is wrong, but without a checkpoint and trusted keys the end may be missing or all be made up")
     return 2
 
 

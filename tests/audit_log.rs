@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use keyward::audit::chain::ChainHash;
-use keyward::audit::record::{Event, RECORD_BYTES_MAX};
+use keyward::audit::record::{Event, RECORD_BYTES_MAX, Record};
 use keyward::caller::CallerNote;
 use keyward::error::Reason;
 use keyward::grpc::client::{AuditClient, Connection, NodeIdentity, failed};
@@ -16,7 +16,7 @@ use keyward::grpc::v1;
 use keyward::store::{Batch, Sqlite, Store};
 use serde_json::Value;
 
-use crate::kit::{Instance, KEYWARD, ends, events, keyward};
+use crate::kit::{Instance, KEYWARD, ends, events, keyward, python};
 
 async fn operator(instance: &Instance) -> Connection {
     Connection::operator(&instance.data().join("operator.sock")).await.unwrap()
@@ -193,6 +193,39 @@ async fn a_log_of_the_longest_records_is_exported_and_listed_whole() {
         longest += message.records.iter().filter(|record| record.len() > RECORD_BYTES_MAX / 2).count();
     }
     assert_eq!(longest, 100);
+}
+
+#[test]
+fn nothing_that_is_printed_of_a_record_or_a_request_moves_on_a_terminal_or_makes_a_line() {
+    let mut instance = Instance::new();
+    instance.start();
+    let name = "\u{1b}[31mEVIL\nerror: forged\u{9b}2J\u{202e}";
+    let ran = instance.cli(&["cluster", "get", name]);
+    assert_eq!(ran.code, Some(65), "{ran:?}");
+    let recorded = instance.json(&["audit", "list", "--kind", "refusal"]);
+    let target = recorded["entries"][0]["record"]["event"]["target"].as_str().unwrap();
+    assert!(target.ends_with(name), "it is kept as it was: {target:?}");
+    let tail = instance.cli(&["audit", "tail", "-n", "1"]).good();
+    assert!(tail.contains("EVIL"), "{tail}");
+    let json = instance.cli(&["audit", "tail", "-n", "1", "--output", "json"]).good();
+    for said in [&ran.stderr, &tail, &json] {
+        assert!(!said.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{said:?}");
+        assert!(!said.contains("\nerror: forged"), "{said:?}");
+    }
+
+    // A log that somebody made up, with a kind of event that reads like a verdict.
+    let event = br#"{"type":"x\u001b[8m\n\ngood     every record follows\nverdict: good\n"}"#;
+    let (log, time) = ("\u{1b}[2Ja-log\nverdict: good", "2026-11-24T09:30:00.000000Z");
+    let record = Record::bytes_around(event, log, 0, ChainHash::ZERO, time).unwrap();
+    let file = instance.path("forged.jsonl");
+    fs::write(&file, [&record[..], b"\n"].concat()).unwrap();
+    let (ours, python) = (keyward(&["audit", "verify", file.to_str().unwrap()]), python("verify_audit.py", &[&file]));
+    for ran in [ours, python] {
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(!ran.stdout.contains('\u{1b}'), "{ran:?}");
+        let forged = |line: &&str| line.starts_with("good") || line.starts_with("verdict: good");
+        assert_eq!(ran.stdout.lines().find(forged), None, "{ran:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

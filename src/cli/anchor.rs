@@ -62,8 +62,11 @@ fn show(found: &Contradiction, words: &str, confirmed: bool, global: &Global) {
     }
     println!("log      {}", log.log);
     println!("store    {} records", log.size);
-    println!("fault    {} [{}]", why.message(), why.reason().code());
-    println!("anchor   {}", anchor.as_deref().and_then(|note| note.lines().nth(1)).unwrap_or("cannot be read"));
+    println!("fault    {} [{}]", output::clean(why.message()), why.reason().code());
+    println!(
+        "anchor   {}",
+        output::clean(anchor.as_deref().and_then(|note| note.lines().nth(1)).unwrap_or("cannot be read"))
+    );
     if !confirmed {
         println!("What was signed and is not in this store stays lost. Nobody else is asked; the log will say so.");
         println!("next: keyward audit re-anchor --confirm \"{words}\"");

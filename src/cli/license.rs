@@ -79,7 +79,7 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<()> {
             });
             output::object(global.output, &shown);
         }
-        _ => print!("{documents}"),
+        _ => output::raw(&documents),
     }
     Ok(())
 }

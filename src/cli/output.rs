@@ -1,5 +1,6 @@
 //! How commands print: aligned words for people, JSON for programs.
 
+use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -24,10 +25,16 @@ pub(super) enum Format {
 /// What kept standard output from being written, if anything did.
 static LOST: OnceLock<std::io::Error> = OnceLock::new();
 
-/// Prints. A reader that has gone ends the printing and nothing else: what a command does, it does to its end.
+/// Prints, so that a terminal shows all of it and nothing else.
 pub(super) fn print(words: Arguments<'_>) {
+    raw(&shown(&words.to_string()));
+}
+
+/// Prints a document to the byte. A reader that has gone ends the printing and nothing else: what a command does, it does
+/// to its end.
+pub(super) fn raw(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    if let Err(fault) = stdout.write_fmt(words).and_then(|()| stdout.flush())
+    if let Err(fault) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
         && fault.kind() != ErrorKind::BrokenPipe
     {
         let _ = LOST.set(fault);
@@ -36,7 +43,12 @@ pub(super) fn print(words: Arguments<'_>) {
 
 /// Says something beside the output. There is nobody to tell if it cannot be said.
 pub(super) fn tell(words: Arguments<'_>) {
-    let _ = std::io::stderr().lock().write_fmt(words);
+    let _ = std::io::stderr().lock().write_all(shown(&words.to_string()).as_bytes());
+}
+
+/// The same on a terminal in place of the last line.
+pub(super) fn tell_over(words: Arguments<'_>) {
+    let _ = std::io::stderr().lock().write_fmt(format_args!("\u{1b}[1A\u{1b}[2K{}", shown(&words.to_string())));
 }
 
 /// Whether all that was printed could be written.
@@ -46,12 +58,18 @@ pub(super) fn whole() -> Result<()> {
 
 /// Says what went wrong and what to do next.
 pub(super) fn fault(fault: &Error) {
-    eprintln!("error: {fault} [{}]", fault.reason().code());
+    // Each on a line of its own, whatever words of others it repeats.
+    eprintln!("error: {} [{}]", clean(fault.message()), fault.reason().code());
     if let Some(detail) = fault.private_detail() {
-        eprintln!("detail: {detail}");
+        eprintln!("detail: {}", clean(detail));
     }
+    next_step(fault);
+}
+
+/// Says what to do next, if there is something to say.
+pub(super) fn next_step(fault: &Error) {
     if let Some(hint) = fault.next_step() {
-        eprintln!("next: {hint}");
+        eprintln!("next: {}", clean(hint));
     }
 }
 
@@ -61,7 +79,7 @@ pub(super) fn object(format: Format, value: &Value) {
         (Format::Table, Value::Object(members)) => {
             let width = members.keys().map(String::len).max().unwrap_or(0);
             for (name, value) in members {
-                println!("{name:width$}  {}", word(value));
+                println!("{name:width$}  {}", clean(&word(value)));
             }
         }
         _ => println!("{value:#}"),
@@ -96,10 +114,26 @@ pub(super) fn list(format: Format, rows: &[Value]) {
     }
 }
 
-/// A text in which nothing is left by which it could write over, reorder or hide what a terminal shows: words of a
-/// document are printed, and a document may come from anybody.
+/// A text in which nothing is left by which it could write over, reorder or hide what a terminal shows, or begin a line:
+/// words of documents, records and requests are printed, and they may come from anybody.
 pub(super) fn clean(text: &str) -> String {
     text.replace(is_unprintable, " ")
+}
+
+/// Lines as a terminal may have them. What it would not show is written as its code, `\u001b`, which says the same in JSON.
+fn shown(lines: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c == '\n' || !is_unprintable(c);
+    if lines.chars().all(is_plain) {
+        return Cow::Borrowed(lines);
+    }
+    let mut shown = String::with_capacity(lines.len());
+    for c in lines.chars() {
+        match is_plain(c) {
+            true => shown.push(c),
+            false => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| shown.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    Cow::Owned(shown)
 }
 
 fn is_unprintable(c: char) -> bool {

@@ -43,10 +43,8 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
     match read(args) {
         Ok(material) => Ok(judge(at, global, &material)),
         Err(fault) => {
-            eprintln!("error: {fault}");
-            if let Some(hint) = fault.next_step() {
-                eprintln!("next: {hint}");
-            }
+            eprintln!("error: {}", output::clean(fault.message()));
+            output::next_step(&fault);
             Ok(3)
         }
     }

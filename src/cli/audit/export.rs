@@ -164,9 +164,10 @@ impl Progress {
             return;
         }
         self.told = Instant::now();
-        let over = std::mem::replace(&mut self.over, std::io::stderr().is_terminal());
-        let back = if over { "\u{1b}[1A\u{1b}[2K" } else { "" };
-        eprintln!("{back}{}", words(done, all));
+        match std::mem::replace(&mut self.over, std::io::stderr().is_terminal()) {
+            true => output::tell_over(format_args!("{}\n", words(done, all))),
+            false => eprintln!("{}", words(done, all)),
+        }
     }
 }
 

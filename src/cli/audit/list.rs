@@ -221,7 +221,7 @@ fn full(entry: &v1::Entry) -> Result<Value> {
 fn line(entry: &v1::Entry) -> String {
     let said = serde_json::from_slice::<Value>(&entry.record).ok().map(|record| words(&record["event"]));
     let time = output::time(entry.time);
-    format!("{:>8}  {time}  {:<16}  {}", entry.seq, entry.kind, said.unwrap_or_default())
+    output::clean(&format!("{:>8}  {time}  {:<16}  {}", entry.seq, entry.kind, said.unwrap_or_default()))
 }
 
 /// What an event says but its kind: names and values, in the order of the record.

@@ -124,21 +124,24 @@ fn print(report: &Report, file: Option<&Path>, global: &Global) {
         println!("{:#}", json!(report));
         return;
     }
-    println!("log      {}", report.log.as_deref().unwrap_or("unknown"));
+    println!("log      {}", output::clean(report.log.as_deref().unwrap_or("unknown")));
     println!("records  {} hold", report.records);
     let events: Vec<String> = report.events.iter().map(|(event, count)| format!("{event} {count}")).collect();
-    println!("events   {}", events.join(", "));
+    println!("events   {}", output::clean(&events.join(", ")));
     if !report.open_intents.is_empty() {
         println!("open     intents without an outcome: {:?}", report.open_intents);
     }
     if !report.others.is_empty() {
-        println!("others   logs of the same store, to be verified as well: {}", report.others.join(", "));
+        println!(
+            "others   logs of the same store, to be verified as well: {}",
+            output::clean(&report.others.join(", "))
+        );
     }
     match (&report.broken, report.finding) {
         (Some(broken), finding) => {
             let line = if broken.line == 0 { String::new() } else { format!(" line {}", broken.line) };
             let place = file.map_or(line.clone(), |file| format!(" {}{line}", file.display()));
-            println!("BROKEN   {}{place}: {}", name(finding), broken.message);
+            println!("BROKEN   {}{place}: {}", name(finding), output::clean(&broken.message));
         }
         (None, Finding::Good) => {
             println!("good     every record follows from the one before, up to the signed checkpoint");
