@@ -382,6 +382,43 @@ fn tail_shows_the_last_records_and_follows_those_that_come() {
 }
 
 #[test]
+fn an_export_that_is_killed_at_any_point_goes_on_when_it_is_run_again() {
+    let instance = Instance::with_cluster();
+    for (n, point) in ["begun", "received", "audit.trust", "audit.checkpoint"].iter().enumerate() {
+        let out = instance.path(&format!("killed-{n}"));
+        let args = ["audit", "export", "--out", out.to_str().unwrap()];
+        let mut export = Command::new(KEYWARD)
+            .args(args)
+            .arg("--data")
+            .arg(instance.data())
+            .env("KEYWARD_FAULTPOINT", format!("{point}:export"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let reached = BufReader::new(export.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+        assert_eq!(reached, format!("faultpoint {point}:export"));
+        export.kill().unwrap();
+        export.wait().unwrap();
+        assert!(!out.join("audit.jsonl").exists(), "{point}: what has this name is whole");
+        instance.cli(&args).good();
+        instance.verify(&out).good();
+        let mut names: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["audit.checkpoint", "audit.jsonl", "audit.trust"], "{point}");
+        let said = instance.cli(&args);
+        assert!(said.code == Some(65) && said.stderr.contains("exists"), "{said:?}");
+    }
+    // What is not of an export that was broken off is never written over.
+    let kept = instance.path("kept");
+    fs::create_dir(&kept).unwrap();
+    fs::write(kept.join("audit.trust"), "mine").unwrap();
+    instance.cli(&["audit", "export", "--out", kept.to_str().unwrap()]).refused(65, "INVALID_ARGUMENT");
+    assert_eq!(fs::read(kept.join("audit.trust")).unwrap(), b"mine");
+    assert_eq!(fs::read_dir(&kept).unwrap().count(), 1);
+}
+
+#[test]
 fn an_export_that_was_broken_off_goes_on_after_its_last_whole_record() {
     let instance = Instance::with_cluster();
     let whole = fs::read(instance.export().join("audit.jsonl")).unwrap();

@@ -164,6 +164,12 @@ pub(super) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     NewFile::create(path, mode)?.finish(content)
 }
 
+/// Writes a file that may be there already: under another name first, so that whoever looks finds it whole.
+pub(super) fn write_over(path: &Path, fresh: &Path, content: &[u8]) -> Result<()> {
+    let written = File::create(fresh).and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+    written.and_then(|()| std::fs::rename(fresh, path)).map_err(|fault| unwritable(path, &fault))
+}
+
 /// A file that is made before what goes into it, so that nothing is spent on what cannot be kept. Removed again if it is
 /// dropped before it is finished.
 pub(super) struct NewFile<'a> {

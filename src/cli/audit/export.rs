@@ -15,6 +15,7 @@ use crate::audit::verify::LINE_BYTES_MAX;
 use crate::cli::audit::{CHECKPOINT, RECORDS, TRUST};
 use crate::cli::{Global, connect, output};
 use crate::error::{Error, Reason, Result};
+use crate::faultpoint;
 use crate::grpc::client::failed;
 use crate::grpc::v1;
 
@@ -24,14 +25,9 @@ const PROGRESS_MS: u64 = 1000;
 pub(super) async fn export(out: &Path, global: &Global) -> Result<()> {
     let connection = connect::operator(&global.data).await?;
     std::fs::create_dir_all(out).map_err(|fault| output::unwritable(out, &fault))?;
-    let [whole, checkpoint, trust] = [RECORDS, CHECKPOINT, TRUST].map(|name| out.join(name));
-    if whole.exists() {
-        return Err(output::unwritable(&whole, &std::io::ErrorKind::AlreadyExists.into()));
-    }
-    // Removed again unless all are whole; the records that came stay, for the next try.
-    let checkpoint = output::NewFile::create(&checkpoint, 0o644)?;
-    let trust = output::NewFile::create(&trust, 0o644)?;
-    let mut partial = Partial::open(out.join(format!("{RECORDS}.partial")))?;
+    let whole = out.join(RECORDS);
+    let mut partial = Partial::open(vacant(out)?)?;
+    faultpoint::reach("begun", "export").await;
     let request = v1::ExportLogRequest {
         start_seq: i64::try_from(partial.records()).unwrap_or(i64::MAX),
         start_sha256: partial.at.as_ref().map(|at| at.chain.to_string()).unwrap_or_default(),
@@ -51,9 +47,14 @@ pub(super) async fn export(out: &Path, global: &Global) -> Result<()> {
             .hint("run it again: it goes on where it ended"));
     }
     let end: Checkpoint = last.checkpoint.parse::<Note>()?.text().parse()?;
-    partial.finish(&whole, &end)?;
-    trust.finish(last.trust.as_bytes())?;
-    checkpoint.finish(last.checkpoint.as_bytes())?;
+    faultpoint::reach("received", "export").await;
+    partial.seal(&end)?;
+    // The records get their name last: an export that has it is whole, and one that has not is gone on with.
+    for (name, content) in [(TRUST, &last.trust), (CHECKPOINT, &last.checkpoint)] {
+        output::write_over(&out.join(name), &partial_path(out, name), content.as_bytes())?;
+        faultpoint::reach(name, "export").await;
+    }
+    partial.name(&whole)?;
     let shown = json!({
         "records": end.size,
         "log": end.log,
@@ -63,6 +64,22 @@ pub(super) async fn export(out: &Path, global: &Global) -> Result<()> {
     });
     output::object(global.output, &shown);
     Ok(())
+}
+
+/// Where what belongs to an export stands until it is whole.
+fn partial_path(out: &Path, name: &str) -> PathBuf {
+    out.join(format!("{name}.partial"))
+}
+
+/// The file that records are to come into. None of another export, and no checkpoint or trust file that is not of the one
+/// that was broken off here, is written over.
+fn vacant(out: &Path) -> Result<PathBuf> {
+    let partial = partial_path(out, RECORDS);
+    let names: &[&str] = if partial.exists() { &[RECORDS] } else { &[RECORDS, CHECKPOINT, TRUST] };
+    match names.iter().map(|name| out.join(name)).find(|path| path.exists()) {
+        Some(taken) => Err(output::unwritable(&taken, &std::io::ErrorKind::AlreadyExists.into())),
+        None => Ok(partial),
+    }
 }
 
 /// Records that came so far, in a file that gets its name when all are there.
@@ -108,14 +125,19 @@ impl Partial {
         written.map_err(|fault| output::unwritable(&self.path, &fault))
     }
 
-    /// Gives the file its name once it holds what the checkpoint says, on the disk.
-    fn finish(mut self, whole: &Path, end: &Checkpoint) -> Result<()> {
+    /// Sees to it that the file holds what the checkpoint says, on the disk.
+    fn seal(&mut self, end: &Checkpoint) -> Result<()> {
         let is_end = self.at.as_ref().is_some_and(|at| (&at.log, at.size, at.chain) == (&end.log, end.size, end.chain));
         if !is_end {
             return Err(Error::new(Reason::PeerRefused, "the records that came are not those of the checkpoint"));
         }
         let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        synced.and_then(|()| std::fs::rename(&self.path, whole)).map_err(|fault| output::unwritable(whole, &fault))
+        synced.map_err(|fault| output::unwritable(&self.path, &fault))
+    }
+
+    /// Gives the file its name.
+    fn name(self, whole: &Path) -> Result<()> {
+        std::fs::rename(&self.path, whole).map_err(|fault| output::unwritable(whole, &fault))
     }
 }
 
