@@ -5,12 +5,17 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use keyward::audit::chain::ChainHash;
+use keyward::audit::record::Event;
+use keyward::error::Result;
+use keyward::sink::{Copied, End, Sink, Sinks};
+use keyward::store::{Batch, Sqlite, Store};
 use serde_json::Value;
 
-use crate::kit::Instance;
+use crate::kit::{Instance, eventually};
 
 /// An instance with more in its configuration, not yet started.
 fn configured(more: &str) -> Instance {
@@ -81,6 +86,117 @@ fn a_json_lines_copy_has_every_record_once_through_restarts_and_a_torn_line() {
 }
 
 #[test]
+fn what_a_power_cut_left_unwritten_is_copied_again() {
+    let mut instance = configured("[[sink]]\nname = \"copy\"\njson_lines = \"audit.copy\"\n");
+    let copy = instance.data().join("audit.copy");
+    instance.start();
+    until(&instance, "caught up", caught_up);
+    assert_eq!(instance.stop(), Some(0));
+    let whole = fs::read(&copy).unwrap();
+    let third = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(2).unwrap().0 + 1;
+    let zeros = vec![0; 3 * 1024 * 1024];
+    // Blocks that were never written, after whole lines, within one, before others that were, and in all of the file.
+    let left = [
+        [&whole[..third], &zeros].concat(),
+        [&whole[..third + 40], &zeros[..9000], &whole[third + 40..]].concat(),
+        [&whole[..third], &zeros, &whole[third..third + 40]].concat(),
+        zeros,
+    ];
+    for (n, left) in left.iter().enumerate() {
+        fs::write(&copy, left).unwrap();
+        instance.start();
+        until(&instance, "caught up", caught_up);
+        assert_eq!(instance.stop(), Some(0));
+        let lines = copied(&copy);
+        assert_eq!((&lines[0]["seq"], lines.len() > 3), (&0.into(), true), "{n}");
+        assert_eq!(lines.last().unwrap()["record"]["event"]["type"], "log-closed", "{n}");
+    }
+}
+
+#[test]
+fn a_copy_of_what_was_given_up_takes_nothing_until_it_is_moved_away() {
+    let place = tempfile::tempdir().unwrap();
+    let socket = place.path().join("log");
+    let receiver = UnixDatagram::bind(&socket).unwrap();
+    std::thread::spawn(move || while receiver.recv(&mut [0; 65536]).is_ok() {});
+    let mut instance = configured(&format!(
+        "[[sink]]\nname = \"copy\"\njson_lines = \"audit.copy\"\n[[sink]]\nname = \"siem\"\nsyslog = \"{}\"\n",
+        socket.display()
+    ));
+    let (store, copy) = (instance.data().join("keyward.db"), instance.data().join("audit.copy"));
+    let both = |instance: &Instance, what: &str, is: &dyn Fn(&Value) -> bool| {
+        eventually(what, || instance.json(&["audit", "sinks"]).as_array().unwrap().iter().all(is));
+    };
+    instance.start();
+    both(&instance, "caught up", &caught_up);
+    assert_eq!(instance.stop(), Some(0));
+    let older = fs::read(&store).unwrap();
+    instance.start();
+    both(&instance, "caught up", &caught_up);
+    assert_eq!(instance.stop(), Some(0));
+    let held = fs::read(&copy).unwrap();
+    let records = copied(&copy).len() as u64;
+
+    // The log goes on from an earlier state, and past what the copies have.
+    fs::write(&store, &older).unwrap();
+    let confirm = instance.json(&["audit", "re-anchor"])["confirm"].as_str().unwrap().to_owned();
+    instance.cli(&["audit", "re-anchor", "--confirm", &confirm]).good();
+    instance.start();
+    while instance.log().len() as u64 <= records {}
+    assert_eq!(instance.stop(), Some(0));
+    instance.start();
+    both(&instance, "told of", &|sink: &Value| {
+        sink["failing"].as_str().is_some_and(|why| why.contains("its last record") && why.contains("move it away"))
+    });
+    assert_eq!(instance.stop(), Some(0));
+    assert_eq!(fs::read(&copy).unwrap(), held, "nothing is mixed, nothing is lost");
+
+    fs::rename(&copy, instance.path("given-up")).unwrap();
+    fs::remove_file(instance.data().join("sinks/siem.sent")).unwrap();
+    instance.start();
+    both(&instance, "caught up", &caught_up);
+    assert_eq!(instance.stop(), Some(0));
+    assert_eq!(copied(&copy)[0]["seq"], 0);
+}
+
+/// Breaks off once, and takes records then.
+struct Breaks {
+    taken: Arc<Mutex<Vec<u64>>>,
+    broken: bool,
+}
+
+impl Sink for Breaks {
+    fn open(&mut self, _: &str) -> Result<End> {
+        Ok(End { next: self.taken.lock().unwrap().len() as u64, sha256: None })
+    }
+
+    fn copy(&mut self, record: &Copied) -> Result<()> {
+        assert!(std::mem::replace(&mut self.broken, true), "it breaks off");
+        self.taken.lock().unwrap().push(record.seq);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_breaks_off_is_begun_again() {
+    let place = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&place.path().join("store.db"), true).await.unwrap());
+    for _ in 0..3 {
+        store.commit(Batch::event(Event::LogClosed {})).await.unwrap();
+    }
+    let taken = Arc::<Mutex<Vec<u64>>>::default();
+    let sink = Breaks { taken: taken.clone(), broken: false };
+    let sinks = Sinks::start(&store, vec![("copy".into(), "here".into(), Box::new(sink))]);
+    eventually("it takes all records", || *taken.lock().unwrap() == [0, 1, 2]);
+    sinks.finish().await;
+    assert_eq!(sinks.standings()[0].next, 3);
+}
+
+#[test]
 fn a_copy_that_is_full_is_turned_over_without_a_gap() {
     // The smallest file there is holds about 2000 records: refusals do not make that many, reads of the log do not count.
     let more = "[[sink]]\nname = \"copy\"\njson_lines = \"audit.copy\"\nrotate_mib = 1\nkeep = 2\n";
@@ -133,7 +249,8 @@ fn a_copy_that_cannot_be_written_is_reported_and_holds_nothing_up() {
 
 #[test]
 fn a_copy_of_another_log_and_a_file_that_is_none_are_left_alone() {
-    for content in ["{\"seq\":3,\"sha256\":\"\",\"record\":{\"log\":\"other\"}}\n", "something else\n"] {
+    let other = format!("{{\"seq\":3,\"sha256\":\"{}\",\"record\":{{\"log\":\"other\"}}}}\n", ChainHash::ZERO);
+    for content in [&*other, "something else\n", "something without an end", "\0\0something that begins with zeros"] {
         let mut instance = configured("[[sink]]\nname = \"copy\"\njson_lines = \"audit.copy\"\n");
         let copy = instance.data().join("audit.copy");
         fs::write(&copy, content).unwrap();

@@ -1,7 +1,8 @@
 //! The log as JSON lines in a file, which is turned over when it has its size.
 //!
 //! A line is `{"seq":4,"sha256":"…","record":{…}}`, the record in its canonical bytes. Where the copy ended stands in
-//! the file itself: its last whole line. So it has no gap and no record twice, whatever happens in between.
+//! the file itself: its last whole line. So it has no gap and no record twice, whatever happens in between. What a power cut
+//! takes of it is copied once more; a file is on the disk before the next one is begun.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -10,11 +11,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::audit::chain::ChainHash;
 use crate::error::{Error, Reason, Result};
-use crate::sink::{Copied, Sink};
+use crate::sink::{Copied, End, Sink};
 
 /// Bytes at the end of a file among which its last whole line is looked for: more than the longest line.
 const TAIL_BYTES: u64 = 1024 * 1024;
+
+/// How every line begins.
+const LINE_BEGINS: &[u8] = b"{\"seq\":";
 
 /// A file of JSON lines.
 pub struct JsonLines {
@@ -22,22 +27,23 @@ pub struct JsonLines {
     bytes_max: u64,
     keep: u32,
     open: Option<Open>,
-    /// The place behind what was written last in this run.
-    written: Option<u64>,
+    /// Where what was written in this run ends.
+    written: Option<End>,
 }
 
 struct Open {
     file: File,
     bytes: u64,
     buffer: Vec<u8>,
-    /// The place behind what is in the buffer.
-    next: u64,
+    /// Where what is in the buffer ends.
+    end: End,
 }
 
 /// What the end of a file shows.
 #[derive(Deserialize)]
 struct Last {
     seq: u64,
+    sha256: ChainHash,
     record: LastRecord,
 }
 
@@ -64,6 +70,7 @@ impl JsonLines {
     fn turn_over(&mut self) -> Result<()> {
         self.flush()?;
         let fault = |fault| unusable(&self.path, &fault);
+        self.open.as_ref().map_or(Ok(()), |open| open.file.sync_all()).map_err(fault)?;
         for age in (1..=self.keep).rev() {
             let from = if age == 1 { self.path.clone() } else { self.turned(age - 1) };
             match std::fs::rename(&from, self.turned(age)) {
@@ -74,8 +81,8 @@ impl JsonLines {
         if self.keep == 0 {
             std::fs::remove_file(&self.path).map_err(fault)?;
         }
-        let next = self.written.unwrap_or(0);
-        self.open = Some(Open { file: appendable(&self.path)?, bytes: 0, buffer: Vec::new(), next });
+        let end = self.written.clone().unwrap_or_default();
+        self.open = Some(Open { file: appendable(&self.path)?, bytes: 0, buffer: Vec::new(), end });
         Ok(())
     }
 
@@ -88,7 +95,7 @@ impl JsonLines {
 }
 
 impl Sink for JsonLines {
-    fn open(&mut self, log: &str) -> Result<u64> {
+    fn open(&mut self, log: &str) -> Result<End> {
         self.open = None;
         if let Some(directory) = self.path.parent() {
             std::fs::create_dir_all(directory).map_err(|fault| unusable(&self.path, &fault))?;
@@ -110,9 +117,10 @@ impl Sink for JsonLines {
         // What a crash left of a line goes.
         file.set_len(bytes).map_err(|fault| unusable(&self.path, &fault))?;
         // A file that another program took away while we wrote it is gone on from in a new one.
-        let next = last.map_or(self.written.unwrap_or(0), |last| last.seq + 1);
-        self.open = Some(Open { file, bytes, buffer: Vec::new(), next });
-        Ok(next)
+        let written = || self.written.clone().unwrap_or_default();
+        let end = last.map_or_else(written, |last| End::behind(last.seq, last.sha256));
+        self.open = Some(Open { file, bytes, buffer: Vec::new(), end: end.clone() });
+        Ok(end)
     }
 
     fn copy(&mut self, record: &Copied) -> Result<()> {
@@ -127,7 +135,7 @@ impl Sink for JsonLines {
         let open = self.open.as_mut().ok_or_else(|| Error::new(Reason::Internal, "the copy is not open"))?;
         open.bytes += line.len() as u64;
         open.buffer.extend_from_slice(&line);
-        open.next = seq + 1;
+        open.end = End::behind(*seq, *sha256);
         Ok(())
     }
 
@@ -140,7 +148,7 @@ impl Sink for JsonLines {
         let written = open.file.write_all(&open.buffer);
         open.buffer.clear();
         written.map_err(|fault| unusable(&self.path, &fault))?;
-        self.written = Some(open.next);
+        self.written = Some(open.end.clone());
         Ok(())
     }
 }
@@ -151,20 +159,31 @@ fn appendable(path: &Path) -> Result<File> {
     options.map_err(|fault| unusable(path, &fault))
 }
 
-/// The last whole line of a file, and how many bytes the whole lines take.
+/// The last whole line of a file, and how many bytes there are up to its end. What a crash leaves behind that is no line of
+/// ours: a part of one, or blocks that were never written, which read as zeros; in a line there are none.
 fn last_line(file: &mut File, path: &Path) -> Result<(Option<Last>, u64)> {
     let fault = |fault| unusable(path, &fault);
-    let length = file.seek(SeekFrom::End(0)).map_err(fault)?;
-    let begin = length.saturating_sub(TAIL_BYTES);
-    file.seek(SeekFrom::Start(begin)).map_err(fault)?;
-    let mut tail = Vec::new();
-    Read::take(file, TAIL_BYTES).read_to_end(&mut tail).map_err(fault)?;
-    let Some(end) = tail.iter().rposition(|byte| *byte == b'\n') else {
-        return if begin == 0 { Ok((None, 0)) } else { Err(not_ours(path)) };
-    };
-    let line = tail[..end].rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    let last = serde_json::from_slice(line).map_err(|_| not_ours(path))?;
-    Ok((Some(last), begin + end as u64 + 1))
+    let mut end = file.seek(SeekFrom::End(0)).map_err(fault)?;
+    let mut blank = true;
+    loop {
+        let begin = end.saturating_sub(TAIL_BYTES);
+        file.seek(SeekFrom::Start(begin)).map_err(fault)?;
+        let mut tail = Vec::new();
+        Read::take(&mut *file, end - begin).read_to_end(&mut tail).map_err(fault)?;
+        blank &= tail.iter().all(|byte| *byte == 0);
+        if let Some(zero) = tail.iter().position(|byte| *byte == 0) {
+            end = begin + zero as u64;
+            continue;
+        }
+        let Some(feed) = tail.iter().rposition(|byte| *byte == b'\n') else {
+            // Nothing, or what is left of a first line; else it is somebody else's.
+            let is_begun = tail.iter().zip(LINE_BEGINS).all(|(there, ours)| there == ours) && blank == tail.is_empty();
+            return if begin == 0 && is_begun { Ok((None, 0)) } else { Err(not_ours(path)) };
+        };
+        let line = tail[..feed].rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+        let last = serde_json::from_slice(line).map_err(|_| not_ours(path))?;
+        return Ok((Some(last), begin + feed as u64 + 1));
+    }
 }
 
 fn not_ours(path: &Path) -> Error {

@@ -1,6 +1,7 @@
 //! Copies of the log for other programs: JSON lines in a file, and syslog. The store has the log; a copy is never evidence,
 //! and never holds anything up: one that fails is reported, and goes on where it ended.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -45,13 +46,45 @@ pub struct Copied {
     pub record: Vec<u8>,
 }
 
+/// Where a copy ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    /// The place of the first record that it does not have.
+    pub next: u64,
+    /// SHA-256 of the last record that it has; none if it has none, or does not know.
+    pub sha256: Option<ChainHash>,
+}
+
+impl End {
+    /// The end of a copy whose last record is this.
+    #[must_use]
+    pub fn behind(seq: u64, sha256: ChainHash) -> Self {
+        End { next: seq + 1, sha256: Some(sha256) }
+    }
+
+    /// Requires that it is the copy of a log that has this hash before the place `next`.
+    fn require(&self, hash: ChainHash) -> Result<()> {
+        match self.sha256 {
+            Some(ours) if ours != hash => Err(Error::new(
+                Reason::RecordBroken,
+                format!(
+                    "its last record, {}, is not that of the log: it is the copy of another state; move it away, and a \
+                     new one begins with the first record",
+                    self.next.saturating_sub(1)
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Where copies go. Its functions may block; they run on threads of their own.
 pub trait Sink: Send + 'static {
-    /// Opens it and finds out where it ended: the place of the first record that it does not have.
+    /// Opens it and finds out where it ended.
     ///
     /// # Errors
     /// In words for people; it is tried again later.
-    fn open(&mut self, log: &str) -> Result<u64>;
+    fn open(&mut self, log: &str) -> Result<End>;
 
     /// Takes the next record.
     ///
@@ -130,10 +163,10 @@ impl Copying {
     async fn run(mut self, sink: Box<dyn Sink>) {
         let mut sink = Some(sink);
         let mut pause_ms = PAUSE_MS;
-        let mut open = false;
+        let mut at = None;
         loop {
             let ending = *self.stop.borrow();
-            match self.step(&mut sink, &mut open).await {
+            match self.step(&mut sink, &mut at).await {
                 Ok(true) => {
                     self.tell(None);
                     pause_ms = PAUSE_MS;
@@ -144,7 +177,7 @@ impl Copying {
                     self.wait(LOOK_MS).await;
                 }
                 Err(fault) => {
-                    open = false;
+                    at = None;
                     self.tell(Some(&fault));
                     if ending || sink.is_none() {
                         return;
@@ -160,28 +193,36 @@ impl Copying {
         let _ = tokio::time::timeout(Duration::from_millis(ms), self.stop.wait_for(|stop| *stop)).await;
     }
 
-    /// Copies what is there, up to a chunk; false if there was nothing.
-    async fn step(&self, sink: &mut Option<Box<dyn Sink>>, open: &mut bool) -> Result<bool> {
+    /// Copies what is there, up to a chunk; false if there was nothing. `at` is where the copy ends, while it is open.
+    async fn step(&self, sink: &mut Option<Box<dyn Sink>>, at: &mut Option<End>) -> Result<bool> {
         let head = self.store.head();
-        if !*open {
-            let next = blocking(sink, move |sink| sink.open(&head.log)).await?;
-            self.standing.write().unwrap_or_else(PoisonError::into_inner).next = next;
-            *open = true;
-        }
-        let next = self.standing.read().unwrap_or_else(PoisonError::into_inner).next;
+        let end = match at.clone() {
+            Some(end) => end,
+            None => {
+                let end = blocking(sink, move |sink| sink.open(&head.log)).await?;
+                self.reached(at, end.clone());
+                end
+            }
+        };
+        let next = end.next;
         if next > head.size {
-            let words =
-                format!("it has {next} records already, the log has {}: it is the copy of another state", head.size);
+            let words = format!(
+                "it has {next} records already, the log has {}: it is the copy of another state; move it away, and a new \
+                 one begins with the first record",
+                head.size
+            );
             return Err(Error::new(Reason::RecordBroken, words));
         }
         if next == head.size {
+            end.require(head.chain)?;
             return Ok(false);
         }
         let records = self.store.entries(next, CHUNK_RECORDS).await?;
-        let count = records.len() as u64;
-        if count == 0 {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
             return Err(Error::new(Reason::RecordBroken, format!("record {next} is missing from the store")));
-        }
+        };
+        end.require(frame(first)?.prev)?;
+        let end = End::behind(next + records.len() as u64 - 1, ChainHash::of(last));
         blocking(sink, move |sink| {
             for record in records {
                 sink.copy(&copied(record)?)?;
@@ -189,8 +230,13 @@ impl Copying {
             sink.flush()
         })
         .await?;
-        self.standing.write().unwrap_or_else(PoisonError::into_inner).next = next + count;
+        self.reached(at, end);
         Ok(true)
+    }
+
+    fn reached(&self, at: &mut Option<End>, end: End) {
+        self.standing.write().unwrap_or_else(PoisonError::into_inner).next = end.next;
+        *at = Some(end);
     }
 
     /// Keeps why a copy fails, and says it once.
@@ -209,7 +255,7 @@ impl Copying {
     }
 }
 
-/// Runs a sink's function where it may block.
+/// Runs a sink's function where it may block. One that panics has failed like any other, and is opened again.
 async fn blocking<T: Send + 'static>(
     sink: &mut Option<Box<dyn Sink>>,
     work: impl FnOnce(&mut dyn Sink) -> Result<T> + Send + 'static,
@@ -217,13 +263,13 @@ async fn blocking<T: Send + 'static>(
     let gone = || Error::new(Reason::Internal, "the copy broke off");
     let mut taken = sink.take().ok_or_else(gone)?;
     let (taken, done) = tokio::task::spawn_blocking(move || {
-        let done = work(taken.as_mut());
+        let done = catch_unwind(AssertUnwindSafe(|| work(taken.as_mut())));
         (taken, done)
     })
     .await
     .map_err(|fault| gone().detail(fault))?;
     *sink = Some(taken);
-    done
+    done.unwrap_or_else(|_| Err(gone()))
 }
 
 /// What a copy says of a record, whatever its event.
@@ -231,6 +277,7 @@ async fn blocking<T: Send + 'static>(
 struct Frame {
     log: String,
     seq: u64,
+    prev: ChainHash,
     time: String,
     event: Kind,
 }
@@ -241,9 +288,11 @@ struct Kind {
     kind: String,
 }
 
+fn frame(record: &[u8]) -> Result<Frame> {
+    serde_json::from_slice(record).map_err(|fault| Error::new(Reason::RecordBroken, format!("not a record: {fault}")))
+}
+
 fn copied(record: Vec<u8>) -> Result<Copied> {
-    let frame: Frame = serde_json::from_slice(&record)
-        .map_err(|fault| Error::new(Reason::RecordBroken, format!("not a record: {fault}")))?;
-    let Frame { log, seq, time, event } = frame;
+    let Frame { log, seq, time, event, .. } = frame(&record)?;
     Ok(Copied { seq, sha256: ChainHash::of(&record), time, kind: event.kind, log, record })
 }

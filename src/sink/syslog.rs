@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Result};
-use crate::sink::{Copied, Sink};
+use crate::sink::{Copied, End, Sink};
 
 /// Facility 10 (authpriv), severity 6 (informational).
 const PRIORITY: u8 = 10 * 8 + 6;
@@ -25,7 +25,7 @@ pub struct Syslog {
     socket: PathBuf,
     sent: PathBuf,
     connection: Option<UnixDatagram>,
-    next: u64,
+    end: End,
     log: String,
 }
 
@@ -33,7 +33,7 @@ impl Syslog {
     /// The receiver's socket, and the file that keeps how far it was sent.
     #[must_use]
     pub fn new(socket: PathBuf, sent: PathBuf) -> Self {
-        Syslog { socket, sent, connection: None, next: 0, log: String::new() }
+        Syslog { socket, sent, connection: None, end: End::default(), log: String::new() }
     }
 
     fn unusable(&self, fault: &std::io::Error) -> Error {
@@ -46,7 +46,7 @@ impl Syslog {
 }
 
 impl Sink for Syslog {
-    fn open(&mut self, log: &str) -> Result<u64> {
+    fn open(&mut self, log: &str) -> Result<End> {
         let connection = UnixDatagram::unbound().map_err(|fault| self.unusable(&fault))?;
         connection.connect(&self.socket).map_err(|fault| self.unusable(&fault))?;
         connection.set_write_timeout(Some(Duration::from_secs(SEND_S))).map_err(|fault| self.unusable(&fault))?;
@@ -57,10 +57,9 @@ impl Sink for Syslog {
             Ok(kept) => kept,
         };
         // Of another log, or cut off: sent from the beginning, for twice is better than not at all.
-        let next = kept.trim_end().strip_prefix(&format!("{log} ")).and_then(|next| next.parse().ok());
-        self.next = next.unwrap_or(0);
+        self.end = kept.trim_end().strip_prefix(&format!("{log} ")).and_then(sent).unwrap_or_default();
         log.clone_into(&mut self.log);
-        Ok(self.next)
+        Ok(self.end.clone())
     }
 
     fn copy(&mut self, record: &Copied) -> Result<()> {
@@ -72,19 +71,28 @@ impl Sink for Syslog {
             self.flush()?;
             return Err(self.unusable(&fault));
         }
-        self.next = record.seq + 1;
+        self.end = End::behind(record.seq, record.sha256);
         Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
         let fresh = self.sent.with_extension("new");
-        let kept = format!("{} {}\n", self.log, self.next);
+        let End { next, sha256 } = &self.end;
+        let last = sha256.map_or_else(String::new, |sha256| format!(" {sha256}"));
+        let kept = format!("{} {next}{last}\n", self.log);
         let written = self.sent.parent().map_or(Ok(()), std::fs::create_dir_all);
         written
             .and_then(|()| std::fs::write(&fresh, kept))
             .and_then(|()| std::fs::rename(&fresh, &self.sent))
             .map_err(|fault| self.unkept(&fault))
     }
+}
+
+/// How far it was sent, as the file keeps it behind the log: the first place that was not, and the hash of the record
+/// before it, which earlier versions did not keep.
+fn sent(kept: &str) -> Option<End> {
+    let (next, sha256) = kept.split_once(' ').map_or((kept, None), |(next, sha256)| (next, Some(sha256)));
+    Some(End { next: next.parse().ok()?, sha256: sha256.map(str::parse).transpose().ok()? })
 }
 
 fn message(copied: &Copied) -> Vec<u8> {
