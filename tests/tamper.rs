@@ -12,7 +12,7 @@ use keyward::audit::chain::{ChainHash, Head};
 use keyward::audit::checkpoint::{Checkpoint, OtherHead, origin};
 use keyward::audit::merkle::{Frontier, TreeHash};
 use keyward::audit::note::{Note, VerifierKey};
-use keyward::audit::record::{ActNote, Event, Moment, OutcomeNote};
+use keyward::audit::record::{ActNote, Event, Moment, OutcomeNote, Record};
 use keyward::audit::trust::Trust;
 use keyward::audit::verify::{self, Finding, Report, Verifier};
 use keyward::caller::CallerNote;
@@ -383,17 +383,25 @@ fn both_verifiers_agree_on_exports_that_were_tampered_with() {
 
 #[test]
 fn exports_of_every_released_version_verify_with_both_verifiers() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut versions = BTreeSet::new();
-    for entry in fs::read_dir(golden).unwrap() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let golden = top.join("tests/golden");
+    let (mut versions, mut kinds) = (BTreeSet::new(), BTreeSet::new());
+    for entry in fs::read_dir(&golden).unwrap() {
         let directory = entry.unwrap().path();
         let name = directory.file_name().unwrap().to_str().unwrap().to_owned();
         if let Some(version) = name.strip_prefix("audit-") {
             assert_eq!(both(&directory, &[]), (Some(0), "good".into(), Some(0)), "{version}");
+            let records = fs::read_to_string(directory.join("audit.jsonl")).unwrap();
+            kinds.extend(records.lines().map(|line| Record::read(line.as_bytes()).unwrap().event.kind()));
             versions.insert(version.to_owned());
         }
     }
     assert!(versions.contains("0.1.0"), "{versions:?}");
+    // What stands in them is still documented, and they had every kind of their time.
+    let documented = fs::read_to_string(top.join("docs/audit.md")).unwrap();
+    let rows = documented.split("### Kinds of event").nth(1).unwrap().split("`act.do`").next().unwrap();
+    let rows = rows.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    assert!(kinds.is_subset(&rows.collect()) && kinds.len() >= 16, "{kinds:?}");
 }
 
 #[test]
