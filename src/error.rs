@@ -97,6 +97,7 @@ reasons! {
     StoreForked "STORE_FORKED" Store "The store has other records than those that were signed."
     LogMissing "LOG_MISSING" Store "The store lacks a log that belongs to it."
     AnchorInvalid "ANCHOR_INVALID" Config "The anchor is missing, cannot be read or written, or is not signed by the log's key."
+    CheckpointBroken "CHECKPOINT_BROKEN" Store "The store's last checkpoint is damaged, or not signed by the log's key."
     CheckpointOverdue "CHECKPOINT_OVERDUE" Store "Too much of the log stands unsigned; nothing is signed until a checkpoint is made."
     RecordBroken "RECORD_BROKEN" Store "A stored record does not match the log."
     ObjectAltered "OBJECT_ALTERED" Store "A stored object is not what the log recorded of it last."

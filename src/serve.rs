@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::audit::chain::Head;
+use crate::audit::trust::Trust;
 use crate::audit::verify::{Report, Verifier};
 use crate::caller::Caller;
 use crate::config::{self, Config};
@@ -24,7 +25,7 @@ use crate::grpc::Door;
 use crate::grpc::server::Services;
 use crate::policy::{self, Asked, Operation};
 use crate::sink::{JsonLines, Sink, Sinks, Syslog};
-use crate::store::{self, Postgres, STUCK_S, Sqlite, Store};
+use crate::store::{self, Postgres, STUCK_S, Sqlite, Store, Vouched};
 use crate::tls::{Authority, Identity};
 
 mod tokens;
@@ -467,7 +468,13 @@ pub async fn contradiction(config: &Config) -> Result<Option<Contradiction>> {
         Err(why) => why,
     };
     let own = files.read_trust()?.is_some_and(|trust| trust.log() == log.log);
-    let helps = [Reason::StoreRewound, Reason::StoreForked, Reason::LogMissing, Reason::AnchorInvalid];
+    let helps = [
+        Reason::StoreRewound,
+        Reason::StoreForked,
+        Reason::LogMissing,
+        Reason::AnchorInvalid,
+        Reason::CheckpointBroken,
+    ];
     if !own || !helps.contains(&why.reason()) {
         return Err(why);
     }
@@ -489,14 +496,23 @@ pub async fn re_anchor(config: &Config, caller: &Caller, given_up: Contradiction
     done.map(|note| note.to_string())
 }
 
-/// Checks all that the store of a stopped service holds, log and objects.
+/// Checks all that the store of a stopped service holds, log and objects, against all that was signed over it: by the keys
+/// of `trust`, or of the history in the data directory.
 ///
 /// # Errors
 /// Whatever keeps the store from being read; what is wrong with its content stands in the report.
-pub async fn inspect_store(config: &Config, verifier: Verifier) -> Result<Report> {
+pub async fn inspect_store(config: &Config, verifier: Verifier, trust: Option<Trust>) -> Result<Report> {
     let _lock = Lock::take(&config.directory)?;
+    let files = log_files(config);
+    let own = files.read_trust()?;
+    let trust = match trust {
+        Some(trust) => Some(trust.followed(own)),
+        None => own,
+    };
+    let anchor = files.read_anchor_text()?;
+    let vouched = trust.map(|trust| Vouched { trust, anchor });
     let store = open_store(config, false).await?;
-    let report = store::inspect(store.as_ref(), verifier).await;
+    let report = store::inspect(store.as_ref(), verifier, vouched.as_ref()).await;
     store.close().await;
     report
 }

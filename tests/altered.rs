@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use keyward::grpc::client::failed;
+use keyward::grpc::client::{Connection, failed};
 
 use crate::kit::postgres::Postgres;
 use crate::kit::{Instance, Ran};
@@ -208,4 +208,88 @@ fn a_quarantine_that_was_taken_out_of_its_row_keeps_the_service_from_starting() 
     raw.edit("UPDATE object SET body = CAST('{\"latched\":null,\"quarantined\":\"x\"}' AS BLOB) WHERE kind = 'token'");
     let said = raw.instance.serve_fails().refused(74, "OBJECT_ALTERED");
     assert!(said.contains("serial"), "{said}");
+}
+
+/// Edits the URL of `clusters/demo` in a file, and in the record that has the hash of its row.
+const BOTH: &str = r#"
+import hashlib, sqlite3, sys
+store = sqlite3.connect(sys.argv[1])
+was = bytes(store.execute("SELECT body FROM object WHERE kind = 'cluster' AND name = 'clusters/demo'").fetchone()[0])
+now = was.replace(b"demo.example", b"evil.example")
+old, new = (hashlib.sha256(body).hexdigest().encode() for body in (was, now))
+[(seq, record)] = [row for row in store.execute("SELECT seq, record FROM entry") if old in bytes(row[1])]
+assert was != now and seq < 256 < store.execute("SELECT size FROM log").fetchone()[0], seq
+store.execute("UPDATE entry SET record = ? WHERE seq = ?", (bytes(record).replace(old, new), seq))
+store.execute("UPDATE object SET body = ? WHERE kind = 'cluster' AND name = 'clusters/demo'", (now,))
+store.commit()
+"#;
+
+/// The same on a server.
+const BOTH_SQL: &str = "UPDATE entry SET record = convert_to(replace(convert_from(record, 'UTF8'), old, new), 'UTF8') FROM \
+     (SELECT encode(sha256(body), 'hex') AS old, encode(sha256(convert_to(replace(convert_from(body, 'UTF8'), \
+      'demo.example', 'evil.example'), 'UTF8')), 'hex') AS new FROM object WHERE kind = 'cluster') AS hash \
+     WHERE position(convert_to(old, 'UTF8') IN record) > 0; \
+     UPDATE object SET body = convert_to(replace(convert_from(body, 'UTF8'), 'demo.example', 'evil.example'), 'UTF8') \
+     WHERE kind = 'cluster'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_was_edited_together_with_its_record_is_not_loaded_from_a_file() {
+    let mut instance = Instance::with_cluster();
+    let operator = Connection::operator(&instance.data().join("operator.sock")).await.unwrap();
+    // So many records that no start reads the first ones.
+    for n in 0..160 {
+        let (parent, node_id) = ("clusters/demo".to_owned(), format!("n-{n}"));
+        let invite = keyward::grpc::v1::InviteNodeRequest { parent, node_id, ..Default::default() };
+        operator.nodes().invite_node(invite).await.unwrap();
+    }
+    drop(operator);
+    assert_eq!(instance.stop(), Some(0));
+    let store = instance.data().join("keyward.db");
+    assert!(std::process::Command::new("python3").args(["-c", BOTH]).arg(&store).status().unwrap().success());
+    let said = instance.serve_fails().refused(74, "OBJECT_ALTERED");
+    assert!(said.contains("is not the one that was committed"), "{said}");
+}
+
+#[test]
+fn a_row_that_was_edited_together_with_a_record_counts_in_no_instance_of_a_database() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    let mut second = Instance::beside(&first, "second");
+    first.start();
+    second.start();
+    first.cluster("demo");
+    let get = ["cluster", "get", "demo"];
+    let refused = |words: &str| {
+        for instance in [&first, &second] {
+            let said = instance.cli(&get).refused(74, "OBJECT_ALTERED");
+            assert!(said.contains(words), "{said}");
+        }
+    };
+    for instance in [&first, &second] {
+        instance.cli(&get).good();
+    }
+    server.sql("CREATE TABLE kept AS SELECT * FROM entry; CREATE TABLE before AS SELECT * FROM object");
+    let undo = "DELETE FROM object; INSERT INTO object SELECT * FROM before; \
+                UPDATE entry SET record = kept.record FROM kept WHERE kept.log_id = entry.log_id AND kept.seq = entry.seq";
+    server.sql(BOTH_SQL);
+    refused("is not the one that was committed");
+    server.sql(undo);
+    for instance in [&first, &second] {
+        instance.cli(&get).good();
+    }
+    // A record in a log of its own, that never was an instance's.
+    server.sql(
+        "INSERT INTO entry SELECT '11111111-2222-4333-8444-555555555555', 0, convert_to(format( \
+         '{\"event\":{\"name\":\"clusters/demo\",\"object\":\"cluster\",\"sha256\":\"%s\",\"type\":\"changed\",\"version\":%s}, \
+         \"log\":\"11111111-2222-4333-8444-555555555555\",\"prev\":\"%s\",\"seq\":0, \
+         \"time\":\"2026-11-24T09:30:00.000001Z\",\"v\":1}', \
+         encode(sha256(body), 'hex'), version + 1, repeat('0', 64)), 'UTF8') FROM object WHERE kind = 'cluster'; \
+         UPDATE entry SET record = convert_to(replace(convert_from(record, 'UTF8'), ', ', ','), 'UTF8') \
+         WHERE log_id LIKE '1111%'; \
+         INSERT INTO log (log_id, instance, epoch, size, chain, time_us, open_from, frontier) \
+         SELECT log_id, 'third', 1, 1, sha256(record), 1795512600000001, 0, sha256('\\x00'::bytea || record) \
+         FROM entry WHERE log_id LIKE '1111%'; \
+         UPDATE object SET version = version + 1 WHERE kind = 'cluster'",
+    );
+    refused("nobody has seen that log opened");
 }

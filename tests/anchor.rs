@@ -58,6 +58,14 @@ fn sqlite(instance: &Instance, statement: &str) {
     assert!(done.success());
 }
 
+/// The sizes that were signed, in order.
+fn checkpoint_sizes(instance: &Instance) -> Vec<u64> {
+    let run = "import sqlite3,sys\nstore = sqlite3.connect(sys.argv[1])\n\
+               for (note,) in store.execute('SELECT note FROM checkpoint ORDER BY place'): print(note.split()[1])";
+    let said = Command::new("python3").args(["-c", run]).arg(store(instance)).output().unwrap();
+    String::from_utf8(said.stdout).unwrap().lines().map(|size| size.parse().unwrap()).collect()
+}
+
 async fn sign(node: &Connection, draft: &Draft) -> Result<(), keyward::error::Error> {
     node.licensing().sign_document(draft.request("clusters/demo")).await.map(|_| ()).map_err(failed)
 }
@@ -287,6 +295,8 @@ async fn while_the_anchor_cannot_be_written_signing_ends_in_time_and_begins_agai
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
+    // Nothing comes to the log any more, and the try to write the anchor is made each second.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     fs::rename(&away, &disk).unwrap();
     while sign(&node, &draft).await.is_err() {
         assert!(Instant::now() < end, "it does not begin again");
@@ -298,18 +308,88 @@ async fn while_the_anchor_cannot_be_written_signing_ends_in_time_and_begins_agai
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     instance.log();
+    let sizes = checkpoint_sizes(&instance);
+    assert!(sizes.windows(2).all(|pair| pair[0] < pair[1]), "a size was signed twice: {sizes:?}");
 }
 
 #[test]
-fn an_instance_of_an_earlier_version_gets_its_first_checkpoint_at_its_next_start() {
+fn a_log_of_which_nothing_says_any_more_where_it_was_signed_goes_on_by_a_persons_decision_only() {
     let mut instance = Instance::new();
     fs::remove_file(anchor_file(&instance)).unwrap();
     sqlite(&instance, "DELETE FROM checkpoint");
+    let said = instance.serve_fails().refused(78, "ANCHOR_INVALID");
+    assert!(said.contains("is missing"), "{said}");
+    // Nor if the store looks like one of an early version, which had neither.
     sqlite(&instance, "DELETE FROM subtree");
     sqlite(&instance, "UPDATE log SET frontier = x''");
+    instance.serve_fails().refused(78, "ANCHOR_INVALID");
+    re_anchored(&instance, "ANCHOR_INVALID");
     instance.start();
     assert!(anchor(&instance).size > 0);
-    instance.log();
+    assert_eq!(events(&instance.log(), "re-anchored").len(), 1);
+}
+
+/// Has a person decide that the log goes on as it is.
+fn re_anchored(instance: &Instance, why: &str) {
+    let shown = instance.json(&["audit", "re-anchor"]);
+    assert_eq!(shown["reason"], why, "{shown}");
+    instance.cli(&["audit", "re-anchor", "--confirm", shown["confirm"].as_str().unwrap()]).good();
+}
+
+#[test]
+fn a_damaged_checkpoint_in_the_store_is_named_and_given_up_by_a_person_only() {
+    let mut instance = Instance::new();
+    for damage in ["'nonsense'", "replace(note, 'chain ', 'chain 0')", "substr(note, 1, length(note) - 9)"] {
+        sqlite(
+            &instance,
+            &format!("UPDATE checkpoint SET note = {damage} WHERE place = (SELECT max(place) FROM checkpoint)"),
+        );
+        let said = instance.serve_fails().refused(74, "CHECKPOINT_BROKEN");
+        assert!(said.contains("the store's last checkpoint") && said.contains("re-anchor"), "{said}");
+        re_anchored(&instance, "CHECKPOINT_BROKEN");
+        instance.start();
+        assert_eq!(instance.stop(), Some(0));
+    }
+}
+
+/// Appends a record to a stopped store, whose head and tree then are those of a log that ends with it.
+const APPENDED: &str = r#"
+import hashlib, sqlite3, sys
+store = sqlite3.connect(sys.argv[1])
+log, size, chain, frontier = store.execute("SELECT log_id, size, chain, frontier FROM log").fetchone()
+last = bytes(store.execute("SELECT record FROM entry WHERE seq = ?", (size - 1,)).fetchone()[0]).decode()
+event, prev, time = sys.argv[2], sys.argv[3] or chain.hex(), last.split('"time":"')[1].split('"')[0]
+record = f'{{"event":{event},"log":"{log}","prev":"{prev}","seq":{size},"time":"{time}","v":1}}'.encode()
+assert size % 256 < 255
+subtrees = [frontier[at:at + 32] for at in range(0, len(frontier), 32)]
+node, rest = hashlib.sha256(b"\0" + record).digest(), size
+while rest % 2:
+    node, rest = hashlib.sha256(b"\1" + subtrees.pop() + node).digest(), rest // 2
+store.execute("INSERT INTO entry VALUES (?, ?)", (size, record))
+store.execute("UPDATE log SET size = ?, chain = ?, frontier = ?",
+              (size + 1, hashlib.sha256(record).digest(), b"".join(subtrees) + node))
+store.commit()
+"#;
+
+#[test]
+fn records_that_do_not_follow_from_each_other_are_never_signed() {
+    let zeros = "0".repeat(64);
+    let outcome = r#"{"intent":0,"result":{"is":"done","result":""},"type":"outcome"}"#;
+    for (event, prev, words) in [
+        (r#"{"type":"log-closed"}"#, zeros.as_str(), "does not carry the hash of the record before it"),
+        (outcome, "", "which is no intent"),
+    ] {
+        let mut instance = Instance::new();
+        instance.start();
+        assert_eq!(instance.stop(), Some(0));
+        let signed = anchor(&instance).size;
+        let mut forged = Command::new("python3");
+        forged.args(["-c", APPENDED]).arg(store(&instance)).args([event, prev]);
+        assert!(forged.status().unwrap().success());
+        let said = instance.serve_fails().refused(74, "RECORD_BROKEN");
+        assert!(said.contains(words), "{said}");
+        assert_eq!(anchor(&instance).size, signed);
+    }
 }
 
 #[test]

@@ -231,3 +231,36 @@ fn another_instance_countersigns_a_checkpoint_that_continues_the_one_before_and_
     let args = ["audit", "countersign", text(&own), "--trust", text(&own_trust), "--out", text(&none)];
     witness.cli(&args).refused(65, "INVALID_ARGUMENT");
 }
+
+#[test]
+fn an_instance_whose_own_log_does_not_hold_countersigns_no_other() {
+    let (mut log, mut witness) = (Instance::new(), Instance::new());
+    log.start();
+    witness.start();
+    let (trust, first, out) = (log.data().join("audit.trust"), log.path("first"), log.path("signed"));
+    log.cli(&["audit", "checkpoint", "--out", text(&first)]).good();
+    witness.cluster("demo");
+    let edit = "UPDATE entry SET record = CAST(replace(CAST(record AS TEXT), 'a', 'b') AS BLOB) \
+                WHERE seq = (SELECT max(seq) FROM entry)";
+    witness.sql(None, edit);
+    witness.cli(&["audit", "checkpoint", "--out", text(&witness.path("own"))]).refused(74, "RECORD_BROKEN");
+    let args = ["audit", "countersign", text(&first), "--trust", text(&trust), "--out", text(&out)];
+    witness.cli(&args).refused(74, "RECORD_BROKEN");
+    assert!(!out.exists());
+}
+
+#[test]
+fn who_handed_the_log_over_to_a_new_key_is_recorded_before_that_key_is_used() {
+    let mut instance = Instance::new();
+    instance.start();
+    // In the way of the next history of audit keys.
+    fs::create_dir(instance.data().join("audit.trust.new")).unwrap();
+    let given_out = fs::read_to_string(instance.data().join("audit.trust")).unwrap();
+    instance.cli(&["audit", "rotate-key"]).refused(78, "DATA_DIRECTORY");
+    assert_eq!(fs::read_to_string(instance.data().join("audit.trust")).unwrap(), given_out);
+    let log = instance.log();
+    let recorded = events(&log, "performed");
+    assert!(recorded.iter().any(|event| event["operation"] == "rotate-audit-key" && event["target"] == "keys/audit-2"));
+    fs::remove_dir(instance.data().join("audit.trust.new")).unwrap();
+    instance.json(&["audit", "rotate-key"]);
+}

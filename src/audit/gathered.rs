@@ -12,7 +12,7 @@ use crate::error::{Error, Reason, Result};
 /// Levels from one kept level to the next.
 pub const KEPT_LEVELS: u32 = 8;
 /// Hashes in one row.
-const ROW_HASHES: u64 = 1 << KEPT_LEVELS;
+pub const ROW_HASHES: u64 = 1 << KEPT_LEVELS;
 
 /// A complete subtree whose root is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

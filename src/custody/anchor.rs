@@ -41,12 +41,20 @@ impl LogFiles {
     /// # Errors
     /// `ANCHOR_INVALID` if the file cannot be read or holds no signed note.
     pub fn read_anchor(&self) -> Result<Option<Note>> {
-        match read(&self.anchor).map_err(|fault| invalid(format!("{}: {fault}", self.anchor.display())))? {
+        match self.read_anchor_text()? {
             Some(text) => text.parse().map(Some).map_err(|fault: Error| {
                 invalid(format!("{} holds no signed checkpoint", self.anchor.display())).detail(fault)
             }),
             None => Ok(None),
         }
+    }
+
+    /// The anchor's text, whatever it is; none if there is no such file.
+    ///
+    /// # Errors
+    /// `ANCHOR_INVALID` if the file cannot be read.
+    pub fn read_anchor_text(&self) -> Result<Option<String>> {
+        read(&self.anchor).map_err(|fault| invalid(format!("{}: {fault}", self.anchor.display())))
     }
 
     /// Puts a checkpoint in the place of the anchor, whole or not at all, durable on return.
@@ -74,7 +82,7 @@ impl LogFiles {
     /// the anchor was signed over, and all the logs that it knows. A log without records has nothing to continue.
     ///
     /// # Errors
-    /// `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`; those of the store.
+    /// `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`, `CHECKPOINT_BROKEN`; those of the store.
     pub async fn check(&self, store: &dyn Store) -> Result<()> {
         let head = store.head();
         let Some(trust) = self.read_trust()? else {
@@ -90,9 +98,9 @@ impl LogFiles {
                 .hint("bring back the store that belongs to this data directory; this one was not touched"));
         }
         let kept = match store.last_checkpoint().await? {
-            Some(note) => Some(trust.checkpoint(&note.parse()?).map_err(|fault| {
-                Error::new(Reason::RecordBroken, "the store's last checkpoint is not signed by the log's key")
-                    .detail(fault)
+            Some(note) => Some(note.parse().and_then(|note| trust.checkpoint(&note)).map_err(|fault: Error| {
+                let words = format!("the store's last checkpoint is not as the log's key signed it: {fault}");
+                Error::new(Reason::CheckpointBroken, words).hint(RECOVER)
             })?),
             None => None,
         };
@@ -100,8 +108,9 @@ impl LogFiles {
             (Some(note), _) => Some(trust.checkpoint(&note).map_err(|fault| {
                 invalid(format!("{} is not signed by the log's key", self.anchor.display())).detail(fault)
             })?),
-            (None, Some(_)) => return Err(invalid(format!("{} is missing", self.anchor.display()))),
-            (None, None) => None,
+            // Nothing was signed over nothing. All else had both, and who removes both would cut the log unseen.
+            (None, None) if head.size == 0 => None,
+            (None, _) => return Err(invalid(format!("{} is missing", self.anchor.display()))),
         };
         for signed in [anchor, kept].into_iter().flatten() {
             continues(store, &signed).await.map_err(|fault| fault.hint(RECOVER))?;

@@ -1,12 +1,13 @@
 //! Signed statements of where the log ends and which key signs for it: when they are made, what is checked before, and
 //! what no longer happens while they cannot be made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::audit::chain::{ChainHash, Head};
+use crate::audit::chain::Head;
 use crate::audit::checkpoint::{self, Checkpoint, OtherHead};
+use crate::audit::line::Line;
 use crate::audit::merkle::{Frontier, TreeHash, consistency_path};
 use crate::audit::note::{Note, VerifierKey};
 use crate::audit::others::Others;
@@ -66,6 +67,35 @@ struct Signed {
     checkpoint: Checkpoint,
     tree: Frontier,
     note: Note,
+    /// Whether it is in the store.
+    kept: bool,
+    /// Whether it is in the anchor too, so that it may be shown.
+    anchored: bool,
+}
+
+/// Which intents the records behind a checkpoint open and close.
+#[derive(Default)]
+struct Intents {
+    /// Where they begin.
+    from: u64,
+    open: BTreeSet<u64>,
+    /// Those from before that they close.
+    earlier: BTreeSet<u64>,
+}
+
+impl Intents {
+    /// Takes the next record.
+    fn follow(&mut self, seq: u64, record: &[u8]) -> Result<()> {
+        let line = Line::read(record)?;
+        let fits = match (line.kind(), line.event.intent) {
+            ("intent", _) => self.open.insert(seq),
+            ("outcome", Some(intent)) if intent < self.from => self.earlier.insert(intent),
+            ("outcome", intent) => intent.is_some_and(|intent| self.open.remove(&intent)),
+            _ => true,
+        };
+        let wrong = || Error::new(Reason::RecordBroken, "closes an intent that is not open");
+        fits.then_some(()).ok_or_else(wrong)
+    }
 }
 
 impl Ledger {
@@ -175,8 +205,8 @@ impl Custody {
         if last.is_none() {
             *last = self.last_signed().await?;
         }
-        match last.as_ref().filter(|signed| signed.checkpoint.size >= size) {
-            Some(signed) => Ok(signed.note.clone()),
+        match last.as_mut().filter(|signed| signed.checkpoint.size >= size) {
+            Some(signed) => self.publish(signed).await,
             None => self.sign_end(&mut last).await,
         }
     }
@@ -203,8 +233,8 @@ impl Custody {
 
     async fn sign_end(&self, last: &mut Option<Signed>) -> Result<Note> {
         let (head, tree) = self.store.tree();
-        if let Some(signed) = last.as_ref().filter(|signed| signed.tree == tree) {
-            return Ok(signed.note.clone());
+        if let Some(signed) = last.as_mut().filter(|signed| signed.tree == tree) {
+            return self.publish(signed).await;
         }
         let checkpoint = match self.check_records(last.as_ref(), &head, &tree).await {
             Err(fault) if fault.reason() == Reason::RecordBroken => {
@@ -214,13 +244,9 @@ impl Custody {
             checked => checked?,
         };
         let note = self.sign_under_load(&checkpoint).await?;
-        self.publish(&note).await?;
-        self.ledger.progress(|progress| {
-            progress.signed = checkpoint.size;
-            progress.unsigned_since = None;
-        });
-        *last = Some(Signed { checkpoint, tree, note: note.clone() });
-        Ok(note)
+        // Whatever happens to it from here on, this size is signed.
+        let signed = last.insert(Signed { checkpoint, tree, note, kept: false, anchored: false });
+        self.publish(signed).await
     }
 
     /// Waits for a place in the token's queue: no load keeps the log from being signed.
@@ -243,10 +269,13 @@ impl Custody {
     /// # Errors
     /// The token's; those of the store and of the files.
     pub async fn hand_over(&self, permit: Permit, to: &str) -> Result<Trust> {
+        let _guard = self.may_act().await?;
         let mut last = self.ledger.last.lock().await;
         if last.is_none() {
             *last = self.last_signed().await?;
         }
+        // Who did it is durable, and signed for by the old key, before the new one signs anything.
+        self.store.commit(Batch::event(performed(permit, to))).await?;
         let signed: Checkpoint = self.sign_end(&mut last).await?.text().parse()?;
         let (old, new, mut trust) = (self.audit_key().await?, self.key(to).await?, self.trust()?);
         let verifier = VerifierKey::new(&checkpoint::origin(&signed.log), &new.record.public)?;
@@ -260,7 +289,7 @@ impl Custody {
         self.set_trust(trust.clone());
         let archived = KeyRecord { state: KeyState::Archived, ..old.record.clone() };
         let writes = vec![Write::new(Kind::Key, &old.record.name, old.version, &archived)?];
-        self.store.commit(Batch { writes, events: vec![performed(permit, to)] }).await?;
+        self.store.commit(Batch { writes, events: Vec::new() }).await?;
         self.sign_end(&mut last).await?;
         Ok(trust)
     }
@@ -275,12 +304,25 @@ impl Custody {
         Ok((format!("{AUDIT_KEY}-{}", count + 1), token))
     }
 
-    /// Keeps a signed checkpoint in the store and outside of it.
-    async fn publish(&self, note: &Note) -> Result<()> {
-        self.store.keep_checkpoint(&note.to_string()).await?;
-        let (files, note) = (self.ledger.files.clone(), note.clone());
-        let written = tokio::task::spawn_blocking(move || files.write_anchor(&note)).await;
-        written.map_err(|fault| Error::new(Reason::Internal, "the anchor was not written").detail(fault))?
+    /// Keeps a signed checkpoint in the store and outside of it, where it is not yet; only then may it be shown.
+    async fn publish(&self, signed: &mut Signed) -> Result<Note> {
+        let text = signed.note.to_string();
+        // A commit that was said to have failed may have happened.
+        if !signed.kept && self.store.last_checkpoint().await?.as_ref() != Some(&text) {
+            self.store.keep_checkpoint(&text).await?;
+        }
+        signed.kept = true;
+        if !signed.anchored {
+            let (files, note) = (self.ledger.files.clone(), signed.note.clone());
+            let written = tokio::task::spawn_blocking(move || files.write_anchor(&note)).await;
+            written.map_err(|fault| Error::new(Reason::Internal, "the anchor was not written").detail(fault))??;
+            signed.anchored = true;
+            self.ledger.progress(|progress| {
+                progress.signed = signed.checkpoint.size;
+                progress.unsigned_since = None;
+            });
+        }
+        Ok(signed.note.clone())
     }
 
     /// The checkpoint that was kept last, with the tree that the store has there.
@@ -290,7 +332,8 @@ impl Custody {
         let checkpoint = self.trust()?.checkpoint(&note)?;
         let tree = ask(self.store.as_ref(), |tree| Frontier::of(checkpoint.size, tree)).await?;
         self.ledger.progress(|progress| progress.signed = checkpoint.size);
-        Ok(Some(Signed { checkpoint, tree, note }))
+        // It may be that the run before had no time to write the anchor.
+        Ok(Some(Signed { checkpoint, tree, note, kept: true, anchored: false }))
     }
 
     /// Reads the records behind the last checkpoint back and requires that they lead from its tree to this end. Gives
@@ -302,17 +345,38 @@ impl Custody {
             return broken("the stored tree is not the one that was signed last");
         }
         let mut told = Others::default();
-        let mut chain = last.map_or(ChainHash::ZERO, |signed| signed.checkpoint.chain);
+        let mut end = Head::empty(head.log.clone());
+        if let Some(Signed { checkpoint: Checkpoint { size, chain, .. }, .. }) = last {
+            end = Head { size: *size, chain: *chain, ..end };
+        }
+        let mut intents = Intents { from: end.size, ..Intents::default() };
+        let mut wrong = None;
         while at.size() < head.size {
             let count = (head.size - at.size()).min(PAGE_RECORDS);
             for record in self.records(at.size(), u32::try_from(count).unwrap_or(u32::MAX)).await? {
+                if wrong.is_none() {
+                    let seq = end.size;
+                    let fits = end.follow(&record).and_then(|()| intents.follow(seq, &record));
+                    wrong = fits.err().map(|fault| format!("record {seq} {}", fault.message()));
+                }
                 at.append(TreeHash::leaf(&record), |_, _, _| {});
-                chain = ChainHash::of(&record);
                 told.hear(&record);
             }
         }
-        if at != *tree || chain != head.chain {
+        if at != *tree {
             return broken("the stored records are not those that were committed");
+        }
+        if let Some(words) = wrong {
+            return broken(&words);
+        }
+        if end.chain != head.chain {
+            return broken("the stored records do not lead to the log's end");
+        }
+        for seq in intents.earlier {
+            let record = self.records(seq, 1).await?;
+            if Line::read(&record[0])?.kind() != "intent" {
+                return broken(&format!("an outcome closes record {seq}, which is no intent"));
+            }
         }
         let heads = self.store.heads().await?;
         if let Some(words) = told.lost(heads.iter().map(|head| (head.log.as_str(), head.size))) {
@@ -320,7 +384,8 @@ impl Custody {
         }
         let others = heads.into_iter().filter(|other| other.log != head.log);
         let others = others.map(|Head { log, size, chain, .. }| OtherHead { log, size, chain }).collect();
-        let now = Checkpoint { log: head.log.clone(), size: head.size, root: tree.root(), chain, others };
+        let (log, chain) = (head.log.clone(), head.chain);
+        let now = Checkpoint { log, size: head.size, root: tree.root(), chain, others };
         if let Some(Signed { checkpoint, .. }) = last {
             let path = ask(self.store.as_ref(), |source| consistency_path(checkpoint.size, now.size, source)).await?;
             if let Err(fault) = now.continues(checkpoint, &path) {

@@ -30,11 +30,13 @@ impl Custody {
     /// # Errors
     /// `SIGNATURE_INVALID` if the checkpoint is not the log's, or does not continue what was countersigned before, or the
     /// history of its keys does not; `INVALID_ARGUMENT` for a proof from another size, or for this instance's own log;
-    /// `STORE_CONFLICT` if another was countersigned meanwhile; the token's and the store's.
+    /// `STORE_CONFLICT` if another was countersigned meanwhile; `RECORD_BROKEN` and the like once this instance's own log
+    /// does not hold, `CLOCK_BEHIND`, `STORE_CLOSED`; the token's and the store's.
     pub async fn countersign(&self, permit: Permit, proof: &ConsistencyProof, trust: &Trust) -> Result<Note> {
         if trust.log() == self.store.head().log {
             return Err(Error::new(Reason::InvalidArgument, "a log does not countersign its own checkpoints"));
         }
+        let _guard = self.may_act().await?;
         let name = checkpoint::origin(trust.log());
         let (earlier, over) = match self.store.get(Kind::Witnessed, &name).await? {
             None => (nothing(trust.log()), 0),

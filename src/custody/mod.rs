@@ -149,10 +149,7 @@ impl Custody {
     {
         let custody = Arc::clone(self);
         let task = tokio::spawn(async move {
-            let stopping = Arc::clone(&custody.stopping).read_owned().await;
-            if *stopping {
-                return Err(Error::new(Reason::StoreClosed, "this instance is stopping"));
-            }
+            let _guard = custody.guard().await?;
             if let Err(refusal) = proof::check_clock(custody.store.as_ref()) {
                 return Err(custody.refuse(permit.caller(), permit.operation(), "clock", refusal).await);
             }
@@ -167,6 +164,24 @@ impl Custody {
             proof::close(&custody.store, intent, result).await
         });
         task.await.map_err(|fault| Error::new(Reason::Internal, "an act broke off").detail(fault))?
+    }
+
+    /// Keeps this run from ending while an act is under way; none begins once it ends.
+    async fn guard(&self) -> Result<tokio::sync::OwnedRwLockReadGuard<bool>> {
+        let stopping = Arc::clone(&self.stopping).read_owned().await;
+        if *stopping {
+            return Err(Error::new(Reason::StoreClosed, "this instance is stopping"));
+        }
+        Ok(stopping)
+    }
+
+    /// The same for what is signed with the audit key for others, or in its place: only while the clock is right and the
+    /// log holds.
+    async fn may_act(&self) -> Result<tokio::sync::OwnedRwLockReadGuard<bool>> {
+        let guard = self.guard().await?;
+        proof::check_clock(self.store.as_ref())?;
+        self.require_signed()?;
+        Ok(guard)
     }
 
     /// Has a replica of a token do an act that changes nothing in it; another one if that fails.

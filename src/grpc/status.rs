@@ -71,6 +71,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::LogMissing
         | Reason::AnchorInvalid
         | Reason::RecordBroken
+        | Reason::CheckpointBroken
         | Reason::PeerRefused
         | Reason::Internal => Code::Internal,
     }

@@ -3,6 +3,7 @@
 use aws_lc_rs::digest;
 use serde_json::Value;
 
+use crate::audit::merkle::TreeHash;
 use crate::audit::record::{Event, OutcomeNote, Record};
 use crate::error::{Error, Reason, Result};
 use crate::key::{KeyRole, KeyState, Mode, PublicKey};
@@ -42,6 +43,8 @@ pub(super) fn records_beyond(prefix: &str, after: &str) -> Result<(Vec<u8>, Vec<
 pub(super) struct Last {
     pub(super) log: String,
     pub(super) seq: u64,
+    /// The record's hash in the tree of its log.
+    pub(super) leaf: TreeHash,
     version: u64,
     sha256: String,
 }
@@ -49,14 +52,17 @@ pub(super) struct Last {
 impl Last {
     /// Reads the last record of a change.
     pub(super) fn read(record: &[u8]) -> Result<Self> {
+        let leaf = TreeHash::leaf(record);
         let record = Record::read(record)?;
         match record.event {
-            Event::Changed { version, sha256, .. } => Ok(Last { log: record.log, seq: record.seq, version, sha256 }),
+            Event::Changed { version, sha256, .. } => {
+                Ok(Last { log: record.log, seq: record.seq, leaf, version, sha256 })
+            }
             _ => Err(Error::new(Reason::RecordBroken, format!("record {} is of no change", record.seq))),
         }
     }
 
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         format!("record {} of log {}", self.seq, self.log)
     }
 }
@@ -91,7 +97,7 @@ pub(super) fn edited(row: &Object, last: &Last, beside: &[Vec<u8>]) -> Error {
     altered(format!("{} was edited in the store: {what}; {} has the hash of what it was", row.name, last.place()))
 }
 
-fn altered(words: String) -> Error {
+pub(super) fn altered(words: String) -> Error {
     Error::new(Reason::ObjectAltered, words).hint(
         "it is not used like this: find out who wrote to the database, and bring the row back as it was, from a backup",
     )
@@ -189,7 +195,7 @@ mod tests {
             Object { name: "k".into(), version, body: write.body }
         };
         let was = object(2, &serde_json::json!({ "state": "disabled", "id": "1" }));
-        let last = Last { log: "l".into(), seq: 7, version: 2, sha256: sha256(&was.body) };
+        let last = Last { log: "l".into(), seq: 7, leaf: TreeHash::empty(), version: 2, sha256: sha256(&was.body) };
         assert!(check("k", Some(&was), Some(&last)).is_ok());
         let said = |row: Option<&Object>, last| check("k", row, last).unwrap_err().unwrap().to_string();
         assert!(said(Some(&was), None).contains("no record says how"));

@@ -16,9 +16,11 @@ use crate::error::{Error, Reason, Result};
 
 pub mod bare;
 mod change;
+mod included;
 mod inspect;
 mod postgres;
 mod pulse;
+mod signed;
 mod space;
 mod sql;
 mod sqlite;
@@ -27,6 +29,7 @@ mod writer;
 
 pub use inspect::inspect;
 pub use postgres::Postgres;
+pub use signed::Vouched;
 pub use space::{LOW_BYTES, RESERVE_BYTES};
 pub use sqlite::Sqlite;
 pub use tree::ask;
@@ -40,7 +43,9 @@ pub const STUCK_S: u64 = 2;
 /// or none of the batch. `STORE_CONFLICT` and `STORE_UNAVAILABLE` before the commit point mean that it did not
 /// happen; after a failed commit the store re-reads its own head before it writes again, so that the log has no gap.
 /// Nobody retries below this port; a caller may. Reads see every commit that returned before them. An object that is read
-/// from the database is held against the last record of its change: `OBJECT_ALTERED` if it is another, or gone.
+/// from the database is held against the last record of its change, and that against the tree of its log: `OBJECT_ALTERED`
+/// if it is another, or gone. A change by another log of the database counts once this log has told of that one; but for
+/// how tokens stand, which is read before.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Writes a batch: first the objects, each only over the version it expects, then one `changed` record for each
@@ -84,6 +89,9 @@ pub trait Store: Send + Sync {
 
     /// The signed checkpoint that was kept last.
     async fn last_checkpoint(&self) -> Result<Option<String>>;
+
+    /// The signed checkpoints of this log, in the order in which they were kept, from a place on: each with its place.
+    async fn checkpoints(&self, from: u64, count_max: u32) -> Result<Vec<(u64, String)>>;
 
     /// Where every log of the store ends, its own included, in order of their ids.
     async fn heads(&self) -> Result<Vec<Head>>;

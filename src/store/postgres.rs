@@ -17,9 +17,10 @@ use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
+use crate::store::included::Included;
 use crate::store::sql::{Sql, Statements, migration, number, run, unavailable};
 use crate::store::writer::{Backend, New, State, Writer};
-use crate::store::{Batch, Kind, Object, Store, Write};
+use crate::store::{Batch, Kind, Object, Store, Write, included};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -90,6 +91,7 @@ const LEASE: &str = "INSERT INTO lease (name, log_id, until_us) \
 pub struct Postgres {
     sql: Sql<sqlx::Postgres>,
     writer: Writer,
+    included: Included,
     log: String,
     epoch: Arc<AtomicI64>,
 }
@@ -163,7 +165,8 @@ impl Postgres {
             holder,
             epoch: epoch.clone(),
         };
-        Ok(Postgres { sql, writer: Writer::start(Box::new(writing), state, false), log, epoch })
+        let writer = Writer::start(Box::new(writing), state, false);
+        Ok(Postgres { sql, writer, included: Included::default(), log, epoch })
     }
 }
 
@@ -225,7 +228,10 @@ async fn check_server(connection: &mut PgConnection) -> Result<()> {
 #[async_trait]
 impl Store for Postgres {
     async fn commit(&self, batch: Batch) -> Result<u64> {
-        self.writer.commit(batch).await
+        let others = included::others(&batch.events);
+        let committed = self.writer.commit(batch).await?;
+        self.included.hear(others.iter());
+        Ok(committed)
     }
 
     async fn keep_checkpoint(&self, note: &str) -> Result<()> {
@@ -242,7 +248,18 @@ impl Store for Postgres {
     }
 
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
-        answered(self.sql.get(kind, name)).await
+        let Some((object, last)) = answered(self.sql.get(kind, name)).await? else { return Ok(None) };
+        let read = |row| self.sql.subtrees(&last.log, row);
+        if last.log == self.log {
+            self.included.in_own(&self.writer, &last, read).await?;
+        } else {
+            // How tokens stand is read before a run begins, and with it the first look at the other logs.
+            if kind != Kind::Token {
+                self.included.told(&last).await?;
+            }
+            self.included.in_other(&last, answered(self.sql.tree(&last.log)), read).await?;
+        }
+        Ok(Some(object))
     }
 
     async fn names(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<String>> {
@@ -271,6 +288,10 @@ impl Store for Postgres {
 
     async fn last_checkpoint(&self) -> Result<Option<String>> {
         self.sql.last_checkpoint(&self.log).await
+    }
+
+    async fn checkpoints(&self, from: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
+        answered(self.sql.checkpoints(&self.log, from, count_max)).await
     }
 
     async fn heads(&self) -> Result<Vec<Head>> {

@@ -51,8 +51,9 @@ where
     Vec<u8>: Type<DB>,
     usize: ColumnIndex<DB::Row>,
 {
-    /// An object, held against the log. Row and record are read by one statement, so that no commit comes between.
-    pub(super) async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
+    /// An object, held against the last record of its change, and that record: that it is in its log is still to be shown.
+    /// Row and record are read by one statement, so that no commit comes between.
+    pub(super) async fn get(&self, kind: Kind, name: &str) -> Result<Option<(Object, Last)>> {
         let (from, to) = change::records_of(kind, name)?;
         let (version, body, record): (Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>) =
             sqlx::query_as(self.statements.object)
@@ -66,7 +67,7 @@ where
         let row = version.zip(body).map(|(version, body)| object(name, version, body));
         let last = record.map(|record| Last::read(&record)).transpose()?;
         match change::check(name, row.as_ref(), last.as_ref()) {
-            Ok(()) => Ok(row),
+            Ok(()) => Ok(row.zip(last)),
             Err(Some(fault)) => Err(fault),
             Err(None) => Err(match (row, last) {
                 (Some(row), Some(last)) => {
@@ -172,12 +173,35 @@ where
         roots.into_iter().map(root).collect()
     }
 
+    /// The right edge of a log's tree, as the log's row has it; that of an empty one if there is no such log.
+    pub(super) async fn tree(&self, log: &str) -> Result<Frontier> {
+        let end: Option<(i64, Vec<u8>)> = sqlx::query_as("SELECT size, frontier FROM log WHERE log_id = $1")
+            .bind(log.to_owned())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        end.map_or(Ok(Frontier::default()), |(size, frontier)| Frontier::from_bytes(size.unsigned_abs(), &frontier))
+    }
+
     pub(super) async fn last_checkpoint(&self, log: &str) -> Result<Option<String>> {
         sqlx::query_scalar("SELECT note FROM checkpoint WHERE log_id = $1 ORDER BY place DESC LIMIT 1")
             .bind(log.to_owned())
             .fetch_optional(&self.readers)
             .await
             .map_err(unavailable)
+    }
+
+    pub(super) async fn checkpoints(&self, log: &str, from: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
+        let rows: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT place, note FROM checkpoint WHERE log_id = $1 AND place >= $2 ORDER BY place LIMIT $3",
+        )
+        .bind(log.to_owned())
+        .bind(number(from))
+        .bind(i64::from(count_max))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(rows.into_iter().map(|(place, note)| (place.unsigned_abs(), note)).collect())
     }
 
     /// Checks what a log's row says of its end against the last records and the roots that are kept.

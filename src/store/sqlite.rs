@@ -15,10 +15,11 @@ use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::record::Event;
 use crate::error::{Error, Reason, Result};
+use crate::store::included::Included;
 use crate::store::space::Space;
 use crate::store::sql::{Sql, Statements, migration, number, run, unavailable};
 use crate::store::writer::{Backend, GROUP_BATCHES_MAX, New, State, Writer};
-use crate::store::{Batch, Kind, Object, Store, Write};
+use crate::store::{Batch, Kind, Object, Store, Write, change};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -86,6 +87,7 @@ pub struct Sqlite {
     log: String,
     sql: Sql<sqlx::Sqlite>,
     writer: Writer,
+    included: Included,
     space: Space,
 }
 
@@ -149,7 +151,8 @@ impl Sqlite {
         let state = sql.state(&log).await?;
         let readers = sql.readers.clone();
         let writing = Writing { connection, sql: Sql { readers, statements: &STATEMENTS }, log: log.clone() };
-        Ok(Sqlite { log, sql, writer: Writer::start(Box::new(writing), state, true), space: Space::beside(path) })
+        let writer = Writer::start(Box::new(writing), state, true);
+        Ok(Sqlite { log, sql, writer, included: Included::default(), space: Space::beside(path) })
     }
 }
 
@@ -221,11 +224,13 @@ impl Store for Sqlite {
         if let Some(object) = self.writer.known(kind, name) {
             return Ok(Some(object));
         }
-        let found = self.sql.get(kind, name).await?;
-        if let Some(object) = &found {
-            self.writer.learn(kind, object);
+        let Some((object, last)) = self.sql.get(kind, name).await? else { return Ok(None) };
+        if last.log != self.log {
+            return Err(change::altered(format!("{name} has a record of another log, {}", last.log)));
         }
-        Ok(found)
+        self.included.in_own(&self.writer, &last, |row| self.sql.subtrees(&self.log, row)).await?;
+        self.writer.learn(kind, &object);
+        Ok(Some(object))
     }
 
     async fn names(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<String>> {
@@ -254,6 +259,10 @@ impl Store for Sqlite {
 
     async fn last_checkpoint(&self) -> Result<Option<String>> {
         self.sql.last_checkpoint(&self.log).await
+    }
+
+    async fn checkpoints(&self, from: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
+        self.sql.checkpoints(&self.log, from, count_max).await
     }
 
     async fn heads(&self) -> Result<Vec<Head>> {

@@ -29,7 +29,8 @@ pub(in crate::cli) struct Args {
     /// Its checkpoint; audit.checkpoint beside the file if left out
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// audit.trust as it was given out when the instance was made, not that of the export
+    /// audit.trust as it was given out when the instance was made, not that of the export. For a store, that of the data
+    /// directory if left out
     #[arg(long, value_name = "FILE")]
     trust: Option<PathBuf>,
     /// A checkpoint of this log that is known from elsewhere, such as an earlier export (may be repeated): with it, a log
@@ -42,7 +43,7 @@ pub(in crate::cli) struct Args {
 pub(super) fn run(args: &Args, global: &Global) -> u8 {
     match verify(args, global) {
         Ok(report) => {
-            print(&report, args.file.as_deref(), global);
+            print(&report, args, global);
             match report.finding {
                 Finding::Good => 0,
                 Finding::Untrusted | Finding::Torn => 2,
@@ -59,12 +60,14 @@ pub(super) fn run(args: &Args, global: &Global) -> u8 {
 /// What is there; an error only if it cannot be read.
 fn verify(args: &Args, global: &Global) -> Result<Report, Error> {
     let mut verifier = Verifier::new(None);
+    let mut trusted = None;
     if let Some(trust) = &args.trust {
         let keys: Trust =
             text(trust)?.parse().map_err(|fault: Error| fault.while_doing(trust.display()).hint(FILES))?;
         // The keys may have changed since: those of the export count if they continue the trusted ones.
         let later = args.file.as_ref().and_then(|file| text(&file.with_file_name(TRUST)).ok()?.parse().ok());
         let keys = keys.followed(later);
+        trusted = Some(keys.clone());
         let beside = || args.file.as_ref().map(|file| file.with_file_name(CHECKPOINT));
         if let Some(own) = args.checkpoint.clone().or_else(beside) {
             match open(&own, &keys)? {
@@ -81,12 +84,14 @@ fn verify(args: &Args, global: &Global) -> Result<Report, Error> {
     }
     let Some(file) = &args.file else {
         let config = Config::load(&global.data)?;
-        return runtime()?.block_on(serve::inspect_store(&config, verifier)).or_else(|fault| match fault.reason() {
-            Reason::RecordBroken => {
-                output::fault(&fault);
-                Ok(Report::without_records(Finding::StoreBroken, fault.message().to_owned()))
+        return runtime()?.block_on(serve::inspect_store(&config, verifier, trusted)).or_else(|fault| {
+            match fault.reason() {
+                Reason::RecordBroken => {
+                    output::fault(&fault);
+                    Ok(Report::without_records(Finding::StoreBroken, fault.message().to_owned()))
+                }
+                _ => Err(fault),
             }
-            _ => Err(fault),
         });
     };
     let lines = File::open(file).map_err(|fault| unreadable(file, &fault))?;
@@ -119,7 +124,7 @@ fn unreadable(path: &Path, fault: &std::io::Error) -> Error {
     output::unreadable(path, fault, FILES)
 }
 
-fn print(report: &Report, file: Option<&Path>, global: &Global) {
+fn print(report: &Report, args: &Args, global: &Global) {
     if global.output == output::Format::Json {
         println!("{:#}", json!(report));
         return;
@@ -140,16 +145,22 @@ fn print(report: &Report, file: Option<&Path>, global: &Global) {
     match (&report.broken, report.finding) {
         (Some(broken), finding) => {
             let line = if broken.line == 0 { String::new() } else { format!(" line {}", broken.line) };
-            let place = file.map_or(line.clone(), |file| format!(" {}{line}", file.display()));
+            let place = args.file.as_ref().map_or(line.clone(), |file| format!(" {}{line}", file.display()));
             println!("BROKEN   {}{place}: {}", name(finding), output::clean(&broken.message));
         }
         (None, Finding::Good) => {
             println!("good     every record follows from the one before, up to the signed checkpoint");
+            if args.trust.is_none() {
+                println!("trust    the keys are those of the data directory: give --trust the file that was given out");
+            }
         }
         (None, Finding::Torn) => {
             println!(
                 "torn     the last record is cut off, as a crash leaves it; those before it follow from each other"
             );
+        }
+        (None, _) if args.file.is_none() => {
+            println!("partial  the records follow from each other; the last ones are not signed yet");
         }
         (None, _) => println!(
             "partial  the records follow from each other; without --trust nothing shows who wrote them, or lines cut from the end"

@@ -1,0 +1,181 @@
+//! Whether a log has the record that speaks for an object: a row that was edited together with its record is noticed.
+//!
+//! Row and record come from the same database, and whoever can write the one can write the other. What he cannot write is
+//! the tree that this process has in memory. So before a record counts it is shown to be a leaf of that tree.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::audit::gathered::{ROW_HASHES, Row};
+use crate::audit::merkle::{
+    Frontier, TreeHash, consistency_path, inclusion_path, verify_consistency, verify_inclusion,
+};
+use crate::audit::record::Event;
+use crate::error::Result;
+use crate::store::change::{Last, altered};
+use crate::store::tree::gather;
+use crate::store::writer::Writer;
+
+/// Rows of leaves that are remembered at most, of 8 KiB each.
+const ROWS_MAX: usize = 512;
+/// How long a record that another thread or instance has just committed may take to be known here.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How often to look whether it is, in milliseconds.
+const AGAIN_MS: u64 = 5;
+
+/// What was shown so far.
+#[derive(Default)]
+pub(super) struct Included {
+    /// Leaves that are in their logs: by log, and which row of it.
+    rows: RwLock<HashMap<(String, u64), Vec<TreeHash>>>,
+    /// Where the other logs of the database ended when they were last looked at.
+    ends: tokio::sync::Mutex<HashMap<String, Frontier>>,
+    /// Other logs that this log has told of in this run.
+    told: RwLock<HashSet<String>>,
+}
+
+impl Included {
+    /// Takes notice of what was committed to this log.
+    pub(super) fn hear<'a>(&self, logs: impl Iterator<Item = &'a String>) {
+        self.told.write().unwrap_or_else(PoisonError::into_inner).extend(logs.cloned());
+    }
+
+    /// Requires that a record of this log is in it.
+    ///
+    /// # Errors
+    /// `OBJECT_ALTERED` if it is not; those of reading.
+    pub(super) async fn in_own<F>(&self, writer: &Writer, last: &Last, read: impl Fn(Row) -> F) -> Result<()>
+    where
+        F: Future<Output = Result<Vec<TreeHash>>>,
+    {
+        if self.has(last) {
+            return Ok(());
+        }
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let (_, tree) = writer.tree();
+            if tree.size() > last.seq {
+                return self.show(last, &tree, read).await;
+            }
+            // It may be that of a commit that has happened, and whose end is about to be told.
+            if Instant::now() > end {
+                let beyond = || altered(format!("{} is said to be of a change, and lies beyond its end", last.place()));
+                return Err(writer.trouble(Duration::ZERO).unwrap_or_else(beyond));
+            }
+            tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+        }
+    }
+
+    /// Requires that this log has told of the log of a record, so that nobody makes one up unseen.
+    ///
+    /// # Errors
+    /// `OBJECT_ALTERED` if it has not.
+    pub(super) async fn told(&self, last: &Last) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !self.told.read().unwrap_or_else(PoisonError::into_inner).contains(&last.log) {
+            if Instant::now() > end {
+                let words = format!("{} is said to be of a change, and nobody has seen that log opened", last.place());
+                return Err(altered(words));
+            }
+            tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+        }
+        Ok(())
+    }
+
+    /// Requires that a record of another log is in it, as far as that can be seen from here: where that log ends stands in
+    /// the database (`read_end`), and must continue where it ended before.
+    ///
+    /// # Errors
+    /// `OBJECT_ALTERED` if it is not; those of reading.
+    pub(super) async fn in_other<F>(
+        &self,
+        last: &Last,
+        read_end: impl Future<Output = Result<Frontier>>,
+        read: impl Fn(Row) -> F,
+    ) -> Result<()>
+    where
+        F: Future<Output = Result<Vec<TreeHash>>>,
+    {
+        if self.has(last) {
+            return Ok(());
+        }
+        let mut ends = self.ends.lock().await;
+        let before = ends.get(&last.log).cloned().unwrap_or_default();
+        if before.size() > last.seq {
+            drop(ends);
+            return self.show(last, &before, read).await;
+        }
+        let now = read_end.await?;
+        let (old, new) = ((before.size(), before.root()), (now.size(), now.root()));
+        let path =
+            if old.0 > new.0 { Vec::new() } else { gather(|tree| consistency_path(old.0, new.0, tree), &read).await? };
+        if now.size() <= last.seq || verify_consistency(old, new, &path).is_err() {
+            return Err(altered(format!("{} is said to be of a change, and that log was altered", last.place())));
+        }
+        ends.insert(last.log.clone(), now.clone());
+        drop(ends);
+        self.show(last, &now, read).await
+    }
+
+    fn has(&self, last: &Last) -> bool {
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        let (row, at) = place(last.seq);
+        rows.get(&(last.log.clone(), row)).and_then(|leaves| leaves.get(at)) == Some(&last.leaf)
+    }
+
+    /// Shows that a record is a leaf of a tree, and with it all leaves of its row that were needed for that.
+    async fn show<F>(&self, last: &Last, tree: &Frontier, read: impl Fn(Row) -> F) -> Result<()>
+    where
+        F: Future<Output = Result<Vec<TreeHash>>>,
+    {
+        let (row, at) = place(last.seq);
+        let leaves = Mutex::new(Vec::new());
+        let path = gather(
+            |source| inclusion_path(last.seq, tree.size(), source),
+            |asked| {
+                let (leaves, read) = (&leaves, read(asked));
+                async move {
+                    let hashes = read.await?;
+                    if asked.level == 0 && asked.first == row * ROW_HASHES {
+                        leaves.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&hashes);
+                    }
+                    Ok(hashes)
+                }
+            },
+        )
+        .await?;
+        if verify_inclusion(last.leaf, last.seq, tree.size(), &path, tree.root()).is_err() {
+            return Err(altered(format!(
+                "{} is not the one that was committed: it was edited in the store",
+                last.place()
+            )));
+        }
+        let mut leaves = leaves.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if leaves.len() == at {
+            leaves.push(last.leaf);
+        } else if let Some(leaf) = leaves.get_mut(at) {
+            *leaf = last.leaf;
+        }
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        if rows.len() >= ROWS_MAX {
+            rows.clear();
+        }
+        rows.insert((last.log.clone(), row), leaves);
+        Ok(())
+    }
+}
+
+/// The other logs that events tell of.
+pub(super) fn others(events: &[Event]) -> Vec<String> {
+    let other = |event: &Event| match event {
+        Event::OtherLog { log, .. } => Some(log.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(other).collect()
+}
+
+/// In which row of leaves a record stands, and where in it.
+fn place(seq: u64) -> (u64, usize) {
+    (seq / ROW_HASHES, usize::try_from(seq % ROW_HASHES).unwrap_or(usize::MAX))
+}
