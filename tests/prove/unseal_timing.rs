@@ -23,9 +23,9 @@ use crate::kit::token::{Held, TestToken, USER_PIN};
 const ROUNDS: usize = 2000;
 /// Sealed keys of each kind, taken in turns: one alone would measure its numbers.
 const KEYS: usize = 16;
-/// The bound on what is ours: how far the medians of two kinds that the token answers alike may lie from each other. A
-/// median of so many differences of this scatter is good to about 3 us.
-const OURS_MAX: Duration = Duration::from_micros(20);
+/// The bound on what is ours: how far the medians of two kinds that the token answers alike may lie from each other. On a
+/// quiet machine they are good to about 3 us, and lay within 9; on one that does other things meanwhile within 28.
+const OURS_MAX: Duration = Duration::from_micros(40);
 /// The bound on what is the token's: how much longer or shorter it may take to refuse a block than to decrypt it.
 const TOKENS_MAX: Duration = Duration::from_micros(100);
 /// All checks but the last pass: the RSA layer is right, its header is right, the tail decrypts, and the hash is wrong.
