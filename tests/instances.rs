@@ -136,6 +136,26 @@ async fn a_pin_that_one_instance_saw_refused_is_not_tried_by_the_others() {
 }
 
 #[test]
+fn an_instance_that_starts_while_another_one_logs_in_waits_for_that_and_then_serves_by_itself() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    let mut second = Instance::beside(&first, "second");
+    let script = first.path("script");
+    let profile = faulty_profile(&first, &script);
+    for instance in [&mut first, &mut second] {
+        instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
+    }
+    fs::write(&script, "C_Login always log\nC_Login 1 delay 3000").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| first.start());
+        eventually("the first logs in", || script.with_extension("calls").exists());
+        // Ready, and not only running: no person is needed.
+        second.start();
+    });
+    assert_eq!(fs::read_to_string(script.with_extension("calls")).unwrap(), "C_Login\nC_Login\n");
+}
+
+#[test]
 fn an_instance_is_made_once_and_in_a_database_that_is_empty_or_beside_another() {
     let server = Postgres::start();
     let first = Instance::in_database(&server, "first");

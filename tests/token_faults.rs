@@ -392,13 +392,87 @@ fn every_value_of_c_login_costs_one_try_and_is_told_as_what_it_is() {
         let tries = faulty.calls();
         assert_eq!(tries, ["C_Login"], "{name}");
         let reason = opened.map_or_else(|error| error.reason(), |_| Reason::AlreadyExists);
-        let expected = match classify(Act::Login, name).0 {
+        let expected = match classify(Act::Login, name) {
             _ if *name == "CKR_USER_ALREADY_LOGGED_IN" => Reason::AlreadyExists,
-            Class::Pin => Reason::PinRefused,
-            Class::Unsupported => Reason::TokenUnsupported,
+            (Class::Pin, _) => Reason::PinRefused,
+            (_, Outcome::Unknown) => Reason::PinLatched,
+            (Class::Unsupported, _) => Reason::TokenUnsupported,
             _ => Reason::TokenUnavailable,
         };
         assert_eq!(reason, expected, "{name}");
+    }
+}
+
+#[test]
+fn every_value_of_c_login_that_leaves_the_pin_open_is_the_last_try_whatever_is_asked_afterwards() {
+    // These say that the PIN was not looked at, or that it is not needed.
+    let before_the_pin = [
+        "CKR_TOKEN_NOT_PRESENT",
+        "CKR_SLOT_ID_INVALID",
+        "CKR_SESSION_HANDLE_INVALID",
+        "CKR_CRYPTOKI_NOT_INITIALIZED",
+        "CKR_FUNCTION_NOT_SUPPORTED",
+        "CKR_USER_ANOTHER_ALREADY_LOGGED_IN",
+        "CKR_SESSION_READ_ONLY_EXISTS",
+        "CKR_ARGUMENTS_BAD",
+        "CKR_USER_ALREADY_LOGGED_IN",
+    ];
+    let faulty = Faulty::new();
+    for (number, name) in VALUES.iter().filter(|(_, name)| !before_the_pin.contains(name)) {
+        faulty.sign().unwrap();
+        faulty.script(&format!("C_Login always log\nC_Login always return 0x{number:x}\nC_SignInit 1 logout"));
+        faulty.calls();
+        for _ in 0..3 {
+            let failure = faulty.sign().unwrap_err();
+            assert_eq!((failure.class, failure.outcome), (Class::Pin, Outcome::Refused), "{name}: {failure}");
+        }
+        assert_eq!(faulty.calls(), ["C_Login"], "{name}");
+        assert!(!faulty.token.has_pin());
+        faulty.script("");
+        faulty.token.login(pin(USER_PIN)).unwrap();
+    }
+}
+
+#[test]
+fn what_a_try_may_have_done_stays_open_whatever_the_next_one_says() {
+    let faulty = Faulty::new();
+    // The next try must look for the key first, and finds no token; in the same host, and in the next one.
+    for first in ["C_Sign 1 return 0x30", "C_Sign 1 crash"] {
+        faulty.sign().unwrap();
+        faulty.script(&format!("{first}\nC_FindObjectsInit always return 0xe0"));
+        let failure = faulty.sign().unwrap_err();
+        assert_eq!((failure.class, failure.outcome), (Class::Token, Outcome::Unknown), "{first}: {failure}");
+        faulty.script("");
+        faulty.signs_again_within(Duration::from_secs(20));
+    }
+}
+
+#[test]
+fn a_module_that_fails_at_every_call_is_started_again_with_waits_between() {
+    let faulty = Faulty::new();
+    faulty.sign().unwrap();
+    faulty.script("C_Login always log\nC_SignInit always return 0x190");
+    faulty.calls();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert!(faulty.sign().is_err());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // 50, 100, 200, 400, 800 and 1000 ms, each at least three quarters of that.
+    let logins = faulty.calls().len();
+    assert!((2..=10).contains(&logins), "{logins} logins");
+    faulty.script("");
+    faulty.signs_again_within(Duration::from_secs(20));
+}
+
+#[test]
+fn what_the_device_answered_is_told_when_no_host_can_open_the_token() {
+    let faulty = Faulty::new();
+    faulty.sign().unwrap();
+    faulty.script("C_Sign 1 crash\nC_OpenSession always return 0x31");
+    for _ in 0..2 {
+        let failure = faulty.sign().unwrap_err();
+        assert!(failure.code.contains("C_OpenSession answered CKR_DEVICE_MEMORY"), "{failure}");
     }
 }
 

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::{digest, signature};
@@ -11,7 +11,7 @@ use keyward::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
 use keyward::token::host::HostToken;
 use keyward::token::lane::{Lane, LaneError, Priority};
 use keyward::token::replica::{Health, Replicas};
-use keyward::token::{Class, Generate, KeyRef, Token, prepare_directory};
+use keyward::token::{Class, Failure, Generate, KeyRef, Outcome, Token, prepare_directory};
 
 use crate::kit::token::{Held, TestToken, USER_PIN, copy_files};
 
@@ -153,4 +153,59 @@ async fn a_bad_ciphertext_costs_one_token_call_and_no_replica() {
     assert!(matches!(refused, LaneError::Failed(f) if f.class == Class::Caller));
     assert_eq!(calls.load(Ordering::Relaxed), 1);
     assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
+}
+
+fn failure(class: Class, outcome: Outcome) -> Failure {
+    Failure { class, outcome, function: "a test", code: "as this test says".to_owned() }
+}
+
+#[tokio::test]
+async fn what_one_replica_may_have_done_stays_open_whatever_the_next_one_says() {
+    let pair = Pair::new();
+    for class in [Class::Caller, Class::Unsupported, Class::Token, Class::KeyMissing] {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let act = move |_: &dyn Token| match calls.fetch_add(1, Ordering::Relaxed) {
+            0 => Err::<(), _>(failure(Class::Token, Outcome::Unknown)),
+            _ => Err(failure(class, Outcome::Refused)),
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let said = pair.replicas.run(Priority::License, deadline, act).await.unwrap_err();
+        assert_eq!(said.outcome(), Outcome::Unknown, "{class:?}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_says_nothing_costs_its_part_of_the_time_and_the_other_one_serves() {
+    let pair = Pair::new();
+    let (calls, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(2)));
+    let act = {
+        let held = Arc::clone(&held);
+        move |_: &dyn Token| {
+            if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+                held.wait();
+            }
+            Ok(())
+        }
+    };
+    let served = pair.replicas.run(Priority::License, Instant::now() + Duration::from_secs(3), act).await;
+    held.wait();
+    served.unwrap();
+}
+
+#[tokio::test]
+async fn a_short_deadline_says_nothing_of_a_replica_and_what_the_device_says_later_does() {
+    let pair = Pair::new();
+    let held = Arc::new(Barrier::new(3));
+    let act = {
+        let held = Arc::clone(&held);
+        move |_: &dyn Token| {
+            held.wait();
+            Err::<(), _>(failure(Class::Token, Outcome::Unknown))
+        }
+    };
+    let late = pair.replicas.run(Priority::License, Instant::now() + Duration::from_millis(200), act).await;
+    assert_eq!(late, Err(LaneError::Late));
+    assert!(pair.replicas.serve() && pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
+    held.wait();
+    crate::kit::eventually("nobody waits for the answers, and they count", || !pair.replicas.serve());
 }

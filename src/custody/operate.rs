@@ -112,7 +112,7 @@ impl Custody {
             |member: &Member| healthy.iter().any(|(n, health)| n == member.name() && *health == Health::Healthy);
         let mut pin = pin;
         for member in members.into_iter().filter(|member| !serves(member)) {
-            slot.log_in(self.store.as_ref(), member, pin.take()).await?;
+            slot.log_in(member, pin.take()).await?;
             tracing::info!(by = caller.name, "{} is logged in", slot.label(member.name()));
         }
         self.look_for_keys(slot).await;

@@ -106,7 +106,7 @@ impl Slot {
         let mut faults = Vec::new();
         for member in &slot.members {
             let (standing, _) = Standing::of(store, &member.standing()).await?;
-            faults.extend(slot.log_in(store, member, None).await.err());
+            faults.extend(slot.log_in(member, None).await.err());
             if let Some(why) = standing.quarantined {
                 faults.push(slot.quarantined(member.name(), &why));
                 slot.heed(member, Some(&why));
@@ -118,8 +118,8 @@ impl Slot {
     }
 
     /// One try to log in to a device, with this PIN or that of its source.
-    pub(super) async fn log_in(&self, store: &dyn Store, member: &Member, pin: Option<Pin>) -> Result<()> {
-        let done = self.try_log_in(store, member, pin).await;
+    pub(super) async fn log_in(&self, member: &Member, pin: Option<Pin>) -> Result<()> {
+        let done = self.try_log_in(member, pin).await;
         let health = match &done {
             Ok(()) => Health::Healthy,
             // Without a PIN nothing can be tried again before a person logs it in.
@@ -130,10 +130,8 @@ impl Slot {
         done.map_err(|fault| self.worded(member.name(), fault))
     }
 
-    async fn try_log_in(&self, store: &dyn Store, member: &Member, pin: Option<Pin>) -> Result<()> {
-        if let (Standing { latched: Some(latched), .. }, _) = Standing::of(store, &member.standing()).await? {
-            return Err(Error::new(Reason::PinLatched, format!("its PIN is latched: {latched}")));
-        }
+    async fn try_log_in(&self, member: &Member, pin: Option<Pin>) -> Result<()> {
+        // What is done around the login looks for a latch: only there nobody else's login is under way.
         let pin = pin.map_or_else(|| (member.device.read_pin)(), Ok)?;
         let host = Arc::clone(&member.device.host);
         let name = member.name();
@@ -248,17 +246,26 @@ impl Slot {
             let label = self.label(&replica);
             let Some(member) = self.members.iter().find(|member| member.name() == replica) else { continue };
             let why = health.why().to_owned();
-            match health {
-                Health::Healthy => tracing::info!("{label} serves"),
-                Health::Failed { .. } => tracing::warn!(why, "{label} cannot be used now"),
+            let kept = match health {
+                Health::Healthy => {
+                    tracing::info!("{label} serves");
+                    true
+                }
+                Health::Failed { .. } => {
+                    tracing::warn!(why, "{label} cannot be used now");
+                    true
+                }
                 Health::Waiting { .. } => {
                     tracing::error!(why, "{label} waits until a person logs it in");
-                    keep(store, &member.standing(), "latched", &why, |standing| &mut standing.latched).await;
+                    keep(store, &member.standing(), "latched", &why, |standing| &mut standing.latched).await
                 }
                 Health::Quarantined { .. } => {
                     tracing::error!(why, "{label} is quarantined");
-                    keep(store, &member.standing(), "quarantined", &why, |standing| &mut standing.quarantined).await;
+                    keep(store, &member.standing(), "quarantined", &why, |standing| &mut standing.quarantined).await
                 }
+            };
+            if !kept {
+                self.replicas.tell_again(&replica);
             }
         }
     }
@@ -281,14 +288,14 @@ impl Slot {
     }
 }
 
-/// Records what holds a device back, unless that is recorded already.
+/// Records what holds a device back, unless that is recorded already. `false` if it could not be recorded.
 async fn keep(
     store: &dyn Store,
     device: &str,
     state: &str,
     why: &str,
     hold: impl Fn(&mut Standing) -> &mut Option<String>,
-) {
+) -> bool {
     let kept = async {
         let (mut standing, _) = Standing::of(store, device).await?;
         match hold(&mut standing) {
@@ -299,7 +306,9 @@ async fn keep(
             }
         }
     };
-    if let Err(fault) = kept.await {
-        tracing::error!(device, state, ?fault, "the standing of a token cannot be recorded");
+    let kept = kept.await;
+    if let Err(fault) = &kept {
+        tracing::error!(device, state, ?fault, "the standing of a token cannot be recorded; it is tried again");
     }
+    kept.is_ok()
 }

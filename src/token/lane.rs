@@ -49,6 +49,18 @@ impl LaneError {
             LaneError::Failed(failure) => failure.outcome,
         }
     }
+
+    /// This one as the last of several tries: what an earlier one may have done stays open.
+    #[must_use]
+    pub fn after(self, earlier: Option<LaneError>) -> LaneError {
+        match (self, earlier) {
+            (LaneError::Failed(failure), Some(earlier)) => LaneError::Failed(failure.after(earlier.outcome())),
+            (later, Some(earlier)) if earlier.outcome() == Outcome::Unknown && later.outcome() != Outcome::Unknown => {
+                earlier
+            }
+            (later, _) => later,
+        }
+    }
 }
 
 impl From<LaneError> for Error {

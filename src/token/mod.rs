@@ -238,6 +238,14 @@ pub struct Failure {
     pub code: String,
 }
 
+impl Failure {
+    /// This failure as the last of several tries: what an earlier one may have done stays open.
+    #[must_use]
+    pub fn after(self, earlier: Outcome) -> Self {
+        if earlier == Outcome::Unknown { Failure { outcome: earlier, ..self } } else { self }
+    }
+}
+
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} answered {}", self.function, self.code)

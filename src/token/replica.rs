@@ -60,13 +60,19 @@ impl Health {
 pub struct Replicas {
     members: Vec<Member>,
     /// Some member stands otherwise than the owner was told.
-    changed: AtomicBool,
+    changed: Arc<AtomicBool>,
 }
 
 struct Member {
     name: String,
     lane: Lane,
+    standing: Arc<Standing>,
+}
+
+/// How a replica stands. Its acts know it too: what the device said counts, whether or not a caller still waits for it.
+struct Standing {
     state: Mutex<State>,
+    changed: Arc<AtomicBool>,
 }
 
 struct State {
@@ -98,9 +104,44 @@ pub struct Status {
     pub busy: usize,
 }
 
-impl Member {
+impl Standing {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an act's end says of the device: nothing, if the input did not fit or it has not this one key.
+    fn judge(&self, failure: &Failure) {
+        if !matches!(failure.class, Class::Caller | Class::Unsupported | Class::KeyMissing) {
+            self.becomes(verdict(failure));
+        }
+    }
+
+    /// What an act showed. Quarantine and waiting are left by a person only.
+    fn becomes(&self, next: Health) {
+        let mut state = self.state();
+        if next == Health::Healthy {
+            state.answered = Some(Instant::now());
+        }
+        if state.health == next || matches!(state.health, Health::Quarantined { .. }) {
+            return;
+        }
+        if !matches!(state.health, Health::Waiting { .. }) || matches!(next, Health::Quarantined { .. }) {
+            self.put(&mut state, next);
+        }
+    }
+
+    fn put(&self, state: &mut State, next: Health) {
+        if state.health.name() != next.name() {
+            (state.since, state.told) = (Instant::now(), false);
+            self.changed.store(true, Ordering::Release);
+        }
+        state.health = next;
+    }
+}
+
+impl Member {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.standing.state()
     }
 
     fn status(&self) -> Status {
@@ -130,51 +171,58 @@ impl Replicas {
     /// Takes lanes with the names of their tokens, at least one.
     #[must_use]
     pub fn new(members: Vec<(String, Lane)>) -> Self {
-        let now = Instant::now();
+        let (now, changed) = (Instant::now(), Arc::new(AtomicBool::new(false)));
         let member = |(name, lane)| {
             let state = State { health: Health::Healthy, since: now, answered: None, probed: None, told: true };
-            Member { name, lane, state: Mutex::new(state) }
+            let standing = Standing { state: Mutex::new(state), changed: Arc::clone(&changed) };
+            Member { name, lane, standing: Arc::new(standing) }
         };
-        Replicas { members: members.into_iter().map(member).collect(), changed: AtomicBool::new(false) }
+        Replicas { members: members.into_iter().map(member).collect(), changed: Arc::clone(&changed) }
     }
 
     /// Has the least busy healthy replica do an act that changes nothing in the token, and another one if that fails
     /// and time is left. A replica that fails is passed over until a probe of [`Replicas::probe`] succeeds; one whose
-    /// key is not the recorded one is quarantined; one whose PIN was refused waits.
+    /// key is not the recorded one is quarantined; one whose PIN was refused waits. While other healthy ones are left, one
+    /// that says nothing costs its part of the time and no more. That a caller's time was short says nothing of a replica.
     ///
     /// # Errors
-    /// The last replica's [`LaneError`]; that a key is missing only if every replica says so.
+    /// The last replica's [`LaneError`]; that a key is missing only if every replica says so. What one replica may have
+    /// done stays open, whatever the next one says.
     pub async fn run<T: Send + 'static>(
         &self,
         priority: Priority,
         deadline: Instant,
         act: impl Fn(&dyn Token) -> Result<T, Failure> + Clone + Send + 'static,
     ) -> Result<Served<T>, LaneError> {
+        let members = self.in_order();
+        let healthy = members.iter().filter(|member| member.state().health == Health::Healthy).count();
         let mut last = None;
-        for member in self.in_order() {
-            match member.lane.run_as(priority, deadline, act.clone()).await {
-                Ok(value) => {
-                    self.becomes(member, Health::Healthy);
-                    return Ok(Served { value, replica: member.name.clone() });
-                }
-                // The input's fault, or the caller's time is over: another replica would say the same.
-                Err(LaneError::Failed(f)) if matches!(f.class, Class::Caller | Class::Unsupported) => {
-                    return Err(LaneError::Failed(f));
-                }
-                Err(LaneError::Expired) => return Err(LaneError::Expired),
-                Err(LaneError::Late) => {
-                    self.becomes(member, Health::Failed { why: "no answer before a deadline".to_owned() });
-                    return Err(LaneError::Late);
-                }
+        for (place, member) in members.into_iter().enumerate() {
+            let left = u32::try_from(healthy.saturating_sub(place)).unwrap_or(1).max(1);
+            let now = Instant::now();
+            let until = if left == 1 { deadline } else { now + deadline.saturating_duration_since(now) / left };
+            let (act, standing) = (act.clone(), Arc::clone(&member.standing));
+            let judged = move |token: &dyn Token| {
+                let done = act(token);
+                done.as_ref().map_or_else(|f| standing.judge(f), |_| standing.becomes(Health::Healthy));
+                done
+            };
+            match member.lane.run_as(priority, until, judged).await {
+                Ok(value) => return Ok(Served { value, replica: member.name.clone() }),
                 // One key that is missing says nothing of the others, and another replica may have it.
                 Err(LaneError::Failed(f)) if f.class == Class::KeyMissing => {
                     last.get_or_insert(LaneError::Failed(f));
                 }
-                Err(LaneError::Failed(f)) => {
-                    self.becomes(member, verdict(&f));
-                    last = Some(LaneError::Failed(f));
+                Err(fault) => {
+                    // The input's fault, or the caller's time is over: another replica would say the same.
+                    let end =
+                        matches!(&fault, LaneError::Failed(f) if matches!(f.class, Class::Caller | Class::Unsupported));
+                    let fault = fault.after(last);
+                    if end || Instant::now() >= deadline {
+                        return Err(fault);
+                    }
+                    last = Some(fault);
                 }
-                Err(busy) => last = Some(busy),
             }
         }
         Err(last.unwrap_or(LaneError::Closed))
@@ -191,13 +239,9 @@ impl Replicas {
         act: impl FnOnce(&dyn Token) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, LaneError> {
         let Some(member) = self.member(replica) else { return Err(LaneError::Closed) };
-        let done = member.lane.run_as(Priority::Bulk, deadline, act).await;
-        if let Err(LaneError::Failed(f)) = &done
-            && !matches!(f.class, Class::Caller | Class::Unsupported | Class::KeyMissing)
-        {
-            self.becomes(member, verdict(f));
-        }
-        done
+        let standing = Arc::clone(&member.standing);
+        let judged = move |token: &dyn Token| act(token).inspect_err(|f| standing.judge(f));
+        member.lane.run_as(Priority::Bulk, deadline, judged).await
     }
 
     /// Healthy ones first, the least busy of them at the head; then failed ones; none that only a person brings back.
@@ -216,32 +260,10 @@ impl Replicas {
         self.members.iter().find(|member| member.name == replica)
     }
 
-    /// What an act showed. Quarantine and waiting are left by a person only.
-    fn becomes(&self, member: &Member, next: Health) {
-        let mut state = member.state();
-        if next == Health::Healthy {
-            state.answered = Some(Instant::now());
-        }
-        if state.health == next || matches!(state.health, Health::Quarantined { .. }) {
-            return;
-        }
-        if !matches!(state.health, Health::Waiting { .. }) || matches!(next, Health::Quarantined { .. }) {
-            self.put(&mut state, next);
-        }
-    }
-
-    fn put(&self, state: &mut State, next: Health) {
-        if state.health.name() != next.name() {
-            (state.since, state.told) = (Instant::now(), false);
-            self.changed.store(true, Ordering::Release);
-        }
-        state.health = next;
-    }
-
     /// Leaves a replica out until a person releases it: its signature did not verify.
     pub fn quarantine(&self, replica: &str, why: &str) {
         if let Some(member) = self.member(replica) {
-            self.becomes(member, Health::Quarantined { why: why.to_owned() });
+            member.standing.becomes(Health::Quarantined { why: why.to_owned() });
         }
     }
 
@@ -250,7 +272,7 @@ impl Replicas {
         if let Some(member) = self.member(replica) {
             let mut state = member.state();
             if !matches!(state.health, Health::Quarantined { .. }) {
-                self.put(&mut state, health);
+                member.standing.put(&mut state, health);
                 state.told = true;
             }
         }
@@ -263,7 +285,9 @@ impl Replicas {
         let mut state = member.state();
         let was = matches!(state.health, Health::Quarantined { .. });
         if was {
-            self.put(&mut state, Health::Failed { why: "released from quarantine; not yet probed".to_owned() });
+            member
+                .standing
+                .put(&mut state, Health::Failed { why: "released from quarantine; not yet probed".to_owned() });
         }
         was
     }
@@ -303,6 +327,14 @@ impl Replicas {
         changes
     }
 
+    /// The owner could not keep how this one stands: it is among the next changes too.
+    pub fn tell_again(&self, replica: &str) {
+        if let Some(member) = self.member(replica) {
+            member.state().told = false;
+            self.changed.store(true, Ordering::Release);
+        }
+    }
+
     /// One round of probes, all at once: of each replica that failed, and of each that serves and did nothing for
     /// `idle`. The act uses a key of role `probe` only, or none.
     pub async fn probe(
@@ -329,14 +361,14 @@ impl Replicas {
         let done = member.lane.run_as(Priority::Bulk, Instant::now() + PROBE_MAX, act).await;
         member.state().probed = Some(Instant::now());
         match done {
-            Ok(()) => self.becomes(member, Health::Healthy),
+            Ok(()) => member.standing.becomes(Health::Healthy),
             Err(LaneError::Failed(f)) if f.class == Class::KeyMissing => {
                 let why = "it does not show the probe key, which all replicas hold".to_owned();
-                self.becomes(member, Health::Failed { why });
+                member.standing.becomes(Health::Failed { why });
             }
-            Err(LaneError::Failed(f)) => self.becomes(member, verdict(&f)),
+            Err(LaneError::Failed(f)) => member.standing.becomes(verdict(&f)),
             Err(LaneError::Late) => {
-                self.becomes(member, Health::Failed { why: "no answer to a probe in time".to_owned() });
+                member.standing.becomes(Health::Failed { why: "no answer to a probe in time".to_owned() });
             }
             // It has too much to do; nothing says that it does not do it.
             Err(LaneError::Busy { .. } | LaneError::Expired | LaneError::Closed) => {}

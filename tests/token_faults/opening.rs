@@ -39,6 +39,19 @@ fn every_value_of_c_get_slot_list_is_told_as_what_it_is_and_costs_no_try() {
 }
 
 #[test]
+fn every_value_of_c_initialize_is_told_as_what_it_is_and_never_as_a_missing_module() {
+    let faulty = Faulty::new();
+    // A module that some other part of the process has initialised is ready.
+    for (number, name) in VALUES.iter().filter(|(_, name)| *name != "CKR_CRYPTOKI_ALREADY_INITIALIZED") {
+        faulty.script(&format!("C_Login always log\nC_Initialize always return 0x{number:x}"));
+        let error = faulty.test.try_open(USER_PIN).err().unwrap();
+        assert_eq!(error.reason(), told(Act::Look, name), "{name}: {error:?}");
+        assert!(error.private_detail().is_some_and(|detail| detail.contains(name)), "{error:?}");
+    }
+    assert_eq!(faulty.calls(), [""; 0], "no PIN is tried");
+}
+
+#[test]
 fn every_value_of_c_get_token_info_is_told_as_what_it_is_and_costs_no_try() {
     let missing = |name: &str| if says_no_token(name) { Reason::TokenMissing } else { told(Act::Look, name) };
     opens_to("C_GetTokenInfo", missing);

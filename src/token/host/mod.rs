@@ -75,7 +75,7 @@ struct State {
     idle: Vec<UnixStream>,
     /// Counts the hosts: a channel of an earlier one is not given back.
     generation: u64,
-    /// The present host has answered a call: if it goes down now, it is started again at once.
+    /// The present host has done what it was asked: if it goes down now, it is started again at once.
     served: bool,
     back_off: BackOff,
     /// Why there is no host, if there is none.
@@ -201,7 +201,7 @@ impl HostToken {
             }
             Err(e) => {
                 state.back_off.longer();
-                e.message().clone_into(&mut state.gone);
+                state.gone = told(e);
             }
             Ok(()) => {}
         }
@@ -295,7 +295,7 @@ impl HostToken {
                 state = started;
                 if let Err(e) = done {
                     let class = if state.pin_refused.is_some() { Class::Pin } else { Class::Token };
-                    return Err(failure(class, Outcome::Refused, e.message().to_owned()));
+                    return Err(failure(class, Outcome::Refused, told(&e)));
                 }
             }
             if let Some(channel) = state.idle.pop() {
@@ -313,19 +313,23 @@ impl HostToken {
             .and_then(|()| wire::write_message(&mut channel, call))
             .and_then(|()| wire::read_message::<Answer>(&mut channel));
         match asked {
-            Ok(answer) => {
+            Ok(mut answer) => {
+                let failed = answer.failure.take().map(Failure::from);
                 let mut state = self.lock();
                 if state.generation == generation {
                     state.idle.push(channel);
-                    state.served = true;
-                    state.back_off.reset();
+                    // A host that says that it cannot is no better than one that says nothing.
+                    let sick = |f: &Failure| matches!(f.class, Class::Session | Class::Token | Class::Module);
+                    if !failed.as_ref().is_some_and(sick) {
+                        state.served = true;
+                        state.back_off.reset();
+                    }
                 }
                 drop(state);
                 self.returned.notify_one();
-                match answer.failure {
+                match failed {
                     None => Ok(answer),
-                    Some(wire) => {
-                        let failure = Failure::from(wire);
+                    Some(failure) => {
                         if failure.class == Class::Module {
                             self.kill(generation, &failure.to_string());
                         }
@@ -370,7 +374,7 @@ impl HostToken {
             Err(f) if f.class == Class::Module => {
                 let wait = self.lock().back_off.remaining();
                 std::thread::sleep(wait);
-                self.call(call, limit)
+                self.call(call, limit).map_err(|again| again.after(f.outcome))
             }
             answer => answer,
         }
@@ -406,6 +410,12 @@ fn public(answer: &Answer) -> Result<PublicKey, Failure> {
 
 fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Failure> {
     serde_json::from_str(text).map_err(|_| nonsense())
+}
+
+/// A failure to open the token, with what the device answered.
+fn told(error: &Error) -> String {
+    let detail = error.private_detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    format!("{}{detail}", error.message())
 }
 
 fn nonsense() -> Failure {

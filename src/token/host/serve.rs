@@ -33,10 +33,10 @@ pub fn serve() -> Result<()> {
     }
     let opened = open(&hello, || ask_pin(&mut control));
     let answer = opened.as_ref().map_or_else(Opened::refusal, |_| Opened::default());
-    wire::write_message(&mut control, &answer).map_err(not_a_service)?;
     // From here on the end of the socket is what tells of the service's end: the thread that started this process, to
-    // which the signal is bound, may end before.
+    // which the signal is bound, may end as soon as it has the answer.
     rustix::process::set_parent_process_death_signal(None).map_err(|e| broken("a signal stays set")(e.into()))?;
+    wire::write_message(&mut control, &answer).map_err(not_a_service)?;
     if let Ok(token) = opened {
         for channel in channels {
             let token = Arc::clone(&token);

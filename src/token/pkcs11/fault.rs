@@ -142,6 +142,19 @@ const BEFORE_THE_CALL: &[&str] = &[
     "CKR_CRYPTOKI_NOT_INITIALIZED",
 ];
 
+/// Values of C_Login that say that the token never came to look at the PIN: the condition was there before. After every
+/// other one it may have counted a wrong PIN, whatever it calls that, so the same PIN is not tried again.
+const BEFORE_THE_PIN: &[&str] = &[
+    "CKR_TOKEN_NOT_PRESENT",
+    "CKR_SLOT_ID_INVALID",
+    "CKR_SESSION_HANDLE_INVALID",
+    "CKR_CRYPTOKI_NOT_INITIALIZED",
+    "CKR_FUNCTION_NOT_SUPPORTED",
+    "CKR_USER_ANOTHER_ALREADY_LOGGED_IN",
+    "CKR_SESSION_READ_ONLY_EXISTS",
+    "CKR_ARGUMENTS_BAD",
+];
+
 /// Values of C_GetAttributeValue that say something of the attribute and nothing of the token.
 const ABOUT_AN_ATTRIBUTE: &[&str] = &[
     "CKR_ATTRIBUTE_SENSITIVE",
@@ -187,11 +200,15 @@ const NEWER: &[(u64, &str)] = &[
 pub fn classify(act: Act, value: &str) -> (Class, Outcome) {
     let row = TABLE.iter().find(|row| (row.acts.is_empty() || row.acts.contains(&act)) && row.values.contains(&value));
     let class = row.map_or(Class::Token, |row| row.class);
-    let has_effect = matches!(act, Act::Sign | Act::Decrypt | Act::Make);
-    let open = matches!(class, Class::Session | Class::Token | Class::Module | Class::Mismatch);
-    let outcome =
-        if has_effect && open && !BEFORE_THE_CALL.contains(&value) { Outcome::Unknown } else { Outcome::Refused };
-    (class, outcome)
+    let is_open = match act {
+        Act::Look | Act::Prepare => false,
+        Act::Login => class != Class::Pin && !BEFORE_THE_PIN.contains(&value),
+        Act::Sign | Act::Decrypt | Act::Make => {
+            matches!(class, Class::Session | Class::Token | Class::Module | Class::Mismatch)
+                && !BEFORE_THE_CALL.contains(&value)
+        }
+    };
+    (class, if is_open { Outcome::Unknown } else { Outcome::Refused })
 }
 
 /// The failure that a binding error stands for.
@@ -211,11 +228,7 @@ pub fn failure(act: Act, error: &Cryptoki) -> Failure {
         },
         other => Failure {
             class: Class::Module,
-            outcome: if matches!(act, Act::Look | Act::Prepare | Act::Login) {
-                Outcome::Refused
-            } else {
-                Outcome::Unknown
-            },
+            outcome: if matches!(act, Act::Look | Act::Prepare) { Outcome::Refused } else { Outcome::Unknown },
             function: "module",
             code: format!("an answer that makes no sense: {other}"),
         },
@@ -301,7 +314,9 @@ mod tests {
             (Prepare, "CKR_DEVICE_REMOVED", Token, Refused),
             (Login, "CKR_PIN_INCORRECT", Pin, Refused),
             (Login, "CKR_PIN_LOCKED", Pin, Refused),
-            (Login, "CKR_DEVICE_ERROR", Token, Refused),
+            (Login, "CKR_DEVICE_ERROR", Token, Unknown),
+            (Login, "CKR_VENDOR_DEFINED 0x80000001", Token, Unknown),
+            (Login, "CKR_TOKEN_NOT_PRESENT", Token, Refused),
             (Make, "CKR_TEMPLATE_INCONSISTENT", Unsupported, Refused),
             (Make, "CKR_DEVICE_ERROR", Token, Unknown),
             (Look, "CKR_CRYPTOKI_NOT_INITIALIZED", Module, Refused),

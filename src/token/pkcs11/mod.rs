@@ -162,11 +162,11 @@ impl Pkcs11Token {
         lend: impl Fn() -> Result<(session::Lent<'a>, K), Failure>,
         act: impl Fn(&Session, K, u64) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mut again = true;
+        let (mut again, mut earlier) = (true, Outcome::Refused);
         loop {
-            let (lent, known) = lend()?;
+            let (lent, known) = lend().map_err(|f| f.after(earlier))?;
             let generation = lent.generation;
-            let failure = match act(lent.session(), known, generation) {
+            let failure = match act(lent.session(), known, generation).map_err(|f| f.after(earlier)) {
                 Ok(done) => return Ok(done),
                 // The session did what it could; the input did not fit.
                 Err(f) if matches!(f.class, Class::Caller | Class::KeyMissing | Class::Unsupported) => return Err(f),
@@ -176,8 +176,8 @@ impl Pkcs11Token {
             if !again || !matches!(failure.class, Class::Session | Class::Token) {
                 return Err(failure);
             }
-            self.sessions.recover(generation)?;
-            again = false;
+            (again, earlier) = (false, failure.outcome);
+            self.sessions.recover(generation).map_err(|f| f.after(earlier))?;
         }
     }
 }
@@ -192,13 +192,7 @@ fn private_object(session: &Session, id: KeyId) -> Result<ObjectHandle, Failure>
     let found = find(session, &[Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(id.0.to_vec())])?;
     match found.as_slice() {
         [one] => Ok(*one),
-        // Without a login a token shows no private key at all: then the login is missing, and not the key.
-        [] if !session::is_logged_in(session) => Err(Failure {
-            class: Class::Session,
-            outcome: Outcome::Refused,
-            function: "C_FindObjects",
-            code: "no private key, for the login is lost".to_owned(),
-        }),
+        [] if !session::is_logged_in(session) => Err(hidden()),
         [] => Err(Failure {
             class: Class::KeyMissing,
             outcome: Outcome::Refused,
@@ -222,8 +216,10 @@ fn public_half(session: &Session, id: KeyId, private: ObjectHandle) -> Result<Pu
         return key.map(PublicKey::Rsa).map_err(|e| mismatch(e.message()));
     }
     let found = find(session, &[Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(id.0.to_vec())])?;
-    let [public] = found.as_slice() else {
-        return Err(mismatch(&format!("{} public keys of one id", found.len())));
+    let public = match found.as_slice() {
+        [one] => one,
+        [] if !session::is_logged_in(session) => return Err(hidden()),
+        many => return Err(mismatch(&format!("{} public keys of one id", many.len()))),
     };
     match template::read(session, *public, AttributeType::EcPoint)? {
         // A DER octet string by the standard (PKCS#11 2.40, 2.3.3); some modules give the bare point.
@@ -233,6 +229,11 @@ fn public_half(session: &Session, id: KeyId, private: ObjectHandle) -> Result<Pu
         Ok(Attribute::EcPoint(point)) if point.len() == 65 && point[0] == 0x04 => Ok(PublicKey::P256 { point }),
         _ => Err(mismatch("a key that is neither RSA nor P-256")),
     }
+}
+
+/// Without a login a token may show no key at all: then the login is missing, and not the key.
+fn hidden() -> Failure {
+    super::refusal(Class::Session, "C_FindObjects", "no such key, for the login is lost")
 }
 
 fn oaep(hash: Hash) -> PkcsOaepParams<'static> {

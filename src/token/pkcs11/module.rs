@@ -49,25 +49,29 @@ impl Module {
         if let Some(module) = loaded.get(path) {
             return Ok(Arc::clone(module));
         }
-        let module = Arc::new(Module::open(path).map_err(|e| {
-            Error::new(Reason::ModuleMissing, format!("the PKCS#11 module {} cannot be used", path.display()))
-                .detail(&e)
-                .hint(
-                    "Check that the file is a PKCS#11 module for this machine and that its own configuration is right.",
-                )
-        })?);
+        let module = Arc::new(Module::open(path)?);
         loaded.insert(path.clone(), Arc::clone(&module));
         Ok(module)
     }
 
-    fn open(path: &Path) -> std::result::Result<Module, String> {
-        let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+    fn open(path: &Path) -> Result<Module> {
+        let unloadable = |e: &dyn std::fmt::Display| {
+            Error::new(Reason::ModuleMissing, format!("the PKCS#11 module {} cannot be used", path.display()))
+                .detail(e)
+                .hint("Check that the file is a PKCS#11 module for this machine.")
+        };
+        let bytes = std::fs::read(path).map_err(|e| unloadable(&e))?;
         let sha256 = hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes));
-        let context = Pkcs11::new(path).map_err(|e| e.to_string())?;
-        let one_shot = OneShotCalls::load(path).map_err(|e| e.to_string())?;
+        let context = Pkcs11::new(path).map_err(|e| unloadable(&e))?;
+        let one_shot = OneShotCalls::load(path).map_err(|e| unloadable(&e))?;
         match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
             Ok(()) | Err(Cryptoki::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-            Err(e) => return Err(e.to_string()),
+            // The module is there: its device, its daemon or its network may not be, and come back.
+            Err(e) => {
+                return Err(Error::from(failure(Act::Look, &e))
+                    .while_doing(format!("the PKCS#11 module {} does not start", path.display()))
+                    .hint("Check its device, its daemon, and that its own configuration is right."));
+            }
         }
         Ok(Module { context, one_shot, sha256 })
     }

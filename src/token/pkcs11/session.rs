@@ -16,7 +16,7 @@ use crate::error::{Error, Reason, Result};
 use crate::key::{KeyId, PublicKey};
 use crate::secret::Pin;
 use crate::token::profile::{Profile, UserType};
-use crate::token::{Binding, Class, Failure, KeyRef, refusal};
+use crate::token::{Binding, Class, Failure, KeyRef, Outcome, refusal};
 
 /// A session that closes when dropped and says nothing if it was already gone.
 pub(super) struct Held(Option<Session>);
@@ -264,15 +264,15 @@ fn log_in(
     match guard.login(user, Some(&AuthPin::new(pin()?.expose().into()))) {
         // The login belongs to the process and the token: another holder in this process has it already.
         Ok(()) | Err(Cryptoki::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(guard),
-        Err(e) => {
-            let failed = failure(Act::Login, &e);
-            let is_pin = failed.class == Class::Pin;
-            let error = Error::from(failed);
-            Err(if is_pin {
-                error.hint("Put the right PIN into its source, then clear the latch; it is not tried again before.")
-            } else {
-                error
-            })
-        }
+        Err(e) => Err(match failure(Act::Login, &e) {
+            pin if pin.class == Class::Pin => Error::from(pin)
+                .hint("Put the right PIN into its source, then clear the latch; it is not tried again before."),
+            open if open.outcome == Outcome::Unknown => {
+                Error::new(Reason::PinLatched, format!("{open}, which leaves open whether it refused the PIN"))
+                    .detail(open)
+                    .hint("Look at the token's counter of wrong PINs with the device's own tool, then clear the latch.")
+            }
+            refused => refused.into(),
+        }),
     }
 }

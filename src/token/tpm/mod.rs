@@ -263,14 +263,16 @@ impl TpmToken {
     /// Runs an act on the connection; after a loss once more on a new one, if it leads to the same TPM.
     fn with_connection<T>(&self, act: impl Fn(&mut Connection) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut held = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut again = held.is_some();
+        let (mut again, mut earlier) = (held.is_some(), Outcome::Refused);
         loop {
             let mut connection = match held.take() {
                 Some(connection) => connection,
-                None => self.reconnect()?,
+                None => self.reconnect().map_err(|f| f.after(earlier))?,
             };
-            match act(&mut connection) {
-                Err(f) if matches!(f.class, Class::Session | Class::Module) && again => again = false,
+            match act(&mut connection).map_err(|f| f.after(earlier)) {
+                Err(f) if matches!(f.class, Class::Session | Class::Module) && again => {
+                    (again, earlier) = (false, f.outcome);
+                }
                 Err(f) if matches!(f.class, Class::Session | Class::Module) => return Err(f),
                 answer => {
                     *held = Some(connection);
