@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::kit::token::faulty::faulty_profile;
 use crate::kit::{Draft, Instance, events, eventually, keyward};
+use crate::store_away::Holder;
 
 /// A running instance with an enrolled cluster and a node, whose token fails by script.
 pub(crate) struct Faulty {
@@ -121,6 +122,26 @@ async fn a_signature_that_does_not_verify_is_not_released_and_the_token_is_quara
     let states: Vec<_> = events(&log, "token-state").iter().map(|event| event["state"].clone()).collect();
     let held = states.iter().filter(|state| *state == "quarantined" || *state == "released").count();
     assert_eq!(held, 2, "quarantined once, released once: {states:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_is_durable_though_the_store_was_away_when_it_was_imposed() {
+    let mut faulty = Faulty::new();
+    let node = faulty.node().await;
+    faulty.sign(&node).await.unwrap();
+    // It fails, so that it is tried out; and it signs wrongly as soon as nothing can be recorded.
+    faulty.script("C_SignInit always return 0xe0");
+    assert!(faulty.sign(&node).await.is_err());
+    let mut holder = Holder::new(&faulty.instance);
+    faulty.script("C_Sign always corrupt");
+    let said = || fs::read_to_string(faulty.instance.path("serve.log")).unwrap();
+    eventually("it cannot be recorded", || said().contains("the standing of a token cannot be recorded"));
+    holder.end();
+    let held = || faulty.instance.json(&["token", "status", "main"])[0]["quarantined"].as_str().map(str::to_owned);
+    eventually("it is recorded", || held().is_some_and(|why| !why.is_empty()));
+    faulty.instance.stop();
+    faulty.instance.start_waiting();
+    assert!(faulty.instance.printed().iter().any(|line| line.contains("quarantined")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

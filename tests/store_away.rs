@@ -206,10 +206,10 @@ async fn a_file_that_another_process_holds_is_waited_for_no_longer_than_callers_
 }
 
 /// A process in the middle of a write transaction.
-struct Holder(Child);
+pub(crate) struct Holder(Child);
 
 impl Holder {
-    fn new(instance: &Instance) -> Self {
+    pub(crate) fn new(instance: &Instance) -> Self {
         use std::io::Read;
         let script = "import sqlite3,sys; d=sqlite3.connect(sys.argv[1], isolation_level=None); \
                       d.execute('BEGIN IMMEDIATE'); print('x', end='', flush=True); sys.stdin.read()";
@@ -221,7 +221,7 @@ impl Holder {
         Holder(child)
     }
 
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
