@@ -139,7 +139,9 @@ fn run(keyward: &Path, args: &[&str]) -> Result<Value> {
 /// A use license of this cluster, in two parts: what stands before the text of ISSUEDTIME and what stands after.
 fn draft(guid: &str, url: &str, modulus_le_base64: &str) -> Result<[String; 2]> {
     let mut user: [u8; 256] = clock::random()?;
+    // Of full length and odd, as a modulus is.
     user[255] |= 0x80;
+    user[0] |= 1;
     let sealed = STANDARD.encode(clock::random::<336>()?);
     let key = |modulus: &str| {
         format!(
