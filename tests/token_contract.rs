@@ -192,7 +192,8 @@ fn what_does_not_decrypt_is_the_callers_doing_and_the_token_works_on(test: &Test
         sealed[100] ^= 1;
         for bad in [sealed.as_slice(), &sealed[..255], &[0x00; 256], &[0xff; 256], &[]] {
             let failure = token.decrypt(&key, padding, bad).unwrap_err();
-            assert_eq!((failure.class, failure.outcome), (Class::Caller, Outcome::Refused), "{padding:?} {failure}");
+            assert!(matches!(failure.class, Class::Caller | Class::Undecided), "{padding:?} {failure}");
+            assert_eq!(failure.outcome, Outcome::Refused, "{padding:?} {failure}");
         }
     }
     token.sign(&key, Hash::Sha256, digest_of(Hash::Sha256).as_ref()).unwrap();

@@ -10,8 +10,9 @@ use aws_lc_rs::{digest, signature};
 use keyward::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
 use keyward::token::host::HostToken;
 use keyward::token::lane::{Lane, LaneError, Priority};
+use keyward::token::probe::heartbeat;
 use keyward::token::replica::{Health, Replicas};
-use keyward::token::{Class, Failure, Generate, KeyRef, Outcome, Token, prepare_directory};
+use keyward::token::{Class, Failure, Generate, KeyRef, Outcome, Padding, Token, prepare_directory};
 
 use crate::kit::token::{Held, TestToken, USER_PIN, copy_files};
 
@@ -133,7 +134,7 @@ async fn a_failed_replica_comes_back_by_a_probe_and_not_by_a_license() {
         assert_eq!(pair.sign(&pair.key).await.unwrap(), "two");
     }
     let key = Arc::clone(&pair.key);
-    let probe = move |token: &dyn Token| keyward::token::probe::heartbeat(token, &key);
+    let probe = move |token: &dyn Token| heartbeat(token, &key, Padding::Oaep(Hash::Sha1));
     assert!(!pair.replicas.changes().is_empty() && pair.replicas.changes().is_empty(), "told once");
     pair.replicas.probe(Duration::from_secs(60), probe).await;
     assert_eq!(pair.replicas.status()[0].1, Health::Healthy);
@@ -147,12 +148,72 @@ async fn a_bad_ciphertext_costs_one_token_call_and_no_replica() {
     let (key, counted) = (Arc::clone(&pair.key), Arc::clone(&calls));
     let act = move |token: &dyn Token| {
         counted.fetch_add(1, Ordering::Relaxed);
-        token.decrypt(&key, keyward::token::Padding::Pkcs1, &[1; 256])
+        token.decrypt(&key, Padding::Pkcs1, &[1; 256])
     };
     let refused = pair.replicas.run(Priority::License, Instant::now() + Duration::from_secs(4), act).await.unwrap_err();
-    assert!(matches!(refused, LaneError::Failed(f) if f.class == Class::Caller));
+    // SoftHSM says CKR_GENERAL_ERROR.
+    assert!(matches!(refused, LaneError::Failed(f) if f.class == Class::Undecided));
     assert_eq!(calls.load(Ordering::Relaxed), 1);
     assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
+}
+
+#[tokio::test]
+async fn a_flood_of_ciphertexts_that_do_not_decrypt_costs_one_probe_in_five_seconds_and_no_replica() {
+    let pair = Pair::new();
+    let deadline = || Instant::now() + Duration::from_secs(60);
+    let probes = Arc::new(AtomicUsize::new(0));
+    let counted = {
+        let (key, probes) = (Arc::clone(&pair.key), Arc::clone(&probes));
+        move |token: &dyn Token| {
+            probes.fetch_add(1, Ordering::Relaxed);
+            heartbeat(token, &key, Padding::Oaep(Hash::Sha1))
+        }
+    };
+    // Both have done something, so that no round tries them out for idleness.
+    pair.replicas.probe(Duration::ZERO, counted.clone()).await;
+    assert_eq!(probes.swap(0, Ordering::Relaxed), 2);
+    let begun = Instant::now();
+    for _ in 0..100 {
+        let key = Arc::clone(&pair.key);
+        let bad = move |token: &dyn Token| token.decrypt(&key, Padding::Oaep(Hash::Sha1), &[1; 256]);
+        pair.replicas.run(Priority::License, deadline(), bad).await.unwrap_err();
+        pair.replicas.probe(Duration::from_secs(3600), counted.clone()).await;
+        assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
+    }
+    let at_most = 2 * begun.elapsed().as_secs() as usize / 5;
+    assert!(probes.load(Ordering::Relaxed) <= at_most, "{probes:?} probes in {:?}", begun.elapsed());
+    // What was doubted is tried out, and that is the end of it.
+    while probes.load(Ordering::Relaxed) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        pair.replicas.probe(Duration::from_secs(3600), counted.clone()).await;
+    }
+    assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
+}
+
+#[tokio::test]
+async fn a_replica_that_failed_its_probe_is_not_back_because_it_still_does_something_else() {
+    let pair = Pair::new();
+    let broken = |_: &dyn Token| Err(failure(Class::Undecided, Outcome::Refused));
+    pair.replicas.probe(Duration::ZERO, broken).await;
+    assert!(!pair.replicas.serve());
+    // Nobody else is left, so they are asked.
+    pair.sign(&pair.key).await.unwrap();
+    assert!(!pair.replicas.serve());
+    pair.replicas.probe(Duration::from_secs(3600), |_: &dyn Token| Ok(())).await;
+    assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
+}
+
+#[tokio::test]
+async fn a_decryption_under_which_a_module_fails_is_asked_of_the_other_replica() {
+    let pair = Pair::new();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let act = move |_: &dyn Token| match calls.fetch_add(1, Ordering::Relaxed) {
+        0 => Err(failure(Class::Module, Outcome::Unknown)),
+        _ => Ok(()),
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    pair.replicas.run(Priority::License, deadline, act).await.unwrap();
 }
 
 fn failure(class: Class, outcome: Outcome) -> Failure {
@@ -162,7 +223,7 @@ fn failure(class: Class, outcome: Outcome) -> Failure {
 #[tokio::test]
 async fn what_one_replica_may_have_done_stays_open_whatever_the_next_one_says() {
     let pair = Pair::new();
-    for class in [Class::Caller, Class::Unsupported, Class::Token, Class::KeyMissing] {
+    for class in [Class::Caller, Class::Undecided, Class::Unsupported, Class::Token, Class::KeyMissing] {
         let calls = Arc::new(AtomicUsize::new(0));
         let act = move |_: &dyn Token| match calls.fetch_add(1, Ordering::Relaxed) {
             0 => Err::<(), _>(failure(Class::Token, Outcome::Unknown)),

@@ -203,6 +203,39 @@ async fn a_signature_that_every_replica_makes_wrongly_is_recorded_with_the_names
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_no_longer_decrypts_is_found_out_by_a_probe_and_not_by_what_others_sent_to_it() {
+    let mut instance = Instance::with_cluster();
+    let draft = instance.draft("demo");
+    assert_eq!(instance.stop(), Some(0));
+    let script = instance.path("script");
+    let profile = faulty_profile(&instance, &script);
+    instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
+    instance.start();
+    let node = instance.connect("node-1").await;
+    // A new key is proved by decrypting; the answer is a maker's own, and may mean the ciphertext.
+    fs::write(&script, "C_Decrypt 1 return 0x80000001\nC_Decrypt always log").unwrap();
+    let create = |name: &str| {
+        let (url, request) = (format!("https://{name}.example.test"), instance.path(name));
+        let args = ["cluster", "create", name, "--url", &url, "--offline", "--request", request.to_str().unwrap()];
+        instance.cli(&args).refused(69, "TOKEN_REFUSED")
+    };
+    create("one");
+    eventually("a probe decides", || script.with_extension("calls").exists());
+    assert_eq!(replica(&instance, "main")["health"], "healthy");
+
+    fs::write(&script, "C_Decrypt always return 0x80000001").unwrap();
+    create("two");
+    let main = becomes(&instance, "main", "failed");
+    assert!(main["reason"].as_str().unwrap().contains("C_Decrypt answered CKR_VENDOR_DEFINED 0x80000001"), "{main}");
+    // It signs on, since nobody else is there, and that makes it no better.
+    sign(&node, &draft).await.unwrap();
+    assert_eq!(replica(&instance, "main")["health"], "failed");
+    fs::write(&script, "").unwrap();
+    becomes(&instance, "main", "healthy");
+    assert_eq!(replica(&instance, "main")["host_restarts"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_latch_of_one_replica_is_not_one_of_the_other_and_both_are_shown() {
     let (mut instance, draft) = with_copy("profile = \"faulty.toml\"\n");
     let script = instance.path("script");

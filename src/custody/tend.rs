@@ -12,7 +12,7 @@ use crate::policy::{self, Asked, Operation};
 use crate::store::Batch;
 use crate::token::probe::heartbeat;
 use crate::token::replica::Health;
-use crate::token::{Failure, Token};
+use crate::token::{Failure, Padding, Token};
 
 /// How often failed replicas are tried and missing keys looked for: with a device's own waits of at most one second, it
 /// serves within two seconds of its return.
@@ -136,10 +136,10 @@ impl Custody {
 
     /// One round of probes of a token.
     async fn try_out(self: &Arc<Self>, slot: &Slot) {
-        let key = slot.probe_key();
+        let (key, padding) = (slot.probe_key(), Padding::Oaep(slot.oaep));
         let act = move |token: &dyn Token| -> Result<(), Failure> {
             match &key {
-                Some(key) => heartbeat(token, key),
+                Some(key) => heartbeat(token, key, padding),
                 None => token.describe().map(|_| ()),
             }
         };

@@ -121,7 +121,7 @@ pub trait Token: Send + Sync {
     /// Decrypts an RSA ciphertext as long as the modulus.
     ///
     /// # Errors
-    /// [`Class::Caller`] if the ciphertext does not decrypt, whatever the device calls that.
+    /// [`Class::Caller`] or [`Class::Undecided`] if the ciphertext does not decrypt, whatever the device calls that.
     fn decrypt(&self, key: &KeyRef, padding: Padding, ciphertext: &[u8]) -> Result<Secret, Failure>;
 }
 
@@ -208,6 +208,9 @@ pub enum Class {
     Pin,
     /// The input does not fit: the caller's doing.
     Caller,
+    /// A ciphertext did not decrypt, in words that may mean the device too: the caller's doing, until a probe shows
+    /// otherwise.
+    Undecided,
     /// No key has this id.
     KeyMissing,
     /// The key, or what it made, is not the recorded one.
@@ -258,7 +261,7 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let (reason, message) = match (failure.class, failure.outcome) {
             (Class::Pin, _) => (Reason::PinRefused, "the token refused the PIN"),
-            (Class::Caller, _) => (Reason::TokenRefused, "the token refused the input"),
+            (Class::Caller | Class::Undecided, _) => (Reason::TokenRefused, "the token refused the input"),
             (Class::KeyMissing, _) => (Reason::KeyMissing, "the token does not show the key"),
             (Class::Mismatch, _) => (Reason::TokenMismatch, "the token's key is not the recorded one"),
             (Class::Unsupported, _) => (Reason::TokenUnsupported, "the token cannot do this"),

@@ -11,6 +11,8 @@ use super::{Class, Failure, Token};
 
 /// Longest act of a probe: generous, since nobody waits for it.
 const PROBE_MAX: Duration = Duration::from_secs(5);
+/// Between two probes of a replica that serves, at least: so many may be brought about by who sends bad ciphertexts.
+const PROBES_APART: Duration = Duration::from_secs(5);
 
 /// How a replica stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +84,10 @@ struct State {
     answered: Option<Instant>,
     /// When a probe last ended, well or not.
     probed: Option<Instant>,
+    /// A ciphertext did not decrypt, and only a probe can tell whose fault that is.
+    doubted: bool,
+    /// A probe failed, or a quarantine was ended: only a probe that succeeds brings it back, whatever else it does.
+    on_trial: bool,
     told: bool,
 }
 
@@ -111,16 +117,27 @@ impl Standing {
 
     /// What an act's end says of the device: nothing, if the input did not fit or it has not this one key.
     fn judge(&self, failure: &Failure) {
-        if !matches!(failure.class, Class::Caller | Class::Unsupported | Class::KeyMissing) {
-            self.becomes(verdict(failure));
+        match failure.class {
+            Class::Caller | Class::Unsupported | Class::KeyMissing => {}
+            Class::Undecided => self.state().doubted = true,
+            _ => self.becomes(verdict(failure)),
         }
     }
 
-    /// What an act showed. Quarantine and waiting are left by a person only.
+    /// What a probe showed.
+    fn tried(&self, next: Health) {
+        self.state().on_trial = next != Health::Healthy;
+        self.becomes(next);
+    }
+
+    /// What an act showed. Quarantine and waiting are left by a person only, a trial by a probe.
     fn becomes(&self, next: Health) {
         let mut state = self.state();
         if next == Health::Healthy {
             state.answered = Some(Instant::now());
+            if state.on_trial {
+                return;
+            }
         }
         if state.health == next || matches!(state.health, Health::Quarantined { .. }) {
             return;
@@ -173,7 +190,15 @@ impl Replicas {
     pub fn new(members: Vec<(String, Lane)>) -> Self {
         let (now, changed) = (Instant::now(), Arc::new(AtomicBool::new(false)));
         let member = |(name, lane)| {
-            let state = State { health: Health::Healthy, since: now, answered: None, probed: None, told: true };
+            let state = State {
+                health: Health::Healthy,
+                since: now,
+                answered: None,
+                probed: None,
+                doubted: false,
+                on_trial: false,
+                told: true,
+            };
             let standing = Standing { state: Mutex::new(state), changed: Arc::clone(&changed) };
             Member { name, lane, standing: Arc::new(standing) }
         };
@@ -215,8 +240,9 @@ impl Replicas {
                 }
                 Err(fault) => {
                     // The input's fault, or the caller's time is over: another replica would say the same.
-                    let end =
-                        matches!(&fault, LaneError::Failed(f) if matches!(f.class, Class::Caller | Class::Unsupported));
+                    let of_the_input =
+                        |f: &Failure| matches!(f.class, Class::Caller | Class::Undecided | Class::Unsupported);
+                    let end = matches!(&fault, LaneError::Failed(f) if of_the_input(f));
                     let fault = fault.after(last);
                     if end || Instant::now() >= deadline {
                         return Err(fault);
@@ -272,6 +298,7 @@ impl Replicas {
         if let Some(member) = self.member(replica) {
             let mut state = member.state();
             if !matches!(state.health, Health::Quarantined { .. }) {
+                state.on_trial = false;
                 member.standing.put(&mut state, health);
                 state.told = true;
             }
@@ -285,6 +312,7 @@ impl Replicas {
         let mut state = member.state();
         let was = matches!(state.health, Health::Quarantined { .. });
         if was {
+            state.on_trial = true;
             member
                 .standing
                 .put(&mut state, Health::Failed { why: "released from quarantine; not yet probed".to_owned() });
@@ -336,7 +364,8 @@ impl Replicas {
     }
 
     /// One round of probes, all at once: of each replica that failed, and of each that serves and did nothing for
-    /// `idle`. The act uses a key of role `probe` only, or none.
+    /// `idle`, or at which a ciphertext did not decrypt, though not again within five seconds. The act uses a key of role
+    /// `probe` only, or none.
     pub async fn probe(
         self: &Arc<Self>,
         idle: Duration,
@@ -347,7 +376,8 @@ impl Replicas {
             let due = {
                 let state = self.members[place].state();
                 let rested = state.answered.is_none_or(|answered| answered.elapsed() >= idle);
-                matches!(state.health, Health::Failed { .. }) || state.health == Health::Healthy && rested
+                let doubted = state.doubted && state.probed.is_none_or(|probed| probed.elapsed() >= PROBES_APART);
+                matches!(state.health, Health::Failed { .. }) || state.health == Health::Healthy && (rested || doubted)
             };
             if due {
                 let (replicas, act) = (Arc::clone(self), act.clone());
@@ -358,20 +388,22 @@ impl Replicas {
     }
 
     async fn probe_one(&self, member: &Member, act: impl FnOnce(&dyn Token) -> Result<(), Failure> + Send + 'static) {
+        // What is doubted from here on needs another one.
+        let doubted = std::mem::take(&mut member.state().doubted);
         let done = member.lane.run_as(Priority::Bulk, Instant::now() + PROBE_MAX, act).await;
         member.state().probed = Some(Instant::now());
         match done {
-            Ok(()) => member.standing.becomes(Health::Healthy),
+            Ok(()) => member.standing.tried(Health::Healthy),
             Err(LaneError::Failed(f)) if f.class == Class::KeyMissing => {
                 let why = "it does not show the probe key, which all replicas hold".to_owned();
-                member.standing.becomes(Health::Failed { why });
+                member.standing.tried(Health::Failed { why });
             }
-            Err(LaneError::Failed(f)) => member.standing.becomes(verdict(&f)),
+            Err(LaneError::Failed(f)) => member.standing.tried(verdict(&f)),
             Err(LaneError::Late) => {
-                member.standing.becomes(Health::Failed { why: "no answer to a probe in time".to_owned() });
+                member.standing.tried(Health::Failed { why: "no answer to a probe in time".to_owned() });
             }
             // It has too much to do; nothing says that it does not do it.
-            Err(LaneError::Busy { .. } | LaneError::Expired | LaneError::Closed) => {}
+            Err(LaneError::Busy { .. } | LaneError::Expired | LaneError::Closed) => member.state().doubted |= doubted,
         }
     }
 

@@ -120,7 +120,7 @@ pub(super) struct WireFailure {
     code: String,
 }
 
-const CLASSES: [Class; 8] = [
+const CLASSES: [Class; 9] = [
     Class::Session,
     Class::Token,
     Class::Module,
@@ -129,6 +129,7 @@ const CLASSES: [Class; 8] = [
     Class::KeyMissing,
     Class::Mismatch,
     Class::Unsupported,
+    Class::Undecided,
 ];
 
 impl From<&Failure> for WireFailure {

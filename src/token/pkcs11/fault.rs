@@ -29,10 +29,14 @@ struct Row {
     class: Class,
 }
 
-/// The table. The first row that fits decides; what no row names is a failure of the token.
+/// Acts in which the token works on nothing that a stranger has sent: its words mean what they say.
+const OF_OUR_OWN: &[Act] = &[Act::Look, Act::Login, Act::Prepare, Act::Sign, Act::Make];
+
+/// The table. The first row that fits decides; what no row names is a failure of the token, and at a decryption undecided.
 ///
 /// A ciphertext that does not decrypt is the caller's doing whatever the module calls it: SoftHSM says
-/// `CKR_GENERAL_ERROR`, Kryoptic `CKR_DEVICE_ERROR`. Whether the token itself is well is for a probe to find out.
+/// `CKR_GENERAL_ERROR`, Kryoptic `CKR_DEVICE_ERROR`, others what their maker has made up. So only values that no
+/// ciphertext can bring about are the device's; after every other one a probe finds out whether the token is well.
 const TABLE: &[Row] = &[
     Row {
         acts: &[Act::Decrypt],
@@ -42,13 +46,19 @@ const TABLE: &[Row] = &[
             "CKR_AEAD_DECRYPT_FAILED",
             "CKR_DATA_INVALID",
             "CKR_DATA_LEN_RANGE",
-            "CKR_ARGUMENTS_BAD",
-            "CKR_GENERAL_ERROR",
-            "CKR_DEVICE_ERROR",
-            "CKR_FUNCTION_FAILED",
-            "CKR_BUFFER_TOO_SMALL",
         ],
         class: Class::Caller,
+    },
+    Row {
+        acts: &[Act::Decrypt],
+        values: &[
+            "CKR_DEVICE_REMOVED",
+            "CKR_TOKEN_NOT_PRESENT",
+            "CKR_TOKEN_NOT_RECOGNIZED",
+            "CKR_TOKEN_NOT_INITIALIZED",
+            "CKR_SLOT_ID_INVALID",
+        ],
+        class: Class::Token,
     },
     Row { acts: &[Act::Sign], values: &["CKR_DATA_INVALID", "CKR_DATA_LEN_RANGE"], class: Class::Caller },
     Row { acts: &[Act::Sign], values: &["CKR_BUFFER_TOO_SMALL"], class: Class::Mismatch },
@@ -69,7 +79,7 @@ const TABLE: &[Row] = &[
         class: Class::Unsupported,
     },
     Row {
-        acts: &[],
+        acts: OF_OUR_OWN,
         values: &[
             "CKR_MECHANISM_INVALID",
             "CKR_MECHANISM_PARAM_INVALID",
@@ -96,7 +106,7 @@ const TABLE: &[Row] = &[
         class: Class::Session,
     },
     Row {
-        acts: &[],
+        acts: OF_OUR_OWN,
         values: &[
             "CKR_PIN_INCORRECT",
             "CKR_PIN_INVALID",
@@ -199,7 +209,8 @@ const NEWER: &[(u64, &str)] = &[
 #[must_use]
 pub fn classify(act: Act, value: &str) -> (Class, Outcome) {
     let row = TABLE.iter().find(|row| (row.acts.is_empty() || row.acts.contains(&act)) && row.values.contains(&value));
-    let class = row.map_or(Class::Token, |row| row.class);
+    let unnamed = if act == Act::Decrypt { Class::Undecided } else { Class::Token };
+    let class = row.map_or(unnamed, |row| row.class);
     let is_open = match act {
         Act::Look | Act::Prepare => false,
         Act::Login => class != Class::Pin && !BEFORE_THE_PIN.contains(&value),
@@ -294,12 +305,17 @@ mod tests {
     #[test]
     fn the_same_value_means_what_its_act_makes_of_it() {
         use Act::{Decrypt, Login, Look, Make, Prepare, Sign};
-        use Class::{Caller, Mismatch, Module, Pin, Session, Token, Unsupported};
+        use Class::{Caller, Mismatch, Module, Pin, Session, Token, Undecided, Unsupported};
         use Outcome::{Refused, Unknown};
         for (act, value, class, outcome) in [
-            (Decrypt, "CKR_GENERAL_ERROR", Caller, Refused),
-            (Decrypt, "CKR_DEVICE_ERROR", Caller, Refused),
+            (Decrypt, "CKR_GENERAL_ERROR", Undecided, Refused),
+            (Decrypt, "CKR_DEVICE_ERROR", Undecided, Refused),
+            (Decrypt, "CKR_PIN_LOCKED", Undecided, Refused),
+            (Decrypt, "CKR_KEY_SIZE_RANGE", Undecided, Refused),
+            (Decrypt, "CKR_VENDOR_DEFINED 0x80000001", Undecided, Refused),
+            (Decrypt, "0x000002ff", Undecided, Refused),
             (Decrypt, "CKR_ENCRYPTED_DATA_INVALID", Caller, Refused),
+            (Decrypt, "CKR_CRYPTOKI_NOT_INITIALIZED", Module, Refused),
             (Decrypt, "CKR_DEVICE_REMOVED", Token, Unknown),
             (Decrypt, "CKR_SESSION_HANDLE_INVALID", Session, Refused),
             (Sign, "CKR_GENERAL_ERROR", Token, Unknown),

@@ -169,7 +169,11 @@ impl Pkcs11Token {
             let failure = match act(lent.session(), known, generation).map_err(|f| f.after(earlier)) {
                 Ok(done) => return Ok(done),
                 // The session did what it could; the input did not fit.
-                Err(f) if matches!(f.class, Class::Caller | Class::KeyMissing | Class::Unsupported) => return Err(f),
+                Err(f)
+                    if matches!(f.class, Class::Caller | Class::Undecided | Class::KeyMissing | Class::Unsupported) =>
+                {
+                    return Err(f);
+                }
                 Err(f) => f,
             };
             lent.spoil();

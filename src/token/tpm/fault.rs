@@ -25,7 +25,8 @@ pub(super) fn failure(function: &'static str, error: &Tss) -> Failure {
         };
     };
     let class = classify(function, kind);
-    let advice = advice(kind).map(|advice| format!("; {advice}")).unwrap_or_default();
+    let advice =
+        advice(kind).filter(|_| class != Class::Undecided).map(|advice| format!("; {advice}")).unwrap_or_default();
     Failure { class, outcome: Outcome::Refused, function, code: format!("TPM_RC {kind:?}: {code}{advice}") }
 }
 
@@ -52,11 +53,8 @@ fn classify(function: &str, kind: Kind) -> Class {
         | Kind::Memory => Class::Session,
         // A blob that this TPM's storage key does not open: from another TPM, or from before a clear.
         Kind::Integrity | Kind::Sensitive | Kind::Parent if function == "TPM2_Load" => Class::KeyMissing,
-        // What does not decrypt: padding, or a number that is not below the modulus. swtpm says `Failure` to bad
-        // padding and works on; a TPM that is really in failure mode shows at the next signature.
-        Kind::Value | Kind::Size | Kind::Insufficient | Kind::Failure if function == "TPM2_RSA_Decrypt" => {
-            Class::Caller
-        }
+        // What does not decrypt: padding, or a number that is not below the modulus.
+        Kind::Value | Kind::Size | Kind::Insufficient if function == "TPM2_RSA_Decrypt" => Class::Caller,
         Kind::Value
         | Kind::KeySize
         | Kind::Range
@@ -70,6 +68,8 @@ fn classify(function: &str, kind: Kind) -> Class {
         | Kind::Key
         | Kind::Mgf
         | Kind::CommandCode => Class::Unsupported,
+        // swtpm says `Failure` to bad padding and works on; a TPM that is really in failure mode shows at the probe.
+        _ if function == "TPM2_RSA_Decrypt" => Class::Undecided,
         _ => Class::Token,
     }
 }
@@ -123,7 +123,8 @@ mod tests {
             ("TPM2_Certify", 0x143, Class::Unsupported, "CommandCode"),
             ("TPM2_RSA_Decrypt", 0x1c4, Class::Caller, "Value"),
             ("TPM2_RSA_Decrypt", 0x1d5, Class::Caller, "Size"),
-            ("TPM2_RSA_Decrypt", 0x101, Class::Caller, "Failure"),
+            ("TPM2_RSA_Decrypt", 0x101, Class::Undecided, "Failure"),
+            ("TPM2_RSA_Decrypt", 0x185, Class::Undecided, "Hierarchy"),
         ] {
             let failure = answer(function, code);
             assert_eq!((failure.class, failure.outcome), (class, Outcome::Refused), "{function} {code:#x}: {failure}");
