@@ -26,7 +26,7 @@ import json, sys
 report = json.load(open(sys.argv[1]))
 for row in report["matrix"]:
     mark = "ok " if row["device"] else "no "
-    answer = f"  ({row['answer']})" if row["answer"] else ""
+    answer = f"  ({row['answer']['function']} answered {row['answer']['code']})" if row["answer"] else ""
     print(f"   {mark} {row['capability']:34}{row['microseconds']:>9} us{answer}")
 for point in report["curve"]:
     print(f"   {point['per_second']:8.0f} signatures/s with {point['threads']} session(s)")

@@ -20,7 +20,7 @@ fn every_device_does_what_its_profile_says_and_no_more() {
         let token = open.try_open(USER_PIN).unwrap();
         let report = probe(&*token, &test.profile, &[1, 2], Duration::from_millis(100)).unwrap();
         assert!(report.as_profile, "{name}: {:#?}", report.matrix);
-        assert!(report.curve.iter().all(|point| point.per_second > 10.0), "{name}: {:?}", report.curve);
+        assert!(report.curve.iter().all(|point| point.per_second > Some(10.0)), "{name}: {:?}", report.curve);
     }
 }
 
@@ -42,8 +42,9 @@ fn a_profile_that_promises_too_much_is_found_out() {
     let mut test = TestToken::make("softhsm", Held::InProcess);
     test.profile = permissive(&test.profile);
     let report = probe(&*test.open(), &test.profile, &[], Duration::ZERO).unwrap();
-    let wrong: Vec<_> = report.matrix.iter().filter(|row| row.profile != row.device).collect();
+    let wrong: Vec<_> = report.matrix.iter().filter(|row| Some(row.profile) != row.device).collect();
     let [row] = wrong.as_slice() else { panic!("{wrong:#?}") };
     assert_eq!(row.capability, "RSA-2048 decrypt OAEP SHA-256");
-    assert!(row.answer.as_ref().unwrap().contains("CKR_ARGUMENTS_BAD"));
+    let answer = row.answer.as_ref().unwrap();
+    assert_eq!((answer.function, answer.code.as_str()), ("C_DecryptInit", "CKR_ARGUMENTS_BAD"));
 }

@@ -19,6 +19,8 @@ use crate::kit::token::faulty::faulty_profile;
 use crate::kit::token::{Swtpm, copy_files};
 use crate::kit::{Draft, Instance, KEYWARD, ends, events, eventually, keyward};
 
+mod probe;
+
 /// Longest wait for a token to be back: the service has two seconds, and this machine is shared.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -200,39 +202,6 @@ async fn a_signature_that_every_replica_makes_wrongly_is_recorded_with_the_names
     let unknown = outcomes.iter().find(|event| event["result"]["is"] == "unknown").unwrap();
     let message = unknown["result"]["message"].as_str().unwrap();
     assert!(message.contains("main") && message.contains("copy"), "{message}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_no_longer_decrypts_is_found_out_by_a_probe_and_not_by_what_others_sent_to_it() {
-    let mut instance = Instance::with_cluster();
-    let draft = instance.draft("demo");
-    assert_eq!(instance.stop(), Some(0));
-    let script = instance.path("script");
-    let profile = faulty_profile(&instance, &script);
-    instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
-    instance.start();
-    let node = instance.connect("node-1").await;
-    // A new key is proved by decrypting; the answer is a maker's own, and may mean the ciphertext.
-    fs::write(&script, "C_Decrypt 1 return 0x80000001\nC_Decrypt always log").unwrap();
-    let create = |name: &str| {
-        let (url, request) = (format!("https://{name}.example.test"), instance.path(name));
-        let args = ["cluster", "create", name, "--url", &url, "--offline", "--request", request.to_str().unwrap()];
-        instance.cli(&args).refused(69, "TOKEN_REFUSED")
-    };
-    create("one");
-    eventually("a probe decides", || script.with_extension("calls").exists());
-    assert_eq!(replica(&instance, "main")["health"], "healthy");
-
-    fs::write(&script, "C_Decrypt always return 0x80000001").unwrap();
-    create("two");
-    let main = becomes(&instance, "main", "failed");
-    assert!(main["reason"].as_str().unwrap().contains("C_Decrypt answered CKR_VENDOR_DEFINED 0x80000001"), "{main}");
-    // It signs on, since nobody else is there, and that makes it no better.
-    sign(&node, &draft).await.unwrap();
-    assert_eq!(replica(&instance, "main")["health"], "failed");
-    fs::write(&script, "").unwrap();
-    becomes(&instance, "main", "healthy");
-    assert_eq!(replica(&instance, "main")["host_restarts"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -481,27 +450,6 @@ fn a_token_that_is_there_already_is_taken_as_it_is() {
     instance.start();
     assert_eq!(replica(&instance, "main")["label"], "ours");
     assert_eq!(instance.stop(), Some(0));
-}
-
-#[test]
-fn a_configured_token_is_probed_with_one_record_while_no_service_runs() {
-    let mut instance = Instance::new();
-    instance.start();
-    let said = instance.cli(&["token", "probe", "main"]).refused(78, "DATA_DIRECTORY_IN_USE");
-    assert!(said.contains("stop the service first"), "{said}");
-    assert_eq!(instance.stop(), Some(0));
-    let report = instance.json(&["token", "probe", "main", "--sessions", "1"]);
-    assert_eq!(report["as_profile"], true, "{report}");
-    instance.cli(&["token", "probe", "other"]).refused(65, "NOT_FOUND");
-    instance.start();
-    let log = instance.log();
-    let probes: Vec<_> = events(&log, "maintenance").into_iter().filter(|e| e["purpose"] == "probe").collect();
-    assert_eq!(probes.len(), 1, "{probes:?}");
-    assert_eq!(probes[0]["keys"], serde_json::json!(["tokens/main"]));
-    let runs = events(&log, "maintenance").into_iter().filter(|event| event["purpose"] == "health").count();
-    assert_eq!(runs, 2, "one for each run of the service");
-    let keys = events(&log, "intent").into_iter().filter(|event| event["act"]["role"] == "probe").count();
-    assert_eq!(keys, 1, "the key that tokens are tried out with is made once");
 }
 
 #[test]

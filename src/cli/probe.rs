@@ -15,9 +15,9 @@ use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
 use crate::serve::{self, Lock};
 use crate::token::host::{HostProgram, HostToken};
-use crate::token::probe::{permissive, probe};
+use crate::token::probe::{Report, Row, permissive, probe};
 use crate::token::profile::Profile;
-use crate::token::{self, Binding};
+use crate::token::{self, Binding, Class, Failure};
 
 /// How long each point of the scaling curve is measured.
 const POINT: Duration = Duration::from_millis(500);
@@ -41,18 +41,42 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
     let points: Vec<usize> = args.sessions.iter().map(|sessions| usize::from(*sessions)).collect();
     let sessions = points.iter().copied().max().unwrap_or(1);
-    let (profile, device) = match (&args.token, &args.profile, &args.directory) {
-        (Some(token), ..) => configured(token, sessions, global)?,
-        (None, Some(profile), Some(directory)) => made(profile, directory, sessions)?,
+    let (report, restarts) = match (&args.token, &args.profile, &args.directory) {
+        (Some(token), ..) => configured(token, sessions, &points, global)?,
+        (None, Some(profile), Some(directory)) => made(profile, directory, sessions, &points)?,
         _ => return Err(Error::new(Reason::InvalidArgument, "name a token, or a profile and a directory")),
     };
-    let report = probe(&device, &profile, &points, POINT)?;
-    let value = serde_json::to_value(&report)
-        .map_err(|fault| Error::new(Reason::Internal, "the report cannot be written").detail(fault))?;
     if global.output == Format::Json {
+        let mut value = serde_json::to_value(&report)
+            .map_err(|fault| Error::new(Reason::Internal, "the report cannot be written").detail(fault))?;
+        value["host_restarts"] = restarts.into();
         println!("{value:#}");
-        return Ok(u8::from(!report.as_profile));
+    } else {
+        tell(&report, restarts);
     }
+    match report.lost {
+        None => Ok(u8::from(!report.as_profile)),
+        Some(failure) => Err(lost(failure, args.token.as_deref())),
+    }
+}
+
+/// The device did not come back: what to do.
+fn lost(failure: Failure, token: Option<&str>) -> Error {
+    let fault = match failure.class {
+        Class::Pin => Error::from(failure),
+        _ => Error::new(Reason::TokenUnavailable, "the device failed under the probe and did not come back")
+            .detail(failure),
+    };
+    match (fault.reason(), token) {
+        (Reason::PinRefused, Some(token)) => fault.hint(format!(
+            "find out why it refused a PIN that it had taken before; then: keyward token unlatch {token}, and probe again"
+        )),
+        _ => fault.hint("look at the device and at its module's own log, and probe again"),
+    }
+}
+
+/// Prints a report for people.
+fn tell(report: &Report, restarts: u64) {
     let described = &report.token;
     println!(
         "token    {} serial {} ({} {})",
@@ -60,6 +84,12 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
     );
     println!("profile  {}\n", report.profile);
     let yes = |is: bool| if is { "yes" } else { "no" };
+    let remark = |row: &Row| match (row.device, &row.first) {
+        (None, _) => "not found out",
+        (Some(device), _) if device != row.profile => "DIFFERS",
+        (_, Some(_)) => "at the second try",
+        _ => "",
+    };
     let rows: Vec<Value> = report
         .matrix
         .iter()
@@ -67,10 +97,10 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
             json!({
                 "capability": row.capability,
                 "profile": yes(row.profile),
-                "device": yes(row.device),
+                "device": row.device.map_or("?", yes),
                 "milliseconds": format!("{:.1}", Duration::from_micros(row.microseconds).as_secs_f64() * 1000.0),
-                "": if row.profile == row.device { "" } else { "DIFFERS" },
-                "answer": row.answer,
+                "": remark(row),
+                "answer": row.answer.as_ref().or(row.first.as_ref()).map(ToString::to_string),
             })
         })
         .collect();
@@ -79,22 +109,31 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
     let points: Vec<Value> = report
         .curve
         .iter()
-        .map(|point| json!({"sessions": point.threads, "signatures_per_second": point.per_second.round()}))
+        .map(|point| {
+            let answer = point.answer.as_ref().map(ToString::to_string);
+            json!({"sessions": point.threads, "signatures_per_second": point.per_second.map(f64::round), "answer": answer})
+        })
         .collect();
     output::list(Format::Table, &points);
     println!();
     for (attribute, answer) in &report.gaps {
         println!("gap      {attribute}: {answer}");
     }
-    match report.as_profile {
-        true => println!("as its profile says"),
-        false => println!("not as its profile says: correct a copy of the profile, and name that in the configuration"),
+    if restarts > 0 {
+        println!("host     the module failed and was started anew, {restarts} times: look at its own log");
     }
-    Ok(u8::from(!report.as_profile))
+    match (&report.lost, report.as_profile) {
+        (Some(failure), _) => println!("broken off: {failure}"),
+        (None, true) => println!("as its profile says"),
+        (None, false) => {
+            println!("not as its profile says: correct a copy of the profile, and name that in the configuration");
+        }
+    }
 }
 
-/// A token of the configuration, opened without the limits of its profile.
-fn configured(name: &str, sessions: usize, global: &Global) -> Result<(Profile, HostToken)> {
+/// Probes a token of the configuration without the limits of its profile; says how often its host was started anew.
+/// The directory is held, and the store open, until that has ended: a module that is started anew logs in anew.
+fn configured(name: &str, sessions: usize, points: &[usize], global: &Global) -> Result<(Report, u64)> {
     let config = Config::load(&global.data)?;
     let _lock = Lock::take(&config.directory).map_err(|fault| match fault.reason() {
         Reason::DataDirectoryInUse => fault.hint(
@@ -104,11 +143,18 @@ fn configured(name: &str, sessions: usize, global: &Global) -> Result<(Profile, 
     })?;
     serve::prepare_modules(&config)?;
     let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
-    runtime()?.block_on(serve::open_for_probe(&config, name, sessions, &caller, prompt::pin))
+    let runtime = runtime()?;
+    let opening = serve::open_for_probe(&config, name, sessions, &caller, prompt::pin);
+    let (profile, device, store) = runtime.block_on(opening)?;
+    let report = probe(&device, &profile, points, POINT);
+    let restarts = device.restarts();
+    drop(device);
+    runtime.block_on(store.close());
+    Ok((report?, restarts))
 }
 
-/// A token that is made for this, with random PINs that nobody keeps.
-fn made(profile: &str, directory: &Path, sessions: usize) -> Result<(Profile, HostToken)> {
+/// Probes a token that is made for this, with random PINs that nobody keeps.
+fn made(profile: &str, directory: &Path, sessions: usize, points: &[usize]) -> Result<(Report, u64)> {
     let (name, profile) = (profile.to_owned(), Profile::load(profile)?);
     let random_pin = || Ok::<_, Error>(hex::encode(clock::random::<16>()?));
     let user_pin = random_pin()?;
@@ -120,5 +166,6 @@ fn made(profile: &str, directory: &Path, sessions: usize) -> Result<(Profile, Ho
     let directory = Some(directory.to_owned());
     let binding = Binding { name: "probe".to_owned(), profile: name, directory, label, serial: made.serial, sessions };
     let device = HostToken::start(HostProgram::this(), &binding, &permissive(&profile), Pin::new(user_pin))?;
-    Ok((profile, device))
+    let report = probe(&device, &profile, points, POINT)?;
+    Ok((report, device.restarts()))
 }

@@ -165,7 +165,8 @@ fn reader(
 }
 
 /// Opens one device of the configuration without the limits of its profile, to try it out: one login, recorded as any,
-/// and one record that it is tried out with keys of role `probe`. Gives its profile too.
+/// and one record that it is tried out with keys of role `probe`. Gives its profile too, and the store, in which each
+/// further login is recorded: it is to be closed when the device is no longer used, and the runtime to be kept until then.
 ///
 /// # Errors
 /// `NOT_FOUND`; `PIN_LATCHED`; those of the device and of the store.
@@ -175,7 +176,7 @@ pub async fn open_for_probe(
     sessions: usize,
     caller: &Caller,
     ask: Ask,
-) -> Result<(Profile, HostToken)> {
+) -> Result<(Profile, HostToken, Arc<dyn Store>)> {
     let all = config.file.tokens.iter().flat_map(|token| token.devices().into_iter().zip(token.twins()));
     let all: Vec<_> = all.collect();
     let names: Vec<&str> = all.iter().map(|(settings, _)| settings.name.as_str()).collect();
@@ -194,9 +195,13 @@ pub async fn open_for_probe(
         let logged_in = tokio::task::spawn_blocking(move || host.login(pin).map(|()| host)).await;
         logged_in.map_err(|fault| Error::new(Reason::Internal, "the login broke off").detail(fault))?
     };
-    let opened = opened.await.map_err(|fault| fault.while_doing(format!("token {name}")));
-    store.close().await;
-    Ok((profile.clone(), opened?))
+    match opened.await {
+        Ok(device) => Ok((profile.clone(), device, store)),
+        Err(fault) => {
+            store.close().await;
+            Err(fault.while_doing(format!("token {name}")))
+        }
+    }
 }
 
 /// Opens a PKCS#11 token in this process and logs in, once.

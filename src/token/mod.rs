@@ -196,7 +196,8 @@ pub struct Description {
 }
 
 /// What kind of failure it was; decides who acts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// The working session is gone; the key must be found again.
     Session,
@@ -220,7 +221,8 @@ pub enum Class {
 }
 
 /// Whether the device did it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It certainly did not.
     Refused,
@@ -229,7 +231,7 @@ pub enum Outcome {
 }
 
 /// A device's failure, with the return value and the function that gave it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Failure {
     /// Who acts.
     pub class: Class,

@@ -10,6 +10,10 @@ use super::{Class, Description, Failure, Generate, KeyRef, Padding, Token};
 use crate::error::Result;
 use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
 
+/// How long a device that failed under the probe has to be back.
+const BACK_MAX: Duration = Duration::from_secs(20);
+/// How often it is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
 /// What is signed and sealed by a probe.
 const MESSAGE: &[u8] = b"keyward token probe";
 
@@ -26,8 +30,10 @@ pub struct Report {
     pub gaps: Vec<(String, String)>,
     /// Signatures per second of an RSA-2048 key by number of threads.
     pub curve: Vec<Rate>,
-    /// Whether every row is as the profile says.
+    /// Whether everything was tried and every row is as the profile says.
     pub as_profile: bool,
+    /// What the device failed of without coming back: what stands after that was not tried.
+    pub lost: Option<Failure>,
 }
 
 /// One capability.
@@ -37,26 +43,33 @@ pub struct Row {
     pub capability: String,
     /// Whether the profile says that it works.
     pub profile: bool,
-    /// Whether it worked: the result was checked outside the token.
-    pub device: bool,
+    /// Whether it worked: the result was checked outside the token. `None` if that was not found out.
+    pub device: Option<bool>,
     /// The device's answer, if it did not.
-    pub answer: Option<String>,
+    pub answer: Option<Failure>,
+    /// What the device itself failed of at a first try; the rest is of the second one, when it was back.
+    pub first: Option<Failure>,
     /// How long it took, in microseconds.
     pub microseconds: u64,
 }
 
 /// A point of the scaling curve.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Rate {
     /// Threads that signed at once.
     pub threads: usize,
-    /// Signatures of all of them in a second.
-    pub per_second: f64,
+    /// Signatures of all of them in a second; `None` if not all could be made.
+    pub per_second: Option<f64>,
+    /// The device's answer then.
+    pub answer: Option<Failure>,
 }
 
 /// Tries everything that Keyward asks of a token, with fresh keys of role `probe`, which stay in the token. `device`
 /// should be opened with a profile that allows everything ([`permissive`]), so that the device answers and not the
 /// profile. `second` is how long each point of the curve is measured.
+///
+/// What the device itself fails of (it goes away, or its module must be started anew) says nothing of a capability: when
+/// it is back, that is tried once more. If it does not come back, the report ends there and says so.
 ///
 /// # Errors
 /// `INTERNAL` if no key id can be made; the device's answer if it does not even describe itself.
@@ -67,7 +80,8 @@ pub fn probe(device: &dyn Token, profile: &Profile, curve: &[usize], second: Dur
         matrix: Vec::new(),
         gaps: Vec::new(),
         curve: Vec::new(),
-        as_profile: true,
+        as_profile: false,
+        lost: None,
     };
     let mut main_key = None;
     for algorithm in [KeyAlgorithm::Rsa(1024), KeyAlgorithm::Rsa(2048), KeyAlgorithm::Rsa(3072), KeyAlgorithm::P256] {
@@ -75,23 +89,27 @@ pub fn probe(device: &dyn Token, profile: &Profile, curve: &[usize], second: Dur
             KeyAlgorithm::Rsa(bits) => format!("RSA-{bits}"),
             KeyAlgorithm::P256 => "P-256".to_owned(),
         };
-        let id = KeyId::random()?;
+        // An id for each try: of one that broke off nobody knows whether it left a key.
+        let ids = [KeyId::random()?, KeyId::random()?];
+        let mut next = ids.iter();
         let decrypt = algorithm != KeyAlgorithm::P256;
-        let request = Generate { id, label: "keyward probe".to_owned(), algorithm, sign: true, decrypt };
-        let made = report.try_row(format!("generate {name}"), profile.makes(algorithm), || device.generate(&request));
-        let Some(made) = made else { continue };
-        let key = KeyRef { id, public: made.public };
-        report.try_row(format!("{name} SHA-256"), true, || sign(device, &key, Hash::Sha256));
+        let made = report.try_row(device, format!("generate {name}"), profile.makes(algorithm), || {
+            let id = *next.next().unwrap_or(&ids[0]);
+            let request = Generate { id, label: "keyward probe".to_owned(), algorithm, sign: true, decrypt };
+            device.generate(&request).map(|made| (KeyRef { id, public: made.public }, made.evidence.gaps))
+        });
+        let Some((key, gaps)) = made else { continue };
+        report.try_row(device, format!("{name} SHA-256"), true, || sign(device, &key, Hash::Sha256));
         if algorithm == KeyAlgorithm::Rsa(1024) {
-            report.try_row(format!("{name} SHA-1"), true, || sign(device, &key, Hash::Sha1));
+            report.try_row(device, format!("{name} SHA-1"), true, || sign(device, &key, Hash::Sha1));
         }
         if algorithm == KeyAlgorithm::Rsa(2048) {
-            report.gaps = made.evidence.gaps;
+            report.gaps = gaps;
             main_key = Some(key);
         }
     }
     if let Some(key) = main_key {
-        report.try_row("RSA-2048 SHA-1".to_owned(), true, || sign(device, &key, Hash::Sha1));
+        report.try_row(device, "RSA-2048 SHA-1".to_owned(), true, || sign(device, &key, Hash::Sha1));
         for (padding, name) in [
             (Padding::Pkcs1, "RSA-2048 decrypt PKCS#1 v1.5"),
             (Padding::Oaep(Hash::Sha1), "RSA-2048 decrypt OAEP SHA-1"),
@@ -101,12 +119,17 @@ pub fn probe(device: &dyn Token, profile: &Profile, curve: &[usize], second: Dur
                 Padding::Pkcs1 => profile.keys.pkcs1_decrypt,
                 Padding::Oaep(hash) => profile.keys.oaep.contains(&hash),
             };
-            report.try_row(name.to_owned(), listed, || round_trip(device, &key, padding));
+            report.try_row(device, name.to_owned(), listed, || round_trip(device, &key, padding));
         }
-        report.try_row("refuses what does not decrypt".to_owned(), true, || refuses_garbage(device, &key));
-        report.curve = curve.iter().map(|threads| rate(device, &key, *threads, second)).collect();
+        report.try_row(device, "refuses what does not decrypt".to_owned(), true, || refuses_garbage(device, &key));
+        for threads in curve {
+            let (_, measured) = report.twice(device, || rate(device, &key, *threads, second));
+            let Some(measured) = measured else { break };
+            let (per_second, answer) = (measured.as_ref().ok().copied(), measured.err());
+            report.curve.push(Rate { threads: *threads, per_second, answer });
+        }
     }
-    report.as_profile = report.matrix.iter().all(|row| row.profile == row.device);
+    report.as_profile = report.lost.is_none() && report.matrix.iter().all(|row| Some(row.profile) == row.device);
     Ok(report)
 }
 
@@ -132,13 +155,62 @@ pub fn heartbeat(device: &dyn Token, probe_key: &KeyRef, padding: Padding) -> Re
 }
 
 impl Report {
-    fn try_row<T>(&mut self, capability: String, profile: bool, act: impl FnOnce() -> Result<T, Failure>) -> Option<T> {
-        let begin = Instant::now();
-        let outcome = act();
-        let microseconds = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let answer = outcome.as_ref().err().map(ToString::to_string);
-        self.matrix.push(Row { capability, profile, device: outcome.is_ok(), answer, microseconds });
-        outcome.ok()
+    fn try_row<T>(
+        &mut self,
+        device: &dyn Token,
+        capability: String,
+        profile: bool,
+        mut act: impl FnMut() -> Result<T, Failure>,
+    ) -> Option<T> {
+        let (first, tried) = self.twice(device, || {
+            let begin = Instant::now();
+            act().map(|done| (done, u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX)))
+        });
+        let worked = tried.as_ref().map(Result::is_ok);
+        let (done, answer) = match tried {
+            Some(Ok(done)) => (Some(done), None),
+            Some(Err(failure)) => (None, Some(failure)),
+            None => (None, None),
+        };
+        let (done, microseconds) = done.map_or((None, 0), |(done, microseconds)| (Some(done), microseconds));
+        self.matrix.push(Row { capability, profile, device: worked, answer, first, microseconds });
+        done
+    }
+
+    /// Does something, and once more if the device itself failed under it and is back; gives that failure too. Nothing is
+    /// done with a device that is lost.
+    fn twice<T>(
+        &mut self,
+        device: &dyn Token,
+        mut act: impl FnMut() -> Result<T, Failure>,
+    ) -> (Option<Failure>, Option<Result<T, Failure>>) {
+        if self.lost.is_some() {
+            return (None, None);
+        }
+        match act() {
+            Err(first) if matches!(first.class, Class::Session | Class::Token | Class::Module | Class::Pin) => {
+                match back(device) {
+                    Ok(()) => (Some(first), Some(act())),
+                    Err(failure) => {
+                        self.lost = Some(failure);
+                        (Some(first), None)
+                    }
+                }
+            }
+            answer => (None, Some(answer)),
+        }
+    }
+}
+
+/// Waits until the device says what it is. One whose PIN was refused does not come back by itself.
+fn back(device: &dyn Token) -> Result<(), Failure> {
+    let end = Instant::now() + BACK_MAX;
+    loop {
+        match device.describe() {
+            Ok(_) => return Ok(()),
+            Err(failure) if failure.class == Class::Pin || Instant::now() >= end => return Err(failure),
+            Err(_) => std::thread::sleep(LOOK),
+        }
     }
 }
 
@@ -196,23 +268,23 @@ fn refuses_garbage(device: &dyn Token, key: &KeyRef) -> Result<(), Failure> {
     }
 }
 
-fn rate(device: &dyn Token, key: &KeyRef, threads: usize, time: Duration) -> Rate {
+/// Signatures in a second of so many threads, all of which must be made.
+fn rate(device: &dyn Token, key: &KeyRef, threads: usize, time: Duration) -> Result<f64, Failure> {
     let begin = Instant::now();
-    let signed: u32 = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut count = 0u32;
-                    while begin.elapsed() < time && device.sign(key, Hash::Sha256, &[0x5a; 32]).is_ok() {
-                        count += 1;
-                    }
-                    count
-                })
-            })
-            .collect();
-        running.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
-    });
-    Rate { threads, per_second: f64::from(signed) / begin.elapsed().as_secs_f64() }
+    let sign = || -> Result<u32, Failure> {
+        let mut count = 0;
+        while begin.elapsed() < time {
+            device.sign(key, Hash::Sha256, &[0x5a; 32])?;
+            count += 1;
+        }
+        Ok(count)
+    };
+    let signed = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(sign)).collect();
+        let broken = |_| Err(super::refusal(Class::Module, "probe", "a thread that signed broke off"));
+        running.into_iter().map(|thread| thread.join().unwrap_or_else(broken)).sum::<Result<u32, Failure>>()
+    })?;
+    Ok(f64::from(signed) / begin.elapsed().as_secs_f64())
 }
 
 fn wrong(what: &str) -> Failure {
