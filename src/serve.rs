@@ -496,23 +496,26 @@ pub async fn re_anchor(config: &Config, caller: &Caller, given_up: Contradiction
     done.map(|note| note.to_string())
 }
 
-/// Checks all that the store of a stopped service holds, log and objects, against all that was signed over it: by the keys
-/// of `trust`, or of the history in the data directory.
+/// Checks all that the store of a stopped service holds, logs and objects, against all that was signed over them: by the
+/// keys of `trusted`, or of the history in the data directory, or as the own log has seen the others sign.
 ///
 /// # Errors
 /// Whatever keeps the store from being read; what is wrong with its content stands in the report.
-pub async fn inspect_store(config: &Config, verifier: Verifier, trust: Option<Trust>) -> Result<Report> {
+pub async fn inspect_store(config: &Config, verifier: Verifier, mut trusted: Vec<Trust>) -> Result<Report> {
     let _lock = Lock::take(&config.directory)?;
     let files = log_files(config);
     let own = files.read_trust()?;
-    let trust = match trust {
-        Some(trust) => Some(trust.followed(own)),
+    let anchor = files.read_anchor_text()?;
+    let store = open_store(config, false).await?;
+    let log = store.head().log;
+    // One that is of none of the logs stands for the own one, and shows that this is another.
+    let given = trusted.iter().position(|trust| trust.log() == log).or((!trusted.is_empty()).then_some(0));
+    let trust = match given {
+        Some(given) => Some(trusted.remove(given).followed(own)),
         None => own,
     };
-    let anchor = files.read_anchor_text()?;
     let vouched = trust.map(|trust| Vouched { trust, anchor });
-    let store = open_store(config, false).await?;
-    let report = store::inspect(store.as_ref(), verifier, vouched.as_ref()).await;
+    let report = store::inspect(store.as_ref(), verifier, vouched.as_ref(), &trusted).await;
     store.close().await;
     report
 }

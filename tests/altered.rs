@@ -291,5 +291,5 @@ fn a_row_that_was_edited_together_with_a_record_counts_in_no_instance_of_a_datab
          FROM entry WHERE log_id LIKE '1111%'; \
          UPDATE object SET version = version + 1 WHERE kind = 'cluster'",
     );
-    refused("nobody has seen that log opened");
+    refused("that log is not signed by an audit key of this custody");
 }

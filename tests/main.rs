@@ -13,6 +13,7 @@ mod instances;
 mod kit;
 mod licensing;
 mod merkle;
+mod other_logs;
 mod proofs;
 mod sinks;
 mod store_away;

@@ -66,7 +66,7 @@ async fn stored(commits: &[usize], place: &std::path::Path) -> (Sqlite, Vec<Vec<
         let events = (0..*count).map(|_| Event::LogClosed {}).collect();
         store.commit(Batch { writes: vec![], events }).await.unwrap();
     }
-    let records = store.entries(0, u32::MAX).await.unwrap();
+    let records = store.entries(&store.head().log, 0, u32::MAX).await.unwrap();
     (store, records)
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use keyward::audit::chain::Head;
+use keyward::audit::checkpoint::Checkpoint;
 use keyward::audit::merkle::{Frontier, TreeHash, inclusion_path, verify_inclusion};
 use keyward::audit::record::{ActNote, Event, OutcomeNote, RECORD_BYTES_MAX, Record};
 use keyward::caller::CallerNote;
@@ -159,7 +160,7 @@ async fn whole_log(store: &dyn Store) -> Vec<Record> {
     let mut at = Head::empty(head.log.clone());
     let mut records = Vec::new();
     while at.size < head.size {
-        for bytes in store.entries(at.size, 100).await.unwrap() {
+        for bytes in store.entries(&store.head().log, at.size, 100).await.unwrap() {
             at.follow(&bytes).unwrap();
             records.push(Record::read(&bytes).unwrap());
         }
@@ -293,11 +294,14 @@ async fn a_list_misses_a_row_that_was_removed(place: Place) {
 async fn instances_beside_each_other_have_a_log_each_and_share_the_objects() {
     let server = Postgres::start();
     let both = [instance(&server, "a").await, instance(&server, "b").await];
-    // What a log changed counts in another once that has told of it.
+    // What a log changed counts in another once somebody vouches for it there: for what is its beginning.
     for (store, other) in [(&both[0], &both[1]), (&both[1], &both[0])] {
-        let (log, state) = (other.head().log, "opened".to_owned());
-        let told = Event::OtherLog { log, state, seq: 0, sha256: "0".repeat(64) };
-        store.commit(Batch::event(told)).await.unwrap();
+        other.commit(Batch::event(refusal("first"))).await.unwrap();
+        let (Head { log, size, chain, .. }, tree) = other.tree();
+        let signed = Checkpoint { log, size, root: tree.root(), chain, others: vec![] };
+        let wrong = Checkpoint { root: TreeHash::empty(), ..signed.clone() };
+        assert_eq!(store.vouch(&wrong).await.unwrap_err().reason(), Reason::StoreForked);
+        store.vouch(&signed).await.unwrap();
     }
     let mut writers = Vec::new();
     for writer in 0..8usize {
@@ -493,7 +497,7 @@ async fn a_store_of_an_earlier_schema_is_brought_up_to_date_with_its_log_objects
 async fn tree_by_hand(store: &dyn Store) -> Frontier {
     let mut tree = Frontier::default();
     while tree.size() < store.head().size {
-        for record in store.entries(tree.size(), 1000).await.unwrap() {
+        for record in store.entries(&store.head().log, tree.size(), 1000).await.unwrap() {
             tree.append(TreeHash::leaf(&record), |_, _, _| {});
         }
     }
@@ -520,7 +524,7 @@ async fn the_tree_grows_with_the_records_and_is_there_after_reopening(place: Pla
     assert_eq!(store.tree(), (head, tree.clone()));
     let size = store.head().size;
     assert_eq!(ask(store.as_ref(), |tree| Frontier::of(size, tree)).await.unwrap(), tree);
-    let leaf = TreeHash::leaf(&store.entries(2_500, 1).await.unwrap()[0]);
+    let leaf = TreeHash::leaf(&store.entries(&store.head().log, 2_500, 1).await.unwrap()[0]);
     let path = ask(store.as_ref(), |tree| inclusion_path(2_500, size, tree)).await.unwrap();
     verify_inclusion(leaf, 2_500, size, &path, tree.root()).unwrap();
 }
@@ -568,15 +572,15 @@ async fn a_record_beyond_its_bound_is_refused_with_its_batch_and_the_log_goes_on
 
 async fn checkpoints_are_kept_in_their_order(place: Place) {
     let store = place.open().await;
-    assert_eq!(store.last_checkpoint().await.unwrap(), None);
+    assert_eq!(store.last_checkpoint(&store.head().log).await.unwrap(), None);
     store.commit(Batch::event(refusal("one"))).await.unwrap();
     let head = store.head();
     for note in ["one\n", "two\n"] {
         store.keep_checkpoint(note).await.unwrap();
-        assert_eq!(store.last_checkpoint().await.unwrap().as_deref(), Some(note));
+        assert_eq!(store.last_checkpoint(&store.head().log).await.unwrap().as_deref(), Some(note));
     }
     assert_eq!(store.head(), head, "a checkpoint is no record");
     store.close().await;
     let store = place.open().await;
-    assert_eq!(store.last_checkpoint().await.unwrap().as_deref(), Some("two\n"));
+    assert_eq!(store.last_checkpoint(&store.head().log).await.unwrap().as_deref(), Some("two\n"));
 }

@@ -36,7 +36,7 @@ async fn holds_what_was_signed(store: &dyn Store, vector_of: &str, objects_there
     let note: Note = text("checkpoint").parse().unwrap();
     let checkpoint = trust.checkpoint(&note).unwrap();
     let mut lines = Vec::new();
-    for bytes in store.entries(0, 1000).await.unwrap() {
+    for bytes in store.entries(&store.head().log, 0, 1000).await.unwrap() {
         lines.extend(bytes);
         lines.push(b'\n');
     }

@@ -25,19 +25,19 @@ use sqlx::{Connection as _, Executor as _};
 use crate::kit::{Instance, keyward, python};
 
 /// A key that stands for the audit key in a token.
-struct Signer {
+pub(crate) struct Signer {
     pair: EcdsaKeyPair,
-    key: VerifierKey,
+    pub(crate) key: VerifierKey,
 }
 
 impl Signer {
-    fn new(log: &str) -> Self {
+    pub(crate) fn new(log: &str) -> Self {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let point = pair.public_key().as_ref().to_vec();
         Signer { key: VerifierKey::new(&origin(log), &PublicKey::P256 { point }).unwrap(), pair }
     }
 
-    fn sign(&self, mut note: Note) -> Note {
+    pub(crate) fn sign(&self, mut note: Note) -> Note {
         let signature = self.pair.sign(&SystemRandom::new(), note.text().as_bytes()).unwrap();
         note.add(&self.key, signature.as_ref()).unwrap();
         note

@@ -141,6 +141,13 @@ impl Note {
         &self.signatures
     }
 
+    /// Whether a signature line names one of these keys, whether or not the signature holds.
+    #[must_use]
+    pub fn names_one_of(&self, keys: &[VerifierKey]) -> bool {
+        let is_of = |key: &VerifierKey, line: &Signature| key.name == line.name && key.id == line.key_id;
+        self.signatures.iter().any(|line| keys.iter().any(|key| is_of(key, line)))
+    }
+
     /// What a token is asked to sign: SHA-256 of the text.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {

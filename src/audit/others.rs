@@ -10,9 +10,9 @@ const GIVEN_UP: &[u8] = b"{\"event\":{\"agreed\":\"";
 /// Logs that are kept count of; of more, nothing is known.
 const LOGS_MAX: usize = 4096;
 
-/// Records that each other log must have, by its id: the place of the last one that was told of.
+/// Records that each other log must have, by its id: the place of the last one that was told of, and its SHA-256.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Others(BTreeMap<String, u64>);
+pub struct Others(BTreeMap<String, (u64, String)>);
 
 impl Others {
     /// Takes notice of the next record of the log.
@@ -21,9 +21,11 @@ impl Others {
             return;
         }
         match Record::stored(record).map(|record| record.event) {
-            Ok(Event::OtherLog { log, seq, .. }) if self.0.len() < LOGS_MAX || self.0.contains_key(&log) => {
-                let last = self.0.entry(log).or_insert(seq);
-                *last = seq.max(*last);
+            Ok(Event::OtherLog { log, seq, sha256, .. }) if self.0.len() < LOGS_MAX || self.0.contains_key(&log) => {
+                let last = self.0.entry(log).or_default();
+                if last.1.is_empty() || last.0 < seq {
+                    *last = (seq, sha256);
+                }
             }
             // A person has decided to go on without what is not there.
             Ok(Event::ReAnchored { .. }) => self.0.clear(),
@@ -31,10 +33,16 @@ impl Others {
         }
     }
 
+    /// The last record that was told of in each log: its place, and its SHA-256 in hexadecimal.
+    pub fn last(&self) -> impl Iterator<Item = (&str, u64, &str)> {
+        self.0.iter().map(|(log, (seq, sha256))| (log.as_str(), *seq, sha256.as_str()))
+    }
+
     /// Which log is not among these, each with its number of records, or ends too early; in words.
     pub fn lost<'a>(&self, there: impl Iterator<Item = (&'a str, u64)>) -> Option<String> {
         let there: BTreeMap<&str, u64> = there.collect();
-        let (log, seq) = self.0.iter().find(|(log, seq)| there.get(log.as_str()).is_none_or(|size| size <= seq))?;
+        let (log, (seq, _)) =
+            self.0.iter().find(|(log, (seq, _))| there.get(log.as_str()).is_none_or(|size| size <= seq))?;
         Some(match there.get(log.as_str()) {
             None => format!("log {log} is missing, whose record {seq} this log tells of"),
             Some(size) => format!("log {log} has {size} records, and this log tells of its record {seq}"),
@@ -85,6 +93,6 @@ mod tests {
         let mut others = Others::default();
         (0..LOGS_MAX + 100).for_each(|n| others.hear(&told(&n.to_string(), 1)));
         others.hear(&told("0", 9));
-        assert_eq!((others.0.len(), others.0["0"]), (LOGS_MAX, 9));
+        assert_eq!((others.0.len(), others.0["0"].0), (LOGS_MAX, 9));
     }
 }

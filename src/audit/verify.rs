@@ -27,7 +27,7 @@ use crate::audit::checkpoint::Checkpoint;
 use crate::audit::doubt::{Doubt, Misfit};
 use crate::audit::line::Line;
 use crate::audit::merkle::{Frontier, TreeHash};
-use crate::audit::note::{Note, Signature, VerifierKey};
+use crate::audit::note::{Note, VerifierKey};
 use crate::audit::others::Others;
 use crate::audit::trust::Trust;
 use crate::error::{Error, Reason};
@@ -121,6 +121,9 @@ pub struct Report {
     pub complete: bool,
     /// Other logs of the same store that the checkpoint names: to be verified as well.
     pub others: Vec<String>,
+    /// What was found of those, where a whole store was looked at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Report>,
 }
 
 impl Report {
@@ -144,6 +147,25 @@ impl Report {
         }
     }
 
+    /// The same report with that of another log of the store beside it: the verdict is over both.
+    #[must_use]
+    pub fn beside(mut self, other: Report) -> Self {
+        let log = other.log.clone().unwrap_or_default();
+        if let Some(broken) = &other.broken {
+            self = self.with(Some((other.finding, format!("log {log}: {}", broken.message))));
+        } else if self.finding == Finding::Good && other.finding != Finding::Good {
+            (self.finding, self.complete) = (other.finding, false);
+        }
+        self.beside.push(other);
+        self
+    }
+
+    /// The same report of a log that is known by its name, whatever its records say.
+    #[must_use]
+    pub fn of(self, log: &str) -> Self {
+        Report { log: Some(log.to_owned()), ..self }
+    }
+
     /// The report on a checkpoint that does not hold, or a store that cannot be opened: no records are looked at.
     #[must_use]
     pub fn without_records(finding: Finding, message: String) -> Self {
@@ -157,19 +179,32 @@ impl Report {
 /// The finding, and the fault in words: `INVALID_ARGUMENT` if the note is no checkpoint at all.
 pub fn open_checkpoint(note: &Note, trust: &Trust) -> Result<Checkpoint, (Finding, Error)> {
     trust.checkpoint(note).map_err(|fault| {
-        let of_this_log = note.text().parse::<Checkpoint>().is_ok_and(|checkpoint| checkpoint.log == trust.log());
         let keys: Vec<VerifierKey> = trust.keys().cloned().collect();
-        let is_of = |key: &VerifierKey, line: &Signature| key.name() == line.name && key.id() == line.key_id;
-        let names_a_key = note.signatures().iter().any(|line| keys.iter().any(|key| is_of(key, line)));
-        let finding = if !of_this_log {
-            Finding::Spliced
-        } else if names_a_key && note.verify(&keys).is_err() {
-            Finding::CheckpointEdited
-        } else {
-            Finding::ForeignKey
-        };
-        (finding, fault)
+        (why_closed(trust.log(), note, &keys), fault)
     })
+}
+
+/// The same with keys of a log of which no more is known than that they are its keys.
+///
+/// # Errors
+/// As [`open_checkpoint`].
+pub fn open_checkpoint_of(log: &str, note: &Note, keys: &[VerifierKey]) -> Result<Checkpoint, (Finding, Error)> {
+    match Checkpoint::open(note, keys) {
+        Ok(checkpoint) if checkpoint.log == log => Ok(checkpoint),
+        Ok(_) => Err((Finding::Spliced, Error::new(Reason::SignatureInvalid, "the checkpoint is of another log"))),
+        Err(fault) => Err((why_closed(log, note, keys), fault)),
+    }
+}
+
+fn why_closed(log: &str, note: &Note, keys: &[VerifierKey]) -> Finding {
+    let of_this_log = note.text().parse::<Checkpoint>().is_ok_and(|checkpoint| checkpoint.log == log);
+    if !of_this_log {
+        Finding::Spliced
+    } else if note.names_one_of(keys) && note.verify(keys).is_err() {
+        Finding::CheckpointEdited
+    } else {
+        Finding::ForeignKey
+    }
 }
 
 /// Checks a log record by record.
@@ -205,6 +240,7 @@ impl Verifier {
             broken: None,
             complete: false,
             others,
+            beside: Vec::new(),
         };
         let at = checkpoint.as_ref().map(|checkpoint| Head::empty(checkpoint.log.clone()));
         Verifier {

@@ -162,7 +162,7 @@ async fn check(store: &dyn Store, anchor: &Checkpoint) -> Result<Head> {
     }
     let (mut at, mut frontier) = (Head::empty(head.log.clone()), Frontier::default());
     while at.size < head.size {
-        let records = store.entries(at.size, PAGE).await?;
+        let records = store.entries(&head.log, at.size, PAGE).await?;
         if records.is_empty() {
             return Err(wrong(format!("record {} is missing from the backup", at.size)));
         }

@@ -97,7 +97,7 @@ impl LogFiles {
             return Err(Error::new(Reason::LogMissing, words)
                 .hint("bring back the store that belongs to this data directory; this one was not touched"));
         }
-        let kept = match store.last_checkpoint().await? {
+        let kept = match store.last_checkpoint(&head.log).await? {
             Some(note) => Some(note.parse().and_then(|note| trust.checkpoint(&note)).map_err(|fault: Error| {
                 let words = format!("the store's last checkpoint is not as the log's key signed it: {fault}");
                 Error::new(Reason::CheckpointBroken, words).hint(RECOVER)

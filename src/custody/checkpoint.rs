@@ -1,7 +1,7 @@
 //! Signed statements of where the log ends and which key signs for it: when they are made, what is checked before, and
 //! what no longer happens while they cannot be made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::audit::others::Others;
 use crate::audit::record::Event;
 use crate::audit::trust::Trust;
 use crate::custody::anchor::LogFiles;
-use crate::custody::{Custody, DEADLINE_S, Held, KeyRecord, performed};
+use crate::custody::{Custody, DEADLINE_S, Held, KeyRecord, others, performed};
 use crate::error::{Error, Reason, Result};
 use crate::key::KeyState;
 use crate::policy::Permit;
@@ -48,8 +48,8 @@ pub struct Ledger {
     /// The last checkpoint. Held while the next one is made.
     last: tokio::sync::Mutex<Option<Signed>>,
     progress: RwLock<Progress>,
-    /// Up to which place this log has told of the openings and closings of each other one; nothing before the first look.
-    pub(super) told: tokio::sync::Mutex<Option<BTreeMap<String, u64>>>,
+    /// What is known of the other logs of the store.
+    pub(super) others: others::Others,
 }
 
 /// How far the log is signed.
@@ -111,7 +111,7 @@ impl Ledger {
             trust,
             last: tokio::sync::Mutex::default(),
             progress: RwLock::default(),
-            told: tokio::sync::Mutex::default(),
+            others: others::Others::default(),
         })
     }
 
@@ -308,7 +308,7 @@ impl Custody {
     async fn publish(&self, signed: &mut Signed) -> Result<Note> {
         let text = signed.note.to_string();
         // A commit that was said to have failed may have happened.
-        if !signed.kept && self.store.last_checkpoint().await?.as_ref() != Some(&text) {
+        if !signed.kept && self.store.last_checkpoint(&self.store.head().log).await?.as_ref() != Some(&text) {
             self.store.keep_checkpoint(&text).await?;
         }
         signed.kept = true;
@@ -327,7 +327,7 @@ impl Custody {
 
     /// The checkpoint that was kept last, with the tree that the store has there.
     async fn last_signed(&self) -> Result<Option<Signed>> {
-        let Some(text) = self.store.last_checkpoint().await? else { return Ok(None) };
+        let Some(text) = self.store.last_checkpoint(&self.store.head().log).await? else { return Ok(None) };
         let note: Note = text.parse()?;
         let checkpoint = self.trust()?.checkpoint(&note)?;
         let tree = ask(self.store.as_ref(), |tree| Frontier::of(checkpoint.size, tree)).await?;
@@ -382,7 +382,10 @@ impl Custody {
         if let Some(words) = told.lost(heads.iter().map(|head| (head.log.as_str(), head.size))) {
             return broken(&words);
         }
-        let others = heads.into_iter().filter(|other| other.log != head.log);
+        // Of a log that does not count nothing is stated, unless it was stated before.
+        let before = last.map(|signed| signed.checkpoint.others.as_slice()).unwrap_or_default();
+        let counts = |log: &str| self.ledger.others.count(log) || before.iter().any(|other| other.log == log);
+        let others = heads.into_iter().filter(|other| other.log != head.log && counts(&other.log));
         let others = others.map(|Head { log, size, chain, .. }| OtherHead { log, size, chain }).collect();
         let (log, chain) = (head.log.clone(), head.chain);
         let now = Checkpoint { log, size: head.size, root: tree.root(), chain, others };

@@ -138,7 +138,8 @@ impl Custody {
 
     /// Consecutive records.
     async fn read(&self, first: u64, count: u64) -> Result<Vec<(Vec<u8>, Record)>> {
-        let stored = self.store.entries(first, u32::try_from(count).unwrap_or(u32::MAX)).await?;
+        let stored =
+            self.store.entries(&self.store.head().log, first, u32::try_from(count).unwrap_or(u32::MAX)).await?;
         if (stored.len() as u64) < count {
             return Err(missing(first + stored.len() as u64));
         }

@@ -16,7 +16,7 @@ use crate::token::lane::{LaneError, Priority};
 use crate::token::{Class, Failure, Outcome, Token};
 
 /// Time for one look for a key.
-const LOOK: Duration = Duration::from_secs(10);
+pub(super) const LOOK: Duration = Duration::from_secs(10);
 /// Keys that are read from the store at a time.
 const PAGE: u32 = 100;
 

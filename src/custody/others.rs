@@ -1,64 +1,228 @@
-//! The other logs of the same store: this log tells when one of them is opened or closed, so that none is gone without a
-//! trace.
+//! The other logs of the same store. One counts once its end is signed with an audit key that a token of this custody
+//! shows: then this log tells when it is opened or closed, so that it is not gone without a trace, and its changes are
+//! taken for true.
 
-use crate::audit::chain::ChainHash;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
+
+use crate::audit::chain::{ChainHash, Head};
+use crate::audit::checkpoint::{self, Checkpoint};
+use crate::audit::note::{Note, VerifierKey};
 use crate::audit::record::{Event, Record};
-use crate::custody::Custody;
+use crate::custody::missing::LOOK;
+use crate::custody::{Custody, KeyRecord};
 use crate::error::{Error, Reason, Result};
-use crate::store::Batch;
+use crate::key::KeyRole;
+use crate::store::{Batch, Kind, Seen, Write};
+use crate::token::Token;
+use crate::token::lane::Priority;
 
 /// Openings and closings of one log between two looks, of which this one tells at most.
 const TURNS_MAX: u32 = 100;
+/// Keys of instances that are looked through for one that signs.
+const KEYS_MAX: u32 = 1000;
+/// What the names of keys begin with that belong to no cluster.
+const OF_INSTANCES: &str = "keys/";
+
+/// What is known of the other logs.
+#[derive(Default)]
+pub(super) struct Others {
+    /// Held by whoever looks.
+    looks: tokio::sync::Mutex<Looks>,
+    /// Those that count.
+    logs: RwLock<BTreeMap<String, Other>>,
+}
+
+#[derive(Default)]
+struct Looks {
+    /// Whether anybody has looked in this run.
+    any: bool,
+    /// Logs of which it was said that they do not count.
+    doubted: BTreeSet<String>,
+}
+
+/// Another log that counts.
+#[derive(Clone, Default)]
+struct Other {
+    /// Up to which place this log has told of its openings and closings.
+    next: u64,
+    /// Its last checkpoint that was looked at, and over how many records that is.
+    note: String,
+    signed: u64,
+}
+
+/// What a look at the end of another log led to.
+enum Vouched {
+    /// It counts, by this checkpoint over so many records, and this is to be kept with what is told of it.
+    By(String, u64, Option<Write>),
+    /// Not yet, and why.
+    No(String),
+}
+
+impl Others {
+    /// Whether a log counts.
+    pub(super) fn count(&self, log: &str) -> bool {
+        self.logs.read().unwrap_or_else(PoisonError::into_inner).contains_key(log)
+    }
+
+    fn known(&self) -> BTreeMap<String, Other> {
+        self.logs.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 impl Custody {
     /// Records which other logs were opened and closed since the last look, and at the first look how each stands. To be
-    /// called every second or so. A log that was there and is not, or got shorter, ends all acts with keys.
+    /// called every second or so. A log that counted and is gone, got shorter or is not as it was signed ends all acts
+    /// with keys.
     ///
     /// # Errors
-    /// `LOG_MISSING`, `STORE_REWOUND`; those of the store.
+    /// `LOG_MISSING`, `STORE_REWOUND`, `STORE_FORKED`, `CHECKPOINT_BROKEN`; those of the store.
     pub async fn tell_of_others(&self) -> Result<()> {
-        let mut told = self.ledger.told.lock().await;
+        let mut looks = self.ledger.others.looks.lock().await;
         let heads = self.store.heads().await?;
-        let first = told.is_none();
-        let told = told.get_or_insert_default();
-        for (log, next) in told.iter() {
-            let fault = match heads.iter().find(|head| head.log == *log) {
-                None => Error::new(Reason::LogMissing, format!("log {log} is no longer in the store")),
+        let known = self.ledger.others.known();
+        for (log, Other { next, .. }) in &known {
+            match heads.iter().find(|head| head.log == *log) {
+                None => {
+                    let words = format!("log {log} is no longer in the store");
+                    return Err(self.contradicted(Error::new(Reason::LogMissing, words)));
+                }
                 Some(head) if head.size < *next => {
                     let words = format!("log {log} ends after {} records; {next} were there", head.size);
-                    Error::new(Reason::StoreRewound, words)
+                    return Err(self.contradicted(Error::new(Reason::StoreRewound, words)));
                 }
-                Some(_) => continue,
-            };
-            let fault = fault.hint("find out who wrote to the database, and bring it back from a backup");
-            self.ledger.halt(&fault);
-            return Err(fault);
+                Some(_) => {}
+            }
         }
         let own = self.store.head().log;
-        let mut events = Vec::new();
-        let mut nexts = Vec::new();
+        let mut batch = Batch::default();
+        let mut others = known.clone();
         for head in heads.into_iter().filter(|head| head.log != own) {
-            let next = told.get(&head.log).copied();
-            if next == Some(head.size) {
+            let before = known.get(&head.log);
+            if before.is_some_and(|other| other.next == head.size && other.signed == head.size) {
                 continue;
             }
+            let (note, signed) = match self.vouch(&own, &head, before).await? {
+                Vouched::By(note, signed, keep) => {
+                    batch.writes.extend(keep);
+                    (note, signed)
+                }
+                Vouched::No(why) => {
+                    if looks.doubted.insert(head.log.clone()) {
+                        tracing::warn!("log {} of the database does not count: {why}", head.log);
+                    }
+                    continue;
+                }
+            };
             // Of what was before this run it is enough to tell how it stands; of a log that begins later, all.
-            let most = if first { 1 } else { TURNS_MAX };
-            let turns = self.store.turns(&head.log, next.unwrap_or(0), most).await?;
-            let mut end = head.size;
+            let most = if looks.any { TURNS_MAX } else { 1 };
+            let turns = self.store.turns(&head.log, before.map_or(0, |other| other.next), most).await?;
+            let mut next = head.size;
             for bytes in turns {
                 let (seq, event) = turn(&bytes)?;
-                end = end.max(seq + 1);
-                events.push(event);
+                next = next.max(seq + 1);
+                batch.events.push(event);
             }
-            nexts.push((head.log, end));
+            others.insert(head.log, Other { next, note, signed });
         }
-        if !events.is_empty() {
-            self.store.commit(Batch { writes: Vec::new(), events }).await?;
+        if !batch.events.is_empty() || !batch.writes.is_empty() {
+            self.store.commit(batch).await?;
         }
-        told.extend(nexts);
+        looks.any = true;
+        looks.doubted.retain(|log| !others.contains_key(log));
+        *self.ledger.others.logs.write().unwrap_or_else(PoisonError::into_inner) = others;
         Ok(())
     }
+
+    /// Looks whether another log counts: whether its last checkpoint is signed with a key that is known to be its, or that
+    /// a token shows to be an audit key, and whether the log is what was signed.
+    async fn vouch(&self, own: &str, head: &Head, before: Option<&Other>) -> Result<Vouched> {
+        let log = &head.log;
+        let Some(text) = self.store.last_checkpoint(log).await? else {
+            return Ok(Vouched::No("nothing was signed over it yet".to_owned()));
+        };
+        if let Some(before) = before.filter(|before| before.note == text) {
+            return Ok(Vouched::By(text, before.signed, None));
+        }
+        let name = Seen::name(own, log);
+        let object = self.store.get(Kind::Beside, &name).await?;
+        let (mut seen, version) = match &object {
+            Some(object) => (object.read::<Seen>()?, object.version),
+            None => (Seen::default(), 0),
+        };
+        let is_known = version > 0;
+        let keys: Vec<VerifierKey> = seen.keys()?;
+        let read = text.parse::<Note>().and_then(|note| Ok((note.text().parse::<Checkpoint>()?, note)));
+        let (signed, note) = match read {
+            Ok((signed, note)) if signed.log == *log => (signed, note),
+            _ if is_known => return Err(self.contradicted(broken(log, "it is none"))),
+            _ => return Ok(Vouched::No("its last checkpoint is none".to_owned())),
+        };
+        let mut keep = None;
+        match Checkpoint::open(&note, &keys) {
+            Ok(_) => {}
+            Err(_) if !note.names_one_of(&keys) => {
+                let Some(key) = self.shown_key(&note, &signed).await? else {
+                    let words = "no audit key that a token of this custody shows has signed its last checkpoint";
+                    return Ok(Vouched::No(words.to_owned()));
+                };
+                seen.keys.push(key.to_string());
+                keep = Some(Write::new(Kind::Beside, &name, version, &seen)?);
+            }
+            Err(fault) => return Err(self.contradicted(broken(log, fault.message()))),
+        }
+        if head.size < signed.size {
+            let words = format!("log {log} ends after {} records; {} were signed", head.size, signed.size);
+            return Err(self.contradicted(Error::new(Reason::StoreRewound, words)));
+        }
+        match self.store.vouch(&signed).await {
+            Err(fault) if matches!(fault.reason(), Reason::StoreForked | Reason::RecordBroken) => {
+                Err(self.contradicted(fault.while_doing(format!("log {log}"))))
+            }
+            vouched => vouched.map(|()| Vouched::By(text, signed.size, keep)),
+        }
+    }
+
+    /// The audit key that signed a checkpoint of another log, if a token shows it. What the database says of keys is no
+    /// more than where to look: nobody can write into the token who can write into the database. Keys that sign for this
+    /// log countersign, and are never another's.
+    async fn shown_key(&self, note: &Note, signed: &Checkpoint) -> Result<Option<VerifierKey>> {
+        let trust = self.trust().ok();
+        let own: Vec<_> = trust.iter().flat_map(|trust| trust.keys().map(VerifierKey::public_key)).collect();
+        for row in self.store.rows(Kind::Key, OF_INSTANCES, KEYS_MAX).await? {
+            let Ok(record) = row.read::<KeyRecord>() else { continue };
+            if record.role != KeyRole::Audit || own.contains(&record.public) {
+                continue;
+            }
+            let Ok(key) = VerifierKey::new(&checkpoint::origin(&signed.log), &record.public) else { continue };
+            if Checkpoint::open(note, std::slice::from_ref(&key)).is_err() {
+                continue;
+            }
+            let Ok(slot) = self.slot(&record.token) else { continue };
+            // A row that says otherwise says nothing against the device.
+            let wanted = record.in_token();
+            let act = move |token: &dyn Token| Ok(token.public_key(wanted.id)? == wanted.public);
+            let shown = slot.replicas.run(Priority::Bulk, Instant::now() + LOOK, act).await;
+            slot.keep_changes(self.store.as_ref()).await;
+            if shown.is_ok_and(|shown| shown.value) {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The database contradicts what was known of another log: no more acts in this run.
+    fn contradicted(&self, fault: Error) -> Error {
+        let fault = fault.hint("find out who wrote to the database, and bring it back from a backup");
+        self.ledger.halt(&fault);
+        fault
+    }
+}
+
+fn broken(log: &str, why: &str) -> Error {
+    let words = format!("the last checkpoint of log {log} is not as a key of that log signed it: {why}");
+    Error::new(Reason::CheckpointBroken, words)
 }
 
 /// What this log tells of a record of another one.

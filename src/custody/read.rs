@@ -121,7 +121,7 @@ impl Custody {
     /// # Errors
     /// `RECORD_BROKEN` if there is none; those of the store.
     pub async fn records(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
-        let records = self.store.entries(seq, count_max).await?;
+        let records = self.store.entries(&self.store.head().log, seq, count_max).await?;
         if records.is_empty() {
             return Err(Error::new(Reason::RecordBroken, format!("record {seq} is missing from the store")));
         }

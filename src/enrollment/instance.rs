@@ -30,7 +30,8 @@ pub struct Founded {
 /// # Errors
 /// `ALREADY_EXISTS` if it was founded before; those of custody.
 pub async fn found(custody: &Arc<Custody>, caller: &Caller) -> Result<Founded> {
-    if custody.store().get(Kind::Key, TLS_KEY).await?.is_some() {
+    // Whoever made it, and whether or not that counts here.
+    if !custody.store().names(Kind::Key, TLS_KEY, "", 1).await?.is_empty() {
         return Err(Error::new(Reason::AlreadyExists, "another instance has its records here already")
             .hint("to make one more instance on this database: keyward init DIR --beside ITS-DIR --instance NAME"));
     }

@@ -217,7 +217,7 @@ impl Copying {
             end.require(head.chain)?;
             return Ok(false);
         }
-        let records = self.store.entries(next, CHUNK_RECORDS).await?;
+        let records = self.store.entries(&self.store.head().log, next, CHUNK_RECORDS).await?;
         let (Some(first), Some(last)) = (records.first(), records.last()) else {
             return Err(Error::new(Reason::RecordBroken, format!("record {next} is missing from the store")));
         };

@@ -3,16 +3,16 @@
 //! Row and record come from the same database, and whoever can write the one can write the other. What he cannot write is
 //! the tree that this process has in memory. So before a record counts it is shown to be a leaf of that tree.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crate::audit::checkpoint::Checkpoint;
 use crate::audit::gathered::{ROW_HASHES, Row};
 use crate::audit::merkle::{
     Frontier, TreeHash, consistency_path, inclusion_path, verify_consistency, verify_inclusion,
 };
-use crate::audit::record::Event;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::store::change::{Last, altered};
 use crate::store::tree::gather;
 use crate::store::writer::Writer;
@@ -31,14 +31,37 @@ pub(super) struct Included {
     rows: RwLock<HashMap<(String, u64), Vec<TreeHash>>>,
     /// Where the other logs of the database ended when they were last looked at.
     ends: tokio::sync::Mutex<HashMap<String, Frontier>>,
-    /// Other logs that this log has told of in this run.
-    told: RwLock<HashSet<String>>,
+    /// Other logs for which somebody vouches, and those for which nobody did when that was waited for.
+    vouched: RwLock<HashMap<String, bool>>,
 }
 
 impl Included {
-    /// Takes notice of what was committed to this log.
-    pub(super) fn hear<'a>(&self, logs: impl Iterator<Item = &'a String>) {
-        self.told.write().unwrap_or_else(PoisonError::into_inner).extend(logs.cloned());
+    /// Has another log count: its tree must be the one that was signed where that ends, and agree with what was seen of
+    /// it before.
+    ///
+    /// # Errors
+    /// `STORE_FORKED`, `RECORD_BROKEN` if it is not; those of reading.
+    pub(super) async fn vouch<F>(&self, signed: &Checkpoint, read: impl Fn(Row) -> F) -> Result<()>
+    where
+        F: Future<Output = Result<Vec<TreeHash>>>,
+    {
+        let Checkpoint { log, size, root, .. } = signed;
+        let fork = |words: &str| Error::new(Reason::StoreForked, format!("log {log} is not as it was signed: {words}"));
+        let mut ends = self.ends.lock().await;
+        let tree = gather(|tree| Frontier::of(*size, tree), &read).await?;
+        if tree.root() != *root {
+            return Err(fork(&format!("its first {size} records are others")));
+        }
+        let seen = ends.get(log).cloned().unwrap_or_default();
+        let (older, newer) = if seen.size() > *size { (&tree, &seen) } else { (&seen, &tree) };
+        let path = gather(|source| consistency_path(older.size(), newer.size(), source), &read).await?;
+        if verify_consistency((older.size(), older.root()), (newer.size(), newer.root()), &path).is_err() {
+            return Err(fork(&format!("another one of {} records was there before", seen.size())));
+        }
+        let newer = newer.clone();
+        ends.insert(log.clone(), newer);
+        self.vouched.write().unwrap_or_else(PoisonError::into_inner).insert(log.clone(), true);
+        Ok(())
     }
 
     /// Requires that a record of this log is in it.
@@ -67,20 +90,26 @@ impl Included {
         }
     }
 
-    /// Requires that this log has told of the log of a record, so that nobody makes one up unseen.
+    /// Requires that somebody vouches for the log of a record, so that nobody makes one up. Waits once for each log: it may
+    /// just have begun.
     ///
     /// # Errors
-    /// `OBJECT_ALTERED` if it has not.
-    pub(super) async fn told(&self, last: &Last) -> Result<()> {
+    /// `OBJECT_ALTERED` if nobody does.
+    pub(super) async fn counts(&self, last: &Last) -> Result<()> {
         let end = Instant::now() + PATIENCE;
-        while !self.told.read().unwrap_or_else(PoisonError::into_inner).contains(&last.log) {
-            if Instant::now() > end {
-                let words = format!("{} is said to be of a change, and nobody has seen that log opened", last.place());
-                return Err(altered(words));
+        loop {
+            let vouched = self.vouched.read().unwrap_or_else(PoisonError::into_inner).get(&last.log).copied();
+            if vouched == Some(true) {
+                return Ok(());
+            }
+            if vouched == Some(false) || Instant::now() > end {
+                break;
             }
             tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
         }
-        Ok(())
+        self.vouched.write().unwrap_or_else(PoisonError::into_inner).entry(last.log.clone()).or_insert(false);
+        let words = "is said to be of a change, and that log is not signed by an audit key of this custody";
+        Err(altered(format!("{} {words}", last.place())))
     }
 
     /// Requires that a record of another log is in it, as far as that can be seen from here: where that log ends stands in
@@ -164,15 +193,6 @@ impl Included {
         rows.insert((last.log.clone(), row), leaves);
         Ok(())
     }
-}
-
-/// The other logs that events tell of.
-pub(super) fn others(events: &[Event]) -> Vec<String> {
-    let other = |event: &Event| match event {
-        Event::OtherLog { log, .. } => Some(log.clone()),
-        _ => None,
-    };
-    events.iter().filter_map(other).collect()
 }
 
 /// In which row of leaves a record stands, and where in it.

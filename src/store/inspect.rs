@@ -1,42 +1,110 @@
-//! All that a store holds, held against its log: for a store that nobody has open.
+//! All that a store holds, held against its logs: for a store that nobody has open.
 
 use std::collections::HashMap;
 
-use crate::audit::chain::ChainHash;
+use crate::audit::chain::{ChainHash, Head};
+use crate::audit::checkpoint::OtherHead;
+use crate::audit::others::Others;
 use crate::audit::record::{Event, Record};
+use crate::audit::trust::Trust;
 use crate::audit::verify::{Finding, Report, Verifier};
 use crate::error::Result;
-use crate::store::signed::Signed;
+use crate::store::signed::{Seen, Signed, Signers};
 use crate::store::{Kind, Store, Vouched};
 
 /// Records, or objects, that are read at a time.
 const PAGE: u32 = 1000;
 
-/// The last version of an object that the log speaks of, and its hash.
-type Recorded = HashMap<(String, String), (u64, String)>;
+/// The last version of each object that some log speaks of: which, its hash, and the log.
+type Recorded = HashMap<(String, String), (u64, String, String)>;
 
-/// Verifies the log from its first record to the store's head, holds it against all that was signed over it, then every
-/// object against the record of its last change.
-/// Takes memory for each object, not for each record. Where several instances write, an object that another one changed
-/// last is passed over: its record is in the log of that one. Without `vouched` nothing says what was signed.
+/// One log of the store.
+struct Looked {
+    head: Head,
+    report: Report,
+    holds: bool,
+    /// Whether anything says who signs for it.
+    vouched: bool,
+    /// What its records tell of the other logs.
+    told: Others,
+    /// What its newest checkpoint says of them.
+    named: Vec<OtherHead>,
+}
+
+/// Verifies every log of the store from its first record to its head, holds each against all that was signed over it and
+/// against what the others say of it, then every object against the record of its last change. The report is that of the
+/// store's own log, and those of the others stand in it.
+///
+/// Takes memory for each object, not for each record. What says who signs for the own log, and its anchor, stands in
+/// `vouched`; for the others it is `others`, or what the own log has seen of them.
 ///
 /// # Errors
 /// Only those of reading; what is wrong stands in the report.
-pub async fn inspect(store: &dyn Store, mut verifier: Verifier, vouched: Option<&Vouched>) -> Result<Report> {
-    let head = store.head();
-    let mut signed = match vouched {
-        Some(vouched) => Some(Signed::read(store, vouched).await?),
+pub async fn inspect(
+    store: &dyn Store,
+    verifier: Verifier,
+    vouched: Option<&Vouched>,
+    others: &[Trust],
+) -> Result<Report> {
+    let (own, heads) = (store.head(), store.heads().await?);
+    let mut recorded = Recorded::new();
+    let signed = match vouched {
+        Some(vouched) => {
+            let mut signed = Signed::read(store, &own.log, Signers::History(vouched.trust.clone())).await?;
+            signed.anchored(vouched, own.size);
+            Some(signed)
+        }
         None => None,
     };
-    let mut recorded = Recorded::new();
+    let mut logs = vec![look(store, own.clone(), verifier, signed, &mut recorded).await?];
+    for head in heads.iter().filter(|head| head.log != own.log) {
+        let given = others.iter().find(|trust| trust.log() == head.log).cloned().map(Signers::History);
+        let signers = match given {
+            None => Seen::of(store, &own.log, &head.log).await?.map(Signers::Seen),
+            given => given,
+        };
+        let signed = match signers {
+            Some(signers) => Some(Signed::read(store, &head.log, signers).await?),
+            None => None,
+        };
+        logs.push(look(store, head.clone(), Verifier::new(None), signed, &mut recorded).await?);
+    }
+    let (mut all_hold, mut lost) = (true, Vec::new());
+    for log in &logs {
+        let found = contradicted(store, &heads, log).await?;
+        all_hold &= log.holds && found.is_none();
+        lost.push(found);
+    }
+    // What the records would say of rows that are missing, or do not follow from each other, is not known.
+    let found = if all_hold { altered(store, recorded, &logs, &heads).await? } else { None };
+    // What is wrong with a log says more than that another one tells otherwise of it.
+    let own = logs.remove(0).report;
+    let report = logs.into_iter().fold(own, |report, other| report.beside(other.report));
+    Ok(lost.into_iter().chain([found]).fold(report, Report::with))
+}
+
+/// Verifies one log. Only of a log for which somebody vouches the changes count.
+async fn look(
+    store: &dyn Store,
+    head: Head,
+    mut verifier: Verifier,
+    mut signed: Option<Signed>,
+    recorded: &mut Recorded,
+) -> Result<Looked> {
+    let is_own = head.log == store.head().log;
+    let vouched = is_own || signed.is_some();
     let mut at = 0;
     while at < head.size {
-        let page = store.entries(at, PAGE).await?;
+        let page = store.entries(&head.log, at, PAGE).await?;
         if page.is_empty() {
             break;
         }
         at += page.len() as u64;
         for bytes in page {
+            // Another instance may write its log meanwhile.
+            if !is_own && verifier.size() == head.size {
+                break;
+            }
             verifier.line(&bytes);
             if let Some(signed) = signed.as_mut().filter(|_| verifier.holds()) {
                 signed.hear(&verifier);
@@ -45,40 +113,63 @@ pub async fn inspect(store: &dyn Store, mut verifier: Verifier, vouched: Option<
             // Where records are missing, places run ahead of the count.
             at = at.max(record.seq.saturating_add(1));
             match record.event {
-                Event::Changed { object, name, version, sha256 } => {
-                    recorded.insert((object, name), (version, sha256));
+                Event::Changed { object, name, version, sha256 } if vouched => {
+                    let last = recorded.entry((object, name)).or_default();
+                    if last.0 < version || last.2 == head.log {
+                        *last = (version, sha256, head.log.clone());
+                    }
                 }
                 Event::ReAnchored { .. } => signed.iter_mut().for_each(|signed| signed.given_up(record.seq)),
                 _ => {}
             }
         }
     }
-    let heads = store.heads().await?;
-    let holds = verifier.holds();
-    let lost = verifier.others().lost(heads.iter().map(|head| (head.log.as_str(), head.size)));
-    let report = verifier.finish();
-    if report.broken.is_none() && report.records < head.size {
-        let words = format!("the store's head says {} records; {} are there", head.size, report.records);
-        return Ok(report.with(Some((Finding::Truncated, words))));
-    }
-    let (is_signed, wrong) = match signed.map(|signed| signed.verdict(head.size)) {
-        Some(Ok(is_signed)) => (is_signed, None),
-        Some(Err(wrong)) => (false, Some(wrong)),
-        None => (false, None),
+    let (holds, told) = (verifier.holds(), verifier.others().clone());
+    let report = verifier.finish().of(&head.log);
+    let (is_signed, wrong, named) = match signed.map(|signed| signed.verdict(head.size)) {
+        _ if report.broken.is_none() && report.records < head.size => {
+            let words = format!("the store's head says {} records; {} are there", head.size, report.records);
+            (false, Some((Finding::Truncated, words)), Vec::new())
+        }
+        Some(Ok(Some(newest))) => (newest.size == head.size, None, newest.others),
+        Some(Ok(None)) | None => (false, None, Vec::new()),
+        Some(Err(wrong)) => (false, Some(wrong), Vec::new()),
     };
+    let holds = holds && report.records == head.size;
     let report = report.with(wrong);
-    let found = match lost {
-        // What the records of that log would say of rows is not known.
-        Some(words) => Some((Finding::LogMissing, words)),
-        None if holds => altered(store, recorded, heads.len() == 1).await?,
-        None => None,
-    };
-    let report = report.with(found);
-    Ok(if is_signed { report.signed() } else { report })
+    let report = if is_signed { report.signed() } else { report };
+    Ok(Looked { head, report, holds, vouched, told, named })
 }
 
-/// The first object that is not what the log says of it.
-async fn altered(store: &dyn Store, mut recorded: Recorded, alone: bool) -> Result<Option<(Finding, String)>> {
+/// Which other log is not what this one says of it: by its records, or by its newest checkpoint.
+async fn contradicted(store: &dyn Store, heads: &[Head], log: &Looked) -> Result<Option<(Finding, String)>> {
+    if let Some(words) = log.told.lost(heads.iter().map(|head| (head.log.as_str(), head.size))) {
+        return Ok(Some((Finding::LogMissing, words)));
+    }
+    let told = log.told.last().map(|(other, seq, sha256)| (other, seq + 1, sha256.to_owned(), "tells of"));
+    let named =
+        log.named.iter().map(|other| (other.log.as_str(), other.size, other.chain.to_string(), "has signed for"));
+    for (other, size, sha256, says) in told.chain(named).filter(|(_, size, ..)| *size > 0) {
+        let by = &log.head.log;
+        let Some(last) = store.entries(other, size - 1, 1).await?.pop() else {
+            let words = format!("log {other} has not {size} records, which log {by} {says}");
+            return Ok(Some((Finding::LogMissing, words)));
+        };
+        if ChainHash::of(&last).to_string() != sha256 {
+            let words = format!("log {other} is another than the one that log {by} {says}, at its record {}", size - 1);
+            return Ok(Some((Finding::Forked, words)));
+        }
+    }
+    Ok(None)
+}
+
+/// The first object that is not what the logs say of it.
+async fn altered(
+    store: &dyn Store,
+    mut recorded: Recorded,
+    logs: &[Looked],
+    heads: &[Head],
+) -> Result<Option<(Finding, String)>> {
     for kind in Kind::ALL {
         let mut after = String::new();
         loop {
@@ -88,12 +179,18 @@ async fn altered(store: &dyn Store, mut recorded: Recorded, alone: bool) -> Resu
             for object in page {
                 let name = object.name;
                 let said = recorded.remove(&(kind.name().to_owned(), name.clone()));
-                let by_another = !alone && said.as_ref().is_none_or(|(version, _)| *version < object.version);
-                if by_another {
+                let is_later = said.as_ref().is_none_or(|(version, ..)| *version < object.version);
+                // Another instance has just changed it.
+                if is_later && store.heads().await? != heads {
                     continue;
                 }
-                let Some((version, sha256)) = said else {
-                    let words = format!("the log says nothing of {} {name}", kind.name());
+                let Some((version, sha256, _)) = said else {
+                    let unknown: Vec<_> = logs.iter().filter(|log| !log.vouched).map(|log| &*log.head.log).collect();
+                    let but = match unknown.as_slice() {
+                        [] => String::new(),
+                        logs => format!(" but that of {}, for which nobody vouches", logs.join(", ")),
+                    };
+                    let words = format!("no log says anything of {} {name}{but}", kind.name());
                     return Ok(Some((Finding::RowUnrecorded, words)));
                 };
                 if version != object.version || sha256 != ChainHash::of(&object.body).to_string() {
@@ -104,5 +201,5 @@ async fn altered(store: &dyn Store, mut recorded: Recorded, alone: bool) -> Resu
         }
     }
     let missing = recorded.into_keys().min();
-    Ok(missing.map(|(kind, name)| (Finding::RowMissing, format!("{kind} {name} is in the log and not in the store"))))
+    Ok(missing.map(|(kind, name)| (Finding::RowMissing, format!("{kind} {name} is in a log and not in the store"))))
 }

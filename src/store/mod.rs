@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::audit::canonical;
 use crate::audit::chain::Head;
+use crate::audit::checkpoint::Checkpoint;
 use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::record::Event;
@@ -29,7 +30,7 @@ mod writer;
 
 pub use inspect::inspect;
 pub use postgres::Postgres;
-pub use signed::Vouched;
+pub use signed::{Seen, Vouched};
 pub use space::{LOW_BYTES, RESERVE_BYTES};
 pub use sqlite::Sqlite;
 pub use tree::ask;
@@ -44,8 +45,8 @@ pub const STUCK_S: u64 = 2;
 /// happen; after a failed commit the store re-reads its own head before it writes again, so that the log has no gap.
 /// Nobody retries below this port; a caller may. Reads see every commit that returned before them. An object that is read
 /// from the database is held against the last record of its change, and that against the tree of its log: `OBJECT_ALTERED`
-/// if it is another, or gone. A change by another log of the database counts once this log has told of that one; but for
-/// how tokens stand, which is read before.
+/// if it is another, or gone. A change by another log of the database counts once somebody has vouched for that log; but
+/// for how tokens stand, which is read before.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Writes a batch: first the objects, each only over the version it expects, then one `changed` record for each
@@ -74,8 +75,8 @@ pub trait Store: Send + Sync {
         Ok(objects)
     }
 
-    /// Canonical bytes of records from `seq` on, in order.
-    async fn entries(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>>;
+    /// Canonical bytes of a log's records from `seq` on, in order.
+    async fn entries(&self, log: &str, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>>;
 
     /// Where the log ends.
     fn head(&self) -> Head;
@@ -83,15 +84,19 @@ pub trait Store: Send + Sync {
     /// Where the log ends, and the right edge of its Merkle tree there.
     fn tree(&self) -> (Head, Frontier);
 
-    /// Neighbouring hashes of the tree: leaves, made anew from the records, or roots that are kept beside them. Fewer
+    /// Neighbouring hashes of this log's tree: leaves, made anew from the records, or roots that are kept beside them. Fewer
     /// than asked for if the log has no more. [`ask`] knows which an answer needs.
     async fn subtrees(&self, row: Row) -> Result<Vec<TreeHash>>;
 
-    /// The signed checkpoint that was kept last.
-    async fn last_checkpoint(&self) -> Result<Option<String>>;
+    /// The signed checkpoint of a log that was kept last.
+    async fn last_checkpoint(&self, log: &str) -> Result<Option<String>>;
 
-    /// The signed checkpoints of this log, in the order in which they were kept, from a place on: each with its place.
-    async fn checkpoints(&self, from: u64, count_max: u32) -> Result<Vec<(u64, String)>>;
+    /// The signed checkpoints of a log, in the order in which they were kept, from a place on: each with its place.
+    async fn checkpoints(&self, log: &str, from: u64, count_max: u32) -> Result<Vec<(u64, String)>>;
+
+    /// Has the changes of another log count, of which somebody vouches that this was signed over it. It must be what the
+    /// database has of that log, and agree with what was there before: `STORE_FORKED`, `RECORD_BROKEN`.
+    async fn vouch(&self, signed: &Checkpoint) -> Result<()>;
 
     /// Where every log of the store ends, its own included, in order of their ids.
     async fn heads(&self) -> Result<Vec<Head>>;
@@ -151,6 +156,7 @@ kinds! {
     JoinToken "join-token" "A join token, by the SHA-256 of its secret."
     Chain "chain" "A certificate chain."
     Authority "authority" "The enrollment authority of this store."
+    Beside "log-beside" "What the log of one instance knows of the log of another one: `logs/{own}/beside/{other}`."
     Witnessed "witnessed" "The last checkpoint of another log that was countersigned, by the log's origin."
 }
 

@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::time::timeout;
 
 use crate::audit::chain::Head;
+use crate::audit::checkpoint::Checkpoint;
 use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::error::{Error, Reason, Result};
@@ -20,7 +21,7 @@ use crate::secret::Pin;
 use crate::store::included::Included;
 use crate::store::sql::{Sql, Statements, migration, number, run, unavailable};
 use crate::store::writer::{Backend, New, State, Writer};
-use crate::store::{Batch, Kind, Object, Store, Write, included};
+use crate::store::{Batch, Kind, Object, Store, Write};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -228,10 +229,7 @@ async fn check_server(connection: &mut PgConnection) -> Result<()> {
 #[async_trait]
 impl Store for Postgres {
     async fn commit(&self, batch: Batch) -> Result<u64> {
-        let others = included::others(&batch.events);
-        let committed = self.writer.commit(batch).await?;
-        self.included.hear(others.iter());
-        Ok(committed)
+        self.writer.commit(batch).await
     }
 
     async fn keep_checkpoint(&self, note: &str) -> Result<()> {
@@ -255,7 +253,7 @@ impl Store for Postgres {
         } else {
             // How tokens stand is read before a run begins, and with it the first look at the other logs.
             if kind != Kind::Token {
-                self.included.told(&last).await?;
+                self.included.counts(&last).await?;
             }
             self.included.in_other(&last, answered(self.sql.tree(&last.log)), read).await?;
         }
@@ -270,8 +268,8 @@ impl Store for Postgres {
         answered(self.sql.rows(kind, after, count_max)).await
     }
 
-    async fn entries(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
-        answered(self.sql.entries(&self.log, seq, count_max)).await
+    async fn entries(&self, log: &str, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
+        answered(self.sql.entries(log, seq, count_max)).await
     }
 
     fn head(&self) -> Head {
@@ -286,12 +284,16 @@ impl Store for Postgres {
         self.sql.subtrees(&self.log, row).await
     }
 
-    async fn last_checkpoint(&self) -> Result<Option<String>> {
-        self.sql.last_checkpoint(&self.log).await
+    async fn last_checkpoint(&self, log: &str) -> Result<Option<String>> {
+        answered(self.sql.last_checkpoint(log)).await
     }
 
-    async fn checkpoints(&self, from: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
-        answered(self.sql.checkpoints(&self.log, from, count_max)).await
+    async fn checkpoints(&self, log: &str, from: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
+        answered(self.sql.checkpoints(log, from, count_max)).await
+    }
+
+    async fn vouch(&self, signed: &Checkpoint) -> Result<()> {
+        answered(self.included.vouch(signed, |row| self.sql.subtrees(&signed.log, row))).await
     }
 
     async fn heads(&self) -> Result<Vec<Head>> {

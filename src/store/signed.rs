@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::audit::checkpoint::Checkpoint;
-use crate::audit::note::Note;
-use crate::audit::trust::Trust;
-use crate::audit::verify::{Finding, Verifier, open_checkpoint};
-use crate::error::{Reason, Result};
-use crate::store::Store;
+use serde::{Deserialize, Serialize};
 
+use crate::audit::checkpoint::Checkpoint;
+use crate::audit::note::{Note, VerifierKey};
+use crate::audit::trust::Trust;
+use crate::audit::verify::{Finding, Verifier, open_checkpoint, open_checkpoint_of};
+use crate::error::{Error, Reason, Result};
+use crate::store::{Kind, Store};
+
+/// Names that may lie between a name and its beginning without the last character.
+const LIKE_IT: u32 = 64;
 /// Checkpoints that are read at a time.
 const PAGE: u32 = 1000;
 /// The place of the anchor among the checkpoints of the store: behind them all.
@@ -23,6 +27,57 @@ pub struct Vouched {
     pub anchor: Option<String>,
 }
 
+/// What the log of one instance has seen of the log of another one, kept under `logs/{own}/beside/{other}`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Seen {
+    /// The other log's audit keys that a token has shown, as verifier keys that bear its name.
+    pub keys: Vec<String>,
+}
+
+impl Seen {
+    /// What it is kept under.
+    #[must_use]
+    pub fn name(own: &str, other: &str) -> String {
+        format!("logs/{own}/beside/{other}")
+    }
+
+    /// What was seen of a log, as its row stands: [`Store::rows`].
+    pub(super) async fn of(store: &dyn Store, own: &str, other: &str) -> Result<Option<Self>> {
+        let name = Seen::name(own, other);
+        let (before, _) = name.split_at(name.len() - 1);
+        let rows = store.rows(Kind::Beside, before, LIKE_IT).await?;
+        rows.into_iter().find(|row| row.name == name).map(|row| row.read()).transpose()
+    }
+
+    /// The keys.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if one is none.
+    pub fn keys(&self) -> Result<Vec<VerifierKey>> {
+        self.keys.iter().map(|key| key.parse()).collect()
+    }
+}
+
+/// What says who signs for a log.
+pub(super) enum Signers {
+    /// The history of its audit keys.
+    History(Trust),
+    /// What another log has seen: there may be later keys.
+    Seen(Seen),
+}
+
+impl Signers {
+    fn open(&self, log: &str, note: &Note) -> Result<Checkpoint, (Finding, Error)> {
+        match self {
+            Signers::History(trust) => open_checkpoint(note, trust),
+            Signers::Seen(seen) => {
+                let keys = seen.keys().map_err(|fault| (Finding::ForeignKey, fault))?;
+                open_checkpoint_of(log, note, &keys)
+            }
+        }
+    }
+}
+
 /// Checkpoints by their size, each with its place; and what is wrong, by place.
 #[derive(Default)]
 pub(super) struct Signed {
@@ -33,15 +88,15 @@ pub(super) struct Signed {
 }
 
 impl Signed {
-    /// Reads the store's checkpoints and the anchor.
+    /// Reads the checkpoints that the store has of a log.
     ///
     /// # Errors
     /// Those of reading.
-    pub(super) async fn read(store: &dyn Store, vouched: &Vouched) -> Result<Self> {
+    pub(super) async fn read(store: &dyn Store, log: &str, signers: Signers) -> Result<Self> {
         let mut signed = Signed::default();
         let mut next = 0;
         loop {
-            let page = store.checkpoints(next, PAGE).await?;
+            let page = store.checkpoints(log, next, PAGE).await?;
             if page.is_empty() {
                 break;
             }
@@ -50,27 +105,36 @@ impl Signed {
                     let words = format!("checkpoint {next} is missing from the store");
                     signed.wrong.insert(next, (Finding::CheckpointMissing, words));
                 }
-                signed.take(place, &text, &vouched.trust);
+                signed.take(place, &text, log, &signers);
                 next = place + 1;
-            }
-        }
-        match &vouched.anchor {
-            Some(text) => signed.take(ANCHOR, text, &vouched.trust),
-            None if store.head().size == 0 => {}
-            None => {
-                signed.wrong.insert(ANCHOR, (Finding::CheckpointMissing, "the anchor is missing".to_owned()));
             }
         }
         Ok(signed)
     }
 
-    fn take(&mut self, place: u64, text: &str, trust: &Trust) {
+    /// Takes the anchor, which every log has that has records.
+    pub(super) fn anchored(&mut self, vouched: &Vouched, records: u64) {
+        match &vouched.anchor {
+            Some(text) => {
+                self.take(ANCHOR, text, vouched.trust.log(), &Signers::History(vouched.trust.clone()));
+            }
+            None if records == 0 => {}
+            None => {
+                self.wrong.insert(ANCHOR, (Finding::CheckpointMissing, "the anchor is missing".to_owned()));
+            }
+        }
+    }
+
+    fn take(&mut self, place: u64, text: &str, log: &str, signers: &Signers) {
         let opened = match text.parse::<Note>() {
-            Ok(note) => open_checkpoint(&note, trust),
+            Ok(note) => signers.open(log, &note),
             Err(fault) => Err((Finding::CheckpointEdited, fault)),
         };
         match opened {
             Ok(checkpoint) => self.checkpoints.entry(checkpoint.size).or_default().push((place, checkpoint)),
+            // The other log may have changed its key since it was seen: what is signed with a later one is not signed for
+            // all that is known here.
+            Err((Finding::ForeignKey, _)) if matches!(signers, Signers::Seen(_)) => {}
             Err((finding, fault)) => {
                 // What is no checkpoint any more was one.
                 let was_edited = fault.reason() == Reason::InvalidArgument;
@@ -94,8 +158,8 @@ impl Signed {
         self.given_up = Some(seq);
     }
 
-    /// What is wrong, if anything; whether the log's end is signed, if nothing is.
-    pub(super) fn verdict(&self, size: u64) -> Result<bool, (Finding, String)> {
+    /// What is wrong, if anything; the newest checkpoint that counts, if nothing is.
+    pub(super) fn verdict(&self, size: u64) -> Result<Option<Checkpoint>, (Finding, String)> {
         let all = || self.checkpoints.values().flatten();
         // The first checkpoint that counts.
         let first = self.given_up.map_or(0, |seq| {
@@ -117,7 +181,7 @@ impl Signed {
             let words = format!("the checkpoint of {} records is in the anchor and not in the store", anchor.size);
             return Err((Finding::CheckpointMissing, words));
         }
-        Ok(newest.is_some_and(|newest| newest.size == size))
+        Ok(newest.cloned())
     }
 }
 

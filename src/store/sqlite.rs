@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions, Connection, Row as _};
 
 use crate::audit::chain::Head;
+use crate::audit::checkpoint::Checkpoint;
 use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::record::Event;
@@ -241,7 +242,7 @@ impl Store for Sqlite {
         self.sql.rows(kind, after, count_max).await
     }
 
-    async fn entries(&self, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
+    async fn entries(&self, _log: &str, seq: u64, count_max: u32) -> Result<Vec<Vec<u8>>> {
         self.sql.entries("", seq, count_max).await
     }
 
@@ -257,12 +258,16 @@ impl Store for Sqlite {
         self.sql.subtrees(&self.log, row).await
     }
 
-    async fn last_checkpoint(&self) -> Result<Option<String>> {
-        self.sql.last_checkpoint(&self.log).await
+    async fn last_checkpoint(&self, log: &str) -> Result<Option<String>> {
+        self.sql.last_checkpoint(log).await
     }
 
-    async fn checkpoints(&self, from: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
-        self.sql.checkpoints(&self.log, from, count_max).await
+    async fn checkpoints(&self, log: &str, from: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
+        self.sql.checkpoints(log, from, count_max).await
+    }
+
+    async fn vouch(&self, signed: &Checkpoint) -> Result<()> {
+        Err(Error::new(Reason::LogMissing, format!("a file has one log, and {} is not it", signed.log)))
     }
 
     async fn heads(&self) -> Result<Vec<Head>> {

@@ -30,9 +30,10 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     /// audit.trust as it was given out when the instance was made, not that of the export. For a store, that of the data
-    /// directory if left out
+    /// directory if left out; that of each other log of its database too (may be repeated), of which otherwise counts what
+    /// the own log has seen
     #[arg(long, value_name = "FILE")]
-    trust: Option<PathBuf>,
+    trust: Vec<PathBuf>,
     /// A checkpoint of this log that is known from elsewhere, such as an earlier export (may be repeated): with it, a log
     /// that was put back to an older state or signed twice is found out
     #[arg(long, value_name = "FILE", requires = "trust")]
@@ -60,14 +61,20 @@ pub(super) fn run(args: &Args, global: &Global) -> u8 {
 /// What is there; an error only if it cannot be read.
 fn verify(args: &Args, global: &Global) -> Result<Report, Error> {
     let mut verifier = Verifier::new(None);
-    let mut trusted = None;
-    if let Some(trust) = &args.trust {
+    let mut trusted = Vec::new();
+    if args.file.is_some() && args.trust.len() > 1 {
+        return Err(Error::new(Reason::InvalidArgument, "an export is of one log, and has one audit.trust").hint(FILES));
+    }
+    for trust in &args.trust {
         let keys: Trust =
             text(trust)?.parse().map_err(|fault: Error| fault.while_doing(trust.display()).hint(FILES))?;
+        trusted.push(keys);
+    }
+    // A checkpoint that is named beside a store is of the log that is named first.
+    if let Some(keys) = trusted.first().cloned() {
         // The keys may have changed since: those of the export count if they continue the trusted ones.
         let later = args.file.as_ref().and_then(|file| text(&file.with_file_name(TRUST)).ok()?.parse().ok());
         let keys = keys.followed(later);
-        trusted = Some(keys.clone());
         let beside = || args.file.as_ref().map(|file| file.with_file_name(CHECKPOINT));
         if let Some(own) = args.checkpoint.clone().or_else(beside) {
             match open(&own, &keys)? {
@@ -136,6 +143,10 @@ fn print(report: &Report, args: &Args, global: &Global) {
     if !report.open_intents.is_empty() {
         println!("open     intents without an outcome: {:?}", report.open_intents);
     }
+    for other in &report.beside {
+        let log = output::clean(other.log.as_deref().unwrap_or("unknown"));
+        println!("beside   log {log}: {} records hold, {}", other.records, name(other.finding));
+    }
     if !report.others.is_empty() {
         println!(
             "others   logs of the same store, to be verified as well: {}",
@@ -150,7 +161,7 @@ fn print(report: &Report, args: &Args, global: &Global) {
         }
         (None, Finding::Good) => {
             println!("good     every record follows from the one before, up to the signed checkpoint");
-            if args.trust.is_none() {
+            if args.trust.is_empty() {
                 println!("trust    the keys are those of the data directory: give --trust the file that was given out");
             }
         }
@@ -160,7 +171,10 @@ fn print(report: &Report, args: &Args, global: &Global) {
             );
         }
         (None, _) if args.file.is_none() => {
-            println!("partial  the records follow from each other; the last ones are not signed yet");
+            println!(
+                "partial  the records of each log follow from each other; the last ones of one are not signed yet, or nobody \
+                 vouches for its key: give its audit.trust with --trust"
+            );
         }
         (None, _) => println!(
             "partial  the records follow from each other; without --trust nothing shows who wrote them, or lines cut from the end"

@@ -155,7 +155,7 @@ async fn records_per_second(store: &Arc<dyn Store>, writers: usize, duration: Du
 
 /// The mean length of the first records.
 async fn mean_bytes(store: &dyn Store) -> Result<usize> {
-    let records = store.entries(0, 1000).await?;
+    let records = store.entries(&store.head().log, 0, 1000).await?;
     Ok(records.iter().map(Vec::len).sum::<usize>() / records.len().max(1))
 }
 

@@ -1,0 +1,231 @@
+//! The other logs of a database: which of them count, and what whoever writes into the database cannot do to them unseen.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+
+use keyward::audit::chain::{ChainHash, Head};
+use keyward::audit::checkpoint::Checkpoint;
+use keyward::audit::merkle::{Frontier, TreeHash};
+use keyward::audit::record::{Event, Moment};
+use serde_json::Value;
+use sqlx::Connection as _;
+
+use crate::kit::postgres::Postgres;
+use crate::kit::{Instance, Ran, events, eventually};
+use crate::tamper::Signer;
+
+/// Two instances on one database that ran beside each other, the first with a cluster, and both stopped.
+fn two(server: &Postgres) -> (Instance, Instance) {
+    let mut first = Instance::in_database(server, "first");
+    let mut second = Instance::beside(&first, "second");
+    server.sql("CREATE TABLE old_log AS SELECT * FROM log; CREATE TABLE old_entry AS SELECT * FROM entry");
+    first.start();
+    second.start();
+    first.cluster("demo");
+    second.node("demo", "node-1");
+    assert_eq!(second.stop(), Some(0));
+    told_closed(&first);
+    assert_eq!(first.stop(), Some(0));
+    (first, second)
+}
+
+/// Waits until an instance has told that the other one's run ended.
+fn told_closed(instance: &Instance) {
+    eventually("it tells that the other log was closed", || {
+        let log = instance.log();
+        events(&log, "other-log").last().is_some_and(|event| event["state"] == "closed")
+    });
+}
+
+/// The identity of an instance's log.
+fn log_of(instance: &Instance) -> String {
+    let trust = fs::read_to_string(instance.data().join("audit.trust")).unwrap();
+    trust.lines().nth(1).unwrap().strip_prefix("keyward/log/").unwrap().to_owned()
+}
+
+/// What the verifier says of the store; its exit code and its report.
+fn verified(instance: &Instance, more: &[&str]) -> (Option<i32>, Value) {
+    let Ran { code, stdout, stderr } = instance.cli(&[&["audit", "verify", "--output", "json"], more].concat());
+    let report = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {stderr}"));
+    (code, report)
+}
+
+/// Invents a log: whole, with its head, signed by a key that a row calls its audit key, and with a change of `clusters/demo`.
+async fn invent(server: &Postgres, log: &str) {
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let row = "SELECT body, version FROM object WHERE name = $1";
+    let (cluster, version): (Vec<u8>, i64) =
+        sqlx::query_as(row).bind("clusters/demo").fetch_one(&mut database).await.unwrap();
+    let (key, _): (Vec<u8>, i64) = sqlx::query_as(row).bind("keys/audit").fetch_one(&mut database).await.unwrap();
+    let signer = Signer::new(log);
+    let name = format!("keys/audit-{log}");
+    let mut key: Value = serde_json::from_slice(&key).unwrap();
+    key["name"] = name.clone().into();
+    key["public"] = serde_json::to_value(signer.key.public_key()).unwrap();
+    let key = serde_json_canonicalizer::to_vec(&key).unwrap();
+    let cluster = String::from_utf8(cluster).unwrap().replace("demo.example", "evil.example").into_bytes();
+    let changed = |object: &str, name: &str, version: i64, body: &[u8]| Event::Changed {
+        object: object.into(),
+        name: name.into(),
+        version: version.unsigned_abs(),
+        sha256: ChainHash::of(body).to_string(),
+    };
+    let opened = Event::LogOpened { version: "0.1.0".into(), tokens: vec!["main: x".into()] };
+    let (mut head, mut tree) = (Head::empty(log), Frontier::default());
+    for event in [opened, changed("key", &name, 1, &key), changed("cluster", "clusters/demo", version + 1, &cluster)] {
+        let seq = i64::try_from(head.size).unwrap();
+        let record = head.append(&event.bytes().unwrap(), &Moment::of(1_795_512_600_000_001)).unwrap().bytes;
+        tree.append(TreeHash::leaf(&record), |_, _, _| {});
+        let insert = sqlx::query("INSERT INTO entry (log_id, seq, record) VALUES ($1, $2, $3)");
+        insert.bind(log).bind(seq).bind(record).execute(&mut database).await.unwrap();
+    }
+    let signed = Checkpoint { log: log.into(), size: head.size, root: tree.root(), chain: head.chain, others: vec![] };
+    let note = signer.sign(signed.note().unwrap()).to_string();
+    for (statement, body) in [
+        (format!("INSERT INTO object VALUES ('key', '{name}', 1, $1)"), key),
+        ("UPDATE object SET version = version + 1, body = $1 WHERE name = 'clusters/demo'".into(), cluster),
+        (format!("INSERT INTO checkpoint VALUES ('{log}', 0, convert_from($1, 'UTF8'))"), note.into_bytes()),
+        (
+            format!(
+                "INSERT INTO log (log_id, instance, epoch, size, chain, time_us, open_from, frontier) \
+                 VALUES ('{log}', 'third', 1, 3, '\\x{}', {}, 3, $1)",
+                head.chain, head.time_us
+            ),
+            tree.to_bytes(),
+        ),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(statement)).bind(body).execute(&mut database).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_invented_with_its_audit_key_counts_nowhere_and_is_named() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    first.start();
+    first.cluster("demo");
+    let log = "11111111-2222-4333-8444-555555555555";
+    invent(&server, log).await;
+    let said = first.cli(&["cluster", "get", "demo"]).refused(74, "OBJECT_ALTERED");
+    assert!(said.contains(log) && said.contains("not signed by an audit key of this custody"), "{said}");
+    assert!(events(&first.log(), "other-log").is_empty(), "nothing is told of it");
+    let checkpoint = fs::read_to_string(first.export().join("audit.checkpoint")).unwrap();
+    assert!(!checkpoint.contains("other "), "{checkpoint}");
+    assert_eq!(first.stop(), Some(0));
+    let (code, report) = verified(&first, &[]);
+    assert_eq!((code, &report["finding"]), (Some(1), &"row-edited".into()), "{report}");
+    assert_eq!((&report["beside"][0]["log"], &report["beside"][0]["finding"]), (&log.into(), &"untrusted".into()));
+    // Nor does the next run take it.
+    first.start();
+    first.cli(&["cluster", "get", "demo"]).refused(74, "OBJECT_ALTERED");
+}
+
+#[test]
+fn what_was_done_to_the_log_of_another_instance_is_found_by_the_verifier_and_named_with_that_log() {
+    let server = Postgres::start();
+    let (first, second) = two(&server);
+    let log = log_of(&second);
+    let tables = ["log", "entry", "checkpoint"];
+    for table in tables {
+        server.sql(&format!("CREATE TABLE kept_{table} AS SELECT * FROM {table}"));
+    }
+    let edit = |of: &str| {
+        let text = "convert_to(replace(convert_from(record, 'UTF8'), '\"v\":1', '\"v\":1 '), 'UTF8')";
+        format!("UPDATE entry SET record = {text} WHERE log_id = '{log}' AND seq = {of}")
+    };
+    let newest = format!("(SELECT max(place) FROM checkpoint WHERE log_id = '{log}')");
+    let last = format!("(SELECT max(seq) FROM entry WHERE log_id = '{log}')");
+    let later = edit(&last).replace("'\"v\":1', '\"v\":1 '", "'\"time\":\"2', '\"time\":\"3'");
+    let all = |tables: &[&str]| {
+        let gone = tables.iter().map(|table| format!("DELETE FROM {table} WHERE log_id = '{log}'"));
+        gone.collect::<Vec<_>>().join("; ")
+    };
+    let put_back =
+        ["log", "entry"].map(|table| format!("INSERT INTO {table} SELECT * FROM old_{table} WHERE log_id = '{log}'"));
+    for (what, finding) in [
+        ("SELECT 1".to_owned(), "good"),
+        (edit("9"), "edited"),
+        (format!("DELETE FROM entry WHERE log_id = '{log}' AND seq = 4"), "deleted"),
+        (format!("DELETE FROM entry WHERE log_id = '{log}' AND seq = {last}"), "truncated"),
+        (
+            format!("UPDATE checkpoint SET note = replace(note, 'chain ', 'chain 0') WHERE log_id = '{log}'"),
+            "checkpoint-edited",
+        ),
+        (format!("DELETE FROM checkpoint WHERE log_id = '{log}' AND place = 0"), "checkpoint-missing"),
+        (later.clone(), "not-as-signed"),
+        // Only what the first log says of it still shows these.
+        (format!("{later}; {}", all(&["checkpoint"])), "forked"),
+        (format!("DELETE FROM checkpoint WHERE log_id = '{log}' AND place = {newest}"), "untrusted"),
+        (format!("{}; {}", all(&tables), put_back.join("; ")), "log-missing"),
+        (all(&tables), "log-missing"),
+    ] {
+        server.sql(&what);
+        let (code, report) = verified(&first, &[]);
+        let expected = match finding {
+            "good" => 0,
+            "untrusted" => 2,
+            _ => 1,
+        };
+        assert_eq!((code, &report["finding"]), (Some(expected), &finding.into()), "{what}: {report}");
+        let words = report["broken"]["message"].as_str().unwrap_or(&log);
+        assert!(words.contains(&log), "{what}: {words}");
+        for table in tables {
+            let undo =
+                format!("DELETE FROM {table} WHERE log_id = '{log}'; INSERT INTO {table} SELECT * FROM kept_{table}");
+            server.sql(&format!("{undo} WHERE log_id = '{log}'"));
+        }
+    }
+}
+
+#[test]
+fn an_instance_does_not_start_beside_a_log_that_is_not_as_it_was_signed() {
+    let server = Postgres::start();
+    let (mut first, second) = two(&server);
+    let log = log_of(&second);
+    server.sql("CREATE TABLE kept AS SELECT * FROM checkpoint; CREATE TABLE kept_entry AS SELECT * FROM entry");
+    server.sql(&format!("UPDATE checkpoint SET note = replace(note, 'chain ', 'chain 0') WHERE log_id = '{log}'"));
+    let said = first.serve_fails().refused(74, "CHECKPOINT_BROKEN");
+    assert!(said.contains(&log), "{said}");
+    server.sql("DELETE FROM checkpoint; INSERT INTO checkpoint SELECT * FROM kept");
+    server.sql(&format!(
+        "UPDATE entry SET record = convert_to(replace(convert_from(record, 'UTF8'), 'local-operator', 'l0cal-operator'), \
+         'UTF8') WHERE log_id = '{log}'"
+    ));
+    let said = first.serve_fails().refused(74, "STORE_FORKED");
+    assert!(said.contains(&log), "{said}");
+    server.sql(
+        "UPDATE entry SET record = k.record FROM kept_entry k WHERE k.log_id = entry.log_id AND k.seq = entry.seq",
+    );
+    first.start();
+}
+
+#[test]
+fn a_later_audit_key_of_another_instance_counts_once_the_token_shows_it() {
+    let server = Postgres::start();
+    let (mut first, mut second) = two(&server);
+    first.start();
+    second.start();
+    second.cli(&["audit", "rotate-key"]).good();
+    second.node("demo", "node-2");
+    first.cli(&["node", "get", "clusters/demo/nodes/node-2"]).good();
+    assert_eq!(second.stop(), Some(0));
+    eventually("the first has seen the key", || {
+        let log = first.log();
+        let seen = |event: &&Value| event["object"] == "log-beside" && event["version"] == 2;
+        events(&log, "changed").iter().any(seen)
+    });
+    assert_eq!(first.stop(), Some(0));
+    let (code, report) = verified(&first, &[]);
+    assert_eq!(code, Some(0), "{report}");
+    // One that signs for the first time while nobody looks is not known to be its.
+    second.start();
+    second.cli(&["audit", "rotate-key"]).good();
+    assert_eq!(second.stop(), Some(0));
+    let (code, report) = verified(&first, &[]);
+    assert_eq!((code, &report["finding"]), (Some(2), &"untrusted".into()), "{report}");
+    let [own, other] = [&first, &second].map(|instance| instance.data().join("audit.trust"));
+    let trusted = ["--trust", own.to_str().unwrap(), "--trust", other.to_str().unwrap()];
+    let (code, report) = verified(&first, &trusted);
+    assert_eq!((code, &report["finding"]), (Some(0), &"good".into()), "{report}");
+}
