@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use quick_xml::Reader;
 use quick_xml::events::{BytesRef, BytesStart, Event};
 
-use super::markup::{DEPTH_MAX, is_blank, is_space};
+use super::markup::{self, DEPTH_MAX, is_blank, is_space};
 use super::text::{DOCUMENTS_BYTES_MAX, DOCUMENTS_MAX, Document, documents};
 use crate::error::{Error, Reason, Result};
 
@@ -96,24 +96,32 @@ pub(super) fn strip_declaration(text: &str) -> Result<&str> {
 
 /// Looks for documents in an XML envelope: inline elements, and texts that are documents once their escapes are undone. What
 /// looks like a document and is none as it stands is refused: a document that is passed over could be the one that fails.
+///
+/// What is received of a document in an envelope is what XML hands on: line ends as LF (XML 1.0, 2.11).
 fn envelope(text: &str) -> Result<Vec<Document>> {
+    markup::check_characters(text)?;
     let mut reader = Reader::from_str(text);
+    reader.config_mut().check_comments = true;
     let mut around = Around::default();
     loop {
         let start = reader.buffer_position();
         let event =
             reader.read_event().map_err(|e| malformed("the markup around the documents is broken").detail(e))?;
         let rest = usize::try_from(reader.buffer_position()).ok().and_then(|at| text.get(at..)).unwrap_or_default();
+        let at = usize::try_from(start).unwrap_or_default();
         match event {
             Event::Start(tag) if tag.name().as_ref() == "XrML" => {
                 around.begin(true)?;
                 skip(&mut reader)?;
-                let span = (usize::try_from(start).ok()).zip(usize::try_from(reader.buffer_position()).ok());
-                let inline = span.and_then(|(start, end)| text.get(start..end)).unwrap_or_default();
-                add(&mut around.found, inline)?;
+                let end = usize::try_from(reader.buffer_position()).ok();
+                let inline = end.and_then(|end| text.get(at..end)).unwrap_or_default();
+                match around.texts.is_empty() || !inline.contains('\r') {
+                    true => add(&mut around.found, inline)?,
+                    false => add(&mut around.found, &line_feeds(inline).collect::<String>())?,
+                }
             }
             Event::Start(tag) => {
-                check_tag(&tag)?;
+                check_tag(&tag, at)?;
                 around.begin(false)?;
                 if around.texts.len() == DEPTH_MAX {
                     let message = format!("nesting around the documents: the bound is {DEPTH_MAX}");
@@ -122,18 +130,23 @@ fn envelope(text: &str) -> Result<Vec<Document>> {
                 around.texts.push(String::new());
             }
             Event::Empty(tag) => {
-                check_tag(&tag)?;
+                check_tag(&tag, at)?;
                 around.begin(false)?;
             }
             Event::End(_) => around.end()?,
-            Event::Text(run) => around.keep(&run, rest)?,
-            Event::CData(run) => around.keep(&run, rest)?,
+            Event::Text(run) => {
+                markup::check_run(&run, at)?;
+                line_feeds(&run).try_for_each(|run| around.keep(run, rest))?;
+            }
+            Event::CData(run) => line_feeds(&run).try_for_each(|run| around.keep(run, rest))?,
             Event::GeneralRef(entity) => around.keep(character(&entity)?.encode_utf8(&mut [0; 4]), rest)?,
             Event::DocType(_) => {
                 let message = "the markup around the documents has a document type definition";
                 return Err(Error::new(Reason::DocumentForbidden, message));
             }
-            Event::Comment(_) | Event::PI(_) | Event::Decl(_) => {}
+            Event::Decl(_) => return Err(malformed("an XML declaration stands within the markup around the documents")),
+            Event::PI(instruction) => markup::check_name(instruction.target(), at)?,
+            Event::Comment(_) => {}
             Event::Eof => break,
         }
     }
@@ -215,14 +228,14 @@ impl Around {
 const MARK: char = '\u{FEFF}';
 
 /// Refuses a tag that is a document's in other clothes: with a prefix, empty, or in an attribute.
-fn check_tag(tag: &BytesStart<'_>) -> Result<()> {
+fn check_tag(tag: &BytesStart<'_>, at: usize) -> Result<()> {
     if tag.local_name().as_ref() == "XrML" {
         return Err(malformed("an element XrML has a prefix or is empty"));
     }
     if opens_document(tag) {
         return Err(malformed("an attribute holds a document"));
     }
-    Ok(())
+    markup::check_tag(tag, at, |entity, _| character(entity).map(|_| ()))
 }
 
 /// Whether a start tag of a document stands in a text, with any prefix, plain or escaped once more.
@@ -253,19 +266,26 @@ fn skip(reader: &mut Reader<&[u8]>) -> Result<()> {
 }
 
 /// Around the documents, references to characters are what a SOAP stack may write.
-fn character(entity: &BytesRef<'_>) -> Result<char> {
-    let referred = entity.resolve_char_ref().map_err(|e| malformed("a character reference is none").detail(e))?;
-    match (referred, &**entity) {
-        (Some(c), _) => Ok(c),
+fn character(entity: &str) -> Result<char> {
+    let referred = BytesRef::new(entity).resolve_char_ref();
+    match (referred.map_err(|e| malformed("a character reference is none").detail(e))?, entity) {
+        (Some(c), _) => markup::check_characters(c.encode_utf8(&mut [0; 4])).map(|()| c),
         (None, "lt") => Ok('<'),
         (None, "gt") => Ok('>'),
         (None, "amp") => Ok('&'),
         (None, "apos") => Ok('\''),
         (None, "quot") => Ok('"'),
-        (None, _) => {
-            Err(Error::new(Reason::DocumentForbidden, "the markup around the documents has an unknown entity"))
-        }
+        (None, _) => Err(Error::new(Reason::DocumentForbidden, "the markup around the documents has an unknown entity")),
     }
+}
+
+/// A text in parts, with LF for CR LF and for CR.
+fn line_feeds(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split('\r').enumerate();
+    parts.flat_map(|(at, part)| match at {
+        0 => ["", part],
+        _ => ["\n", part.strip_prefix('\n').unwrap_or(part)],
+    })
 }
 
 fn add(found: &mut Vec<Document>, text: &str) -> Result<()> {

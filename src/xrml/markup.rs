@@ -56,7 +56,8 @@ impl<'a> Element<'a> {
     /// The tag between its brackets, without the slash of an empty element: name and attributes.
     fn tag(self) -> &'a str {
         let outer = self.outer();
-        outer[1..tag_end(outer) - 1].trim_end_matches('/')
+        let tag = &outer[1..tag_end(outer) - 1];
+        tag.strip_suffix('/').unwrap_or(tag)
     }
 
     /// The name.
@@ -288,7 +289,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
                 return Err(malformed(at, "a second element follows the first"));
             }
             Event::Start(tag) => {
-                check_tag(&tag, at)?;
+                check_plain(&tag, at)?;
                 if open.len() == DEPTH_MAX {
                     return Err(limit(at, "nesting of elements", DEPTH_MAX));
                 }
@@ -296,7 +297,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
                 nodes.push(Node { start, end });
             }
             Event::Empty(tag) => {
-                check_tag(tag.strip_suffix('/').unwrap_or(&tag), at)?;
+                check_plain(&tag, at)?;
                 nodes.push(Node { start, end });
             }
             Event::End(_) => {
@@ -306,10 +307,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
             Event::Text(_) | Event::GeneralRef(_) if open.is_empty() => {
                 return Err(malformed(at, "text stands outside the element"));
             }
-            Event::Text(run) if run.contains(']') && run.contains("]]>") => {
-                return Err(malformed(at, "']]>' stands in text"));
-            }
-            Event::Text(_) => {}
+            Event::Text(run) => check_run(&run, at)?,
             Event::GeneralRef(entity) => check_entity(&entity, at)?,
             Event::Comment(_) => return Err(forbidden(at, "a comment")),
             Event::CData(_) => return Err(forbidden(at, "a CDATA section")),
@@ -342,7 +340,7 @@ fn offset(position: u64) -> Result<u32> {
 }
 
 /// The characters XML 1.0 allows (section 2.2), over the whole text at once. A `str` has no lone surrogates.
-fn check_characters(text: &str) -> Result<()> {
+pub(super) fn check_characters(text: &str) -> Result<()> {
     let bytes = text.as_bytes();
     let is_control = |b: &u8| *b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r');
     // Looking at all bytes first is faster than looking for one: the compiler takes many at a time.
@@ -363,8 +361,35 @@ fn check_entity(name: &str, at: usize) -> Result<()> {
     }
 }
 
-/// Checks a start tag without its brackets: names, quoting, bounds and uniqueness of attributes.
-fn check_tag(tag: &str, at: usize) -> Result<()> {
+/// Checks a run of text: the end of a CDATA section may not stand in it.
+pub(super) fn check_run(run: &str, at: usize) -> Result<()> {
+    match run.contains(']') && run.contains("]]>") {
+        true => Err(malformed(at, "']]>' stands in text")),
+        false => Ok(()),
+    }
+}
+
+/// Checks a start tag of a document, which knows no namespaces: to a reader that does, `x:BODY` and `<BODY xmlns="x">` are no
+/// BODY. `xmlns=""` says nothing, and the prefix `xml` is XML's own.
+fn check_plain(tag: &str, at: usize) -> Result<()> {
+    check_tag(tag, at, check_entity)?;
+    if !tag.contains(':') && !tag.contains("xmlns") {
+        return Ok(());
+    }
+    let (name, attributes) = tag.split_at(tag.find(is_space).unwrap_or(tag.len()));
+    let is_foreign = |(name, value): (&str, &str)| match name.strip_prefix("xml:") {
+        Some(rest) => rest.contains(':'),
+        None => name.contains(':') || (name == "xmlns" && !value.is_empty()),
+    };
+    match name.contains(':') || Attributes(attributes).filter_map(Result::ok).any(is_foreign) {
+        true => Err(forbidden(at, "a namespace")),
+        false => Ok(()),
+    }
+}
+
+/// Checks a start tag without its brackets: names, quoting, bounds and uniqueness of attributes; `reference` judges what
+/// stands between `&` and `;`.
+pub(super) fn check_tag(tag: &str, at: usize, reference: impl Fn(&str, usize) -> Result<()>) -> Result<()> {
     let end = tag.find(is_space).unwrap_or(tag.len());
     check_name(&tag[..end], at)?;
     let mut seen: [&str; ATTRIBUTES_MAX] = [""; ATTRIBUTES_MAX];
@@ -386,14 +411,14 @@ fn check_tag(tag: &str, at: usize) -> Result<()> {
         }
         for after in value.split('&').skip(1) {
             let entity = after.split_once(';').ok_or_else(|| malformed(at, "'&' stands in an attribute"))?.0;
-            check_entity(entity, at)?;
+            reference(entity, at)?;
         }
     }
     Ok(())
 }
 
 /// A name after XML 1.0, section 2.3.
-fn check_name(name: &str, at: usize) -> Result<()> {
+pub(super) fn check_name(name: &str, at: usize) -> Result<()> {
     if name.len() > NAME_BYTES_MAX {
         return Err(limit(at, "bytes of a name", NAME_BYTES_MAX));
     }

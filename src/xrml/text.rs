@@ -137,9 +137,6 @@ impl Document {
         if root.name() != "XrML" {
             return Err(incomplete(format!("the document is a {}, not an XrML", root.name())));
         }
-        if root.attribute("xmlns").is_some_and(|namespace| !namespace.is_empty()) {
-            return Err(incomplete("XrML 1.2 has no namespace, but this document names one"));
-        }
         let mut children = root.children();
         let body = children.next().filter(|child| child.name() == "BODY");
         let body = body.ok_or_else(|| incomplete("XrML does not begin with BODY"))?;

@@ -30,6 +30,12 @@ fn markup_that_can_hide_or_add_text_is_forbidden() {
         "<XrML />",
         "<SIGNATURE />",
         "<BODYGUARD />",
+        "<A xmlns=\"urn:x\" />",
+        "<A xmlns:a=\"urn:x\" />",
+        "<a:A />",
+        "<:A />",
+        "<A a:b=\"1\" />",
+        "<A xml:a:b=\"1\" />",
     ] {
         assert_eq!(refused(&body(inner)), Reason::DocumentForbidden, "{inner}");
     }
@@ -57,6 +63,11 @@ fn text_that_is_not_well_formed_is_malformed() {
         "<A b=\"x & y\" />",
         "<A>x & y</A>",
         "<A>]]></A>",
+        "<A//>",
+        "<A //>",
+        "<A b=\"1\"//>",
+        "<A b=\"1\" //>",
+        "<A b=\"1\" / />",
         "<A>\u{0}</A>",
         "<A>\u{1b}</A>",
         "<A>\u{fffe}</A>",
@@ -85,6 +96,9 @@ fn the_five_entities_and_any_unicode_are_text() {
     let a = read.element().required("A").unwrap();
     assert_eq!(a.attribute("b").unwrap(), "<\"'");
     assert_eq!(a.content().unwrap(), "&> имя 名前 \u{1F511}\r\n\t;");
+    let slashed = Body::read(&body("<A b=\"/\"/>")).unwrap();
+    assert_eq!(slashed.element().required("A").unwrap().attribute("b").unwrap(), "/");
+    assert!(Body::read(&body("<A xml:space=\"preserve\" xmlns=\"\">a:b</A>")).is_ok());
 }
 
 #[test]
@@ -101,7 +115,8 @@ fn the_scan_and_the_parser_must_find_the_same_body() {
         (format!("<XrML><A>{good}</A>{good}{signature}</XrML>"), Reason::DocumentIncomplete),
         (format!("<XrML>{good}x{signature}</XrML>"), Reason::DocumentIncomplete),
         (format!("<XrML>{good}</XrML>"), Reason::DocumentIncomplete),
-        (format!("<XrML xmlns=\"urn:x\">{good}{signature}</XrML>"), Reason::DocumentIncomplete),
+        (format!("<XrML xmlns=\"urn:x\">{good}{signature}</XrML>"), Reason::DocumentForbidden),
+        (format!("<XrML><BODY xmlns=\"urn:x\"><A /></BODY>{signature}</XrML>"), Reason::DocumentForbidden),
         (format!("<XrML><!--{good}-->{good}{signature}</XrML>"), Reason::DocumentForbidden),
         (format!("<XrML><![CDATA[{good}]]>{good}{signature}</XrML>"), Reason::DocumentForbidden),
         (format!("<XrML>{}{signature}</XrML>", body(&format!("<A><![CDATA[{good}]]></A>"))), Reason::DocumentForbidden),
@@ -150,8 +165,11 @@ fn every_bound_holds_at_its_value_and_refuses_one_more() {
 
 #[test]
 fn a_million_attributes_and_a_hundred_thousand_levels_are_refused() {
+    // A million attributes of different names are longer than any document; of the shortest, a document can have a million.
     let attributes: String = (0..1_000_000).map(|i| format!(" a{i}=\"\"")).collect();
+    assert_eq!(refused(&body(&format!("<A{attributes} />"))), Reason::LimitExceeded);
     assert_eq!(refused(&body(&format!("<A{} />", &attributes[..7_000_000]))), Reason::LimitExceeded);
+    assert_eq!(refused(&body(&format!("<A{} />", " a=''".repeat(1_000_000)))), Reason::DocumentMalformed);
     assert_eq!(refused(&body(&"<A>".repeat(100_000))), Reason::LimitExceeded);
     assert_eq!(refused(&body(&format!("<{} />", "n".repeat(1_000_000)))), Reason::LimitExceeded);
 }

@@ -137,3 +137,49 @@ fn what_stands_around_documents_is_bounded_and_has_no_entities() {
         assert_eq!(carrier::read_text(&text).unwrap_err().reason(), reason, "{}", &text[..text.len().min(60)]);
     }
 }
+
+#[test]
+fn what_stands_around_documents_is_well_formed() {
+    let slc = vectors::text("mode2/slc.xml");
+    for around in [
+        "<B b=\"1\" b=\"2\" />",
+        "<B b=1 />",
+        "<B b />",
+        "<1B />",
+        "<B//>",
+        "<B b=\"<\" />",
+        "<B b=\"a & b\" />",
+        "<B b=\"&#1;\" />",
+        "<B>\u{1}</B>",
+        "<B>&#1;</B>",
+        "<B>&#xFFFE;</B>",
+        "<B>&#x110000;</B>",
+        "<B>]]></B>",
+        "<!-- a -- b -->",
+        "<?xml version=\"1.0\"?>",
+        "<?1 ?>",
+    ] {
+        let text = format!("<A>{slc}{around}</A>");
+        assert_eq!(carrier::read_text(&text).unwrap_err().reason(), Reason::DocumentMalformed, "{around}");
+    }
+    let soap = "<s:A xmlns:s=\"urn:a\" s:b=\"&#10;&amp;\"><?x y?><!-- a - b --><s:B />";
+    assert_eq!(carrier::read_text(&format!("{soap}{slc}</s:A>")).unwrap()[0].as_str(), slc);
+}
+
+#[test]
+fn line_ends_of_an_envelope_are_those_that_xml_hands_on() {
+    let named = |end: &str| vectors::text("mode2/slc.xml").replace("EXAMPLE-RMS", &format!("two{end}lines"));
+    let expected = named("\n");
+    for end in ["\r\n", "\r", "\n"] {
+        let slc = named(end);
+        let escaped = slc.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        for content in [slc.clone(), format!("<![CDATA[{slc}]]>"), escaped] {
+            let text = format!("<A>\r\n<string>{content}</string>\r\n</A>\r\n");
+            assert_eq!(carrier::read_text(&text).unwrap()[0].as_str(), expected, "{end:?} {}", &content[..9]);
+        }
+        assert_eq!(carrier::read_text(&slc).unwrap()[0].as_str(), slc, "a document by itself is as it was received");
+    }
+    let kept = named("\r\n").replace('&', "&amp;").replace('<', "&lt;").replace('\r', "&#xD;");
+    let read = carrier::read_text(&format!("<A><string>{kept}</string></A>")).unwrap();
+    assert_eq!(read[0].as_str(), named("\r\n"), "a reference is no line end");
+}
