@@ -45,7 +45,8 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
         Err(fault) => {
             eprintln!("error: {}", output::clean(fault.message()));
             output::next_step(&fault);
-            Ok(3)
+            // A list that was read and does not hold is something wrong, not something unreadable.
+            Ok(if fault.reason() == Reason::SignatureInvalid { 1 } else { 3 })
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use crate::caller::Caller;
 use crate::clock;
@@ -12,13 +12,11 @@ use crate::custody::{Custody, Held, Signing};
 use crate::error::{Error, Reason, Result};
 use crate::key::{KeyRole, PublicKey};
 use crate::policy::{self, Asked, DocumentKind, Operation, Permit};
+use crate::xrml::chain::ISSUED_TIME_TOLERANCE;
 use crate::xrml::signature::{self, Digest, Root};
 use crate::xrml::text::Body;
 use crate::xrml::ul::UseLicense;
 use crate::xrml::value::SignatureBe;
-
-/// How far ISSUEDTIME may stand from now, in minutes: the certificate validity tolerance of MS-RMPR 3.1.3.3.
-pub const ISSUED_TIME_TOLERANCE_MINUTES: i64 = 15;
 
 /// A signed document.
 #[derive(Debug)]
@@ -74,6 +72,7 @@ async fn check(custody: &Custody, caller: &Caller, cluster: &str, text: &str) ->
     let key = custody.key(&cluster.slc_key).await?;
     policy::may_sign(key.record.role, key.record.state)?;
     let body = Body::read(text)?;
+    body.check_stable()?;
     let license = UseLicense::read(&body)?;
     check_issuer(&license, &cluster, &key.record.public)?;
     check_dates(&license, clock::now())?;
@@ -109,10 +108,10 @@ fn check_issuer(license: &UseLicense, cluster: &Cluster, public: &PublicKey) -> 
 /// ISSUEDTIME is now, and no right has ended before it begins.
 fn check_dates(license: &UseLicense, now: OffsetDateTime) -> Result<()> {
     let issued = license.issued_time;
-    if (issued.moment() - now).abs() > Duration::minutes(ISSUED_TIME_TOLERANCE_MINUTES) {
+    if (issued.moment() - now).abs() > ISSUED_TIME_TOLERANCE {
         return Err(Error::new(
             Reason::DocumentDates,
-            format!("ISSUEDTIME {issued} is more than {ISSUED_TIME_TOLERANCE_MINUTES} minutes from now"),
+            format!("ISSUEDTIME {issued} is more than {} minutes from now", ISSUED_TIME_TOLERANCE.whole_minutes()),
         )
         .hint("write the current UTC time, and set the node's clock right"));
     }

@@ -25,10 +25,7 @@ pub fn certificate(root: &Principal, principal: Principal, stamp: Stamp) -> Cert
 /// # Errors
 /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
 pub fn read(body: &Body) -> Result<Certificate> {
-    Kind::Ca.expect(body)?;
-    let content = Content::read(body)?;
-    check(&content)?;
-    Certificate::of(content)
+    certificate::read(body, &[Kind::Ca], check)
 }
 
 /// Refuses a view that is no such certificate.

@@ -6,7 +6,7 @@ use quick_xml::Reader;
 use quick_xml::events::{BytesRef, BytesStart, Event};
 
 use super::markup::{self, DEPTH_MAX, is_blank, is_space};
-use super::text::{DOCUMENTS_BYTES_MAX, DOCUMENTS_MAX, Document, documents};
+use super::text::{DOCUMENTS_BYTES_MAX, DOCUMENTS_MAX, Document, MARK, documents, strip_head};
 use crate::error::{Error, Reason, Result};
 
 /// Longest file, in bytes: the longest run of documents in UTF-16, and something around it.
@@ -29,7 +29,8 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Document>> {
 /// # Errors
 /// As [`read`].
 pub fn read_text(text: &str) -> Result<Vec<Document>> {
-    let text = strip_declaration(text)?;
+    // Streams in compound files are filled up with NUL.
+    let text = strip_head(text.trim_end_matches('\0'))?;
     match text.starts_with("<XrML") {
         true => documents(text),
         false => envelope(text),
@@ -75,23 +76,6 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'static, str>> {
         text.push(decoded.map_err(|_| malformed("the file is UTF-16 with half of a surrogate pair"))?);
     }
     Ok(Cow::Owned(text))
-}
-
-/// Takes off an XML declaration. Its encoding must be one that was tried; which one it was, the bytes have told.
-pub(super) fn strip_declaration(text: &str) -> Result<&str> {
-    let text = text.trim_start_matches(['\t', '\n', '\r', ' ']);
-    let Some(declared) = text.strip_prefix("<?xml").filter(|rest| rest.starts_with([' ', '\t', '\r', '\n'])) else {
-        return Ok(text);
-    };
-    let (declaration, rest) = declared.split_once("?>").ok_or_else(|| malformed("the XML declaration does not end"))?;
-    if let Some((_, value)) = declaration.split_once("encoding") {
-        let name = value.split(['"', '\'']).nth(1).unwrap_or_default().to_ascii_lowercase();
-        if !["utf-8", "utf-16", "utf-16le", "utf-16be", "us-ascii", "unicode"].contains(&name.as_str()) {
-            return Err(malformed("the file declares an encoding other than UTF-8 and UTF-16")
-                .hint("Convert the file to UTF-8 and declare that"));
-        }
-    }
-    Ok(rest.trim_start_matches(['\t', '\n', '\r', ' ']))
 }
 
 /// Looks for documents in an XML envelope: inline elements, and texts that are documents once their escapes are undone. What
@@ -144,7 +128,9 @@ fn envelope(text: &str) -> Result<Vec<Document>> {
                 let message = "the markup around the documents has a document type definition";
                 return Err(Error::new(Reason::DocumentForbidden, message));
             }
-            Event::Decl(_) => return Err(malformed("an XML declaration stands within the markup around the documents")),
+            Event::Decl(_) => {
+                return Err(malformed("an XML declaration stands within the markup around the documents"));
+            }
             Event::PI(instruction) => markup::check_name(instruction.target(), at)?,
             Event::Comment(_) => {}
             Event::Eof => break,
@@ -198,7 +184,7 @@ impl Around {
     fn end(&mut self) -> Result<()> {
         let content = self.texts.pop().unwrap_or_default();
         let content = content.trim_matches(|c| c == MARK || is_space(c));
-        let content = strip_declaration(content)?;
+        let content = strip_head(content)?;
         if content.starts_with("<XrML") {
             self.decoded += content.len();
             if self.decoded > DOCUMENTS_BYTES_MAX {
@@ -223,9 +209,6 @@ impl Around {
         Ok(self.found)
     }
 }
-
-/// A byte order mark, which some writers put before every text.
-const MARK: char = '\u{FEFF}';
 
 /// Refuses a tag that is a document's in other clothes: with a prefix, empty, or in an attribute.
 fn check_tag(tag: &BytesStart<'_>, at: usize) -> Result<()> {
@@ -275,7 +258,9 @@ fn character(entity: &str) -> Result<char> {
         (None, "amp") => Ok('&'),
         (None, "apos") => Ok('\''),
         (None, "quot") => Ok('"'),
-        (None, _) => Err(Error::new(Reason::DocumentForbidden, "the markup around the documents has an unknown entity")),
+        (None, _) => {
+            Err(Error::new(Reason::DocumentForbidden, "the markup around the documents has an unknown entity"))
+        }
     }
 }
 

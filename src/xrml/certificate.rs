@@ -3,6 +3,7 @@
 
 use super::content::{Content, begin_license, end, write_descriptor, write_principal};
 use super::element::{Id, Object, Principal};
+use super::kind::Kind;
 use super::license::{Conditions, MAIN_RIGHTS, Refresh, Right, Work};
 use super::markup::incomplete;
 use super::text::Body;
@@ -113,6 +114,17 @@ impl Certificate {
     pub fn key(&self) -> Result<&RsaPublicKey> {
         self.principal.required_key("PRINCIPAL")
     }
+}
+
+/// Reads a certificate of one of some kinds, checked by its own module.
+///
+/// # Errors
+/// `DOCUMENT_KIND`, and those of `check`.
+pub(super) fn read(body: &Body, kinds: &[Kind], check: impl Fn(&Content) -> Result<()>) -> Result<Certificate> {
+    Kind::expect(kinds, body)?;
+    let content = Content::read(body)?;
+    check(&content)?;
+    Certificate::of(content)
 }
 
 /// Refuses a view that lacks a part which every issuing certificate must have (MS-RMPR 2.2.9.3).

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
-use super::certificate::issue_range;
+use super::certificate::{AUTHORITY, issue_range};
 use super::content::Content;
 use super::element::Principal;
 use super::form;
@@ -16,6 +16,11 @@ use super::unknown;
 use super::value::ModulusLe;
 use crate::error::{Error, Reason, Result};
 use crate::key::RsaPublicKey;
+
+/// How far clocks may differ: the certificate validity tolerance of MS-RMPR 3.1.3.3.
+pub const ISSUED_TIME_TOLERANCE: Duration = Duration::minutes(15);
+/// The right of a content's owner.
+const OWNER: &str = "OWNER";
 
 /// A trusted root key: SHA-256 over its modulus as XrML writes it, little-endian.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,7 +106,7 @@ impl Finding {
         self.form.is_ok() && self.signature.is_ok() && !matches!(self.link, Link::Broken(_))
     }
 
-    /// Refuses a leaf that is not good at a moment: by VALIDITYTIME, by the time of a certificate's right to issue, by the
+    /// Refuses a leaf that is not good at a moment: by ISSUEDTIME, if that is still to come, by VALIDITYTIME, by the time of a certificate's right to issue, by the
     /// times of conditions on the whole document, and a use license also if none of its rights may be used then.
     /// Certificates above the leaf are judged by the time of issue of what hangs below them and may have ended since.
     ///
@@ -126,6 +131,12 @@ impl Finding {
             if !range.holds(moment) {
                 return Err(dates(format!("not valid since {}", range.until)));
             }
+        }
+        if let Some(issued) = content.issued.filter(|issued| issued.moment() > moment + ISSUED_TIME_TOLERANCE) {
+            return Err(dates(format!("not issued before {issued}")));
+        }
+        if content.conditions_of_all().any(|conditions| !conditions.hold(content.issued, moment)) {
+            return Err(dates("used up: the time for which it could be used from its issue on is over".into()));
         }
         let rights = content.work.as_ref().map_or(&[][..], |work| &work.rights);
         if kind == Kind::Ul && self.idle_rights(moment).len() == rights.len() {
@@ -231,12 +242,15 @@ fn examine(document: &Document) -> Finding {
         (Ok(kind), Ok(content)) => form::check(*kind, document.body(), content),
         (Err(fault), _) | (_, Err(fault)) => Err(fault.clone()),
     });
-    let issuer_key = content.as_ref().ok().and_then(|content| content.issuer.as_ref()?.key.clone());
-    let signature = match (issuer_key, &content) {
-        (Some(key), _) => signature::verify(document, &key),
-        (None, Err(error)) => Err(error.clone()),
-        (None, Ok(_)) => Err(Error::new(Reason::DocumentIncomplete, "ISSUER has no PUBLICKEY to verify with")),
+    // Read by itself where the rest cannot be: a signature holds or not, whatever else is wrong.
+    let issuer = match &content {
+        Ok(content) => Ok(content.issuer.clone()),
+        Err(_) => document.body().element().required("ISSUER").and_then(Principal::read).map(Some),
     };
+    let signature = issuer.and_then(|issuer| match issuer.and_then(|issuer| issuer.key) {
+        Some(key) => signature::verify(document, &key),
+        None => Err(Error::new(Reason::DocumentIncomplete, "ISSUER has no PUBLICKEY to verify with")),
+    });
     let descriptor = content.as_ref().ok().and_then(|content| content.descriptor.as_ref());
     let guid = descriptor.filter(|object| object.id.is_guid()).map(|object| object.id.value.clone());
     let unknown = unknown::paths(document);
@@ -263,6 +277,11 @@ fn link(findings: &[Finding], at: usize, pins: &[Pin]) -> Result<Link> {
         (None, None) => {}
     }
     if is_issuer_pinned(&findings[at], pins) {
+        // A root is an authority, and its key signs what authorities may, pinned or not.
+        if issuer.object.as_ref().is_some_and(|object| object.kind() == AUTHORITY) && !may_issue(Kind::Ca, kind) {
+            let message = format!("the pinned key is an authority's, which may not issue {}", kind.words());
+            return Err(Error::new(Reason::ChainInvalid, message));
+        }
         return Ok(Link::Pin);
     }
     // Above an authority may be the root, and a revocation list has any issuer: nothing needs to follow them.
@@ -308,7 +327,10 @@ fn foreign(issuer: &Principal, next: &Finding) -> Error {
     let objects = principal.and_then(|p| p.object.as_ref()).zip(issuer.object.as_ref());
     let ids = objects.map(|(a, b)| a.id.is_same(&b.id) && a.kind == b.kind);
     let message = match (ids, principal.is_some_and(|principal| principal.key == issuer.key)) {
-        (Some(true), _) => "the next document has the ID of the issuer with another key",
+        (Some(true), true) => {
+            "the next document names its issuer and is no certificate, nor is the issuer's key pinned"
+        }
+        (Some(true), false) => "the next document has the ID of the issuer with another key",
         (Some(false), true) => "the next document has the key of the issuer with another ID or type of object",
         _ => "no later document is its issuer, nor is the issuer's key pinned",
     };
@@ -330,7 +352,21 @@ fn check_link(content: &Content, kind: Kind, certificate: &Finding) -> Result<()
             return Err(invalid(format!("issued at {issued}, but its issuer could issue from {from} until {until}")));
         }
     }
-    Ok(())
+    match above == Kind::Clc && kind == Kind::Ul && !is_own(content) {
+        true => {
+            Err(invalid("a user may issue a use license to itself alone, with the right OWNER and no other".into()))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Whether a use license is one that its issuer, a user, makes for itself as the owner.
+fn is_own(license: &Content) -> bool {
+    let object = |principal: &Option<Principal>| principal.as_ref().and_then(|principal| principal.object.clone());
+    let (issuer, licensee) = (object(&license.issuer), object(&license.principal));
+    let rights = license.work.as_ref().map_or(&[][..], |work| &work.rights);
+    issuer.zip(licensee).is_some_and(|(issuer, licensee)| issuer.id.is_same(&licensee.id))
+        && matches!(rights, [right] if right.name == OWNER)
 }
 
 /// Which kind may issue which (MS-RMPR 2.2.9.2; the last lines of it are ours: a licensing-only cluster certifies nobody).

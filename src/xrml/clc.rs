@@ -35,7 +35,7 @@ impl ClientCertificate {
     /// # Errors
     /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
     pub fn read(body: &Body) -> Result<ClientCertificate> {
-        Kind::Clc.expect(body)?;
+        Kind::expect(&[Kind::Clc], body)?;
         let content = Content::read(body)?;
         check(&content)?;
         Ok(ClientCertificate {

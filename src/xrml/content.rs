@@ -148,10 +148,11 @@ pub(super) fn write_principal(list: &str, principal: &Principal, xml: &mut Xml) 
 /// Ends a BODY and has it read back by the strict reader, as anybody's would be: what would not say the same is not written.
 ///
 /// # Errors
-/// Those of `read`, and `INVALID_ARGUMENT` if it reads otherwise than it was given.
+/// Those of `read` and of [`Body::check_stable`], and `INVALID_ARGUMENT` if it reads otherwise than it was given.
 pub(super) fn end<T: PartialEq>(mut xml: Xml, given: &T, read: impl Fn(&Body) -> Result<T>) -> Result<Body> {
     xml.close("BODY");
-    let body = Body::read(&xml.finish()?)?;
+    let body = Body::read(&xml.into_string())?;
+    body.check_stable()?;
     if read(&body)? != *given {
         return Err(Error::new(
             Reason::InvalidArgument,

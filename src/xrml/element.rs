@@ -30,11 +30,11 @@ impl Id {
         Id { kind: "ascii-tag".into(), value: value.into() }
     }
 
-    /// Whether both name the same: GUIDs without regard to letter case, everything else exactly.
+    /// Whether both name the same: GUIDs and SIDs without regard to letter case, everything else exactly.
     #[must_use]
     pub fn is_same(&self, other: &Id) -> bool {
         match self.kind.as_str() {
-            "MS-GUID" => other.kind == self.kind && self.value.eq_ignore_ascii_case(&other.value),
+            "MS-GUID" | "Windows" => other.kind == self.kind && self.value.eq_ignore_ascii_case(&other.value),
             _ => self == other,
         }
     }

@@ -25,10 +25,7 @@ pub fn certificate(enrollment_ca: &Principal, principal: Principal, stamp: Stamp
 /// # Errors
 /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
 pub fn read(body: &Body) -> Result<Certificate> {
-    Kind::EnrollmentService.expect(body)?;
-    let content = Content::read(body)?;
-    check(&content)?;
-    Certificate::of(content)
+    certificate::read(body, &[Kind::EnrollmentService], check)
 }
 
 /// Refuses a view that is no such certificate.

@@ -153,17 +153,17 @@ impl Kind {
         matches!(self, Ca | EnrollmentService | Slc | SubSlc | ProcessorCa | ProcessorIssuer | Clc)
     }
 
-    /// Refuses a BODY that is of another kind.
+    /// Refuses a BODY that is of none of these kinds, and gives the one it is of.
     ///
     /// # Errors
-    /// `DOCUMENT_KIND`, naming both.
-    pub fn expect(self, body: &Body) -> Result<()> {
+    /// `DOCUMENT_KIND`, naming it and the first of them.
+    pub fn expect(kinds: &[Kind], body: &Body) -> Result<Kind> {
         let kind = Kind::of(body)?;
-        if kind != self {
-            let message = format!("the document is {}, not {}", kind.words(), self.words());
-            return Err(Error::new(Reason::DocumentKind, message));
+        if !kinds.contains(&kind) {
+            let wanted = kinds.first().map_or("that", |kind| kind.words());
+            return Err(Error::new(Reason::DocumentKind, format!("the document is {}, not {wanted}", kind.words())));
         }
-        Ok(())
+        Ok(kind)
     }
 }
 

@@ -100,6 +100,11 @@ impl<'a> Element<'a> {
         self.attributes().map(|(name, _)| name)
     }
 
+    /// Whether one of its attributes holds other white space than spaces, or its tag a carriage return.
+    pub(super) fn has_spaced_attribute(self) -> bool {
+        self.tag().contains('\r') || self.attributes().any(|(_, value)| value.contains(['\t', '\n']))
+    }
+
     /// The value of an attribute.
     #[must_use]
     pub fn attribute(self, name: &str) -> Option<Cow<'a, str>> {
@@ -167,7 +172,7 @@ impl<'a> Element<'a> {
     }
 
     /// The runs of text directly below, as received: before, between and after its children.
-    pub(super) fn runs(self) -> impl Iterator<Item = &'a str> {
+    pub(super) fn runs(self) -> impl Iterator<Item = &'a str> + Clone {
         let (inner, first) = (self.inner(), self.node().start as usize + tag_end(self.outer()));
         let place = move |at: u32| at as usize - first;
         let starts = std::iter::once(0).chain(self.children().map(move |child| place(child.node().end)));

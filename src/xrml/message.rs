@@ -1,9 +1,9 @@
 //! XML that is no XrML: the messages that carry keys and certificates between clusters and authorities, read with the
 //! same care.
 
-use super::carrier::{decode, strip_declaration};
+use super::carrier::decode;
 use super::markup::{self, Element, Node};
-use super::text::DOCUMENT_BYTES_MAX;
+use super::text::{DOCUMENT_BYTES_MAX, strip_head};
 use crate::error::{Error, Reason, Result};
 
 /// One checked element with nothing around it but an XML declaration.
@@ -19,7 +19,7 @@ impl Message {
     /// `LIMIT_EXCEEDED`, `DOCUMENT_MALFORMED` or `DOCUMENT_FORBIDDEN_MARKUP`.
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let decoded = decode(bytes)?;
-        let text = strip_declaration(&decoded)?.trim_end_matches(['\t', '\n', '\r', ' ']).to_owned();
+        let text = strip_head(&decoded)?.trim_end_matches(['\t', '\n', '\r', ' ']).to_owned();
         if text.len() > DOCUMENT_BYTES_MAX {
             let message = format!("the message has {} bytes; the bound is {DOCUMENT_BYTES_MAX}", text.len());
             return Err(Error::new(Reason::LimitExceeded, message));

@@ -44,7 +44,7 @@ impl PublishingLicense {
     /// # Errors
     /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
     pub fn read(body: &Body) -> Result<PublishingLicense> {
-        Kind::Pl.expect(body)?;
+        Kind::expect(&[Kind::Pl], body)?;
         let content = Content::read(body)?;
         check(&content)?;
         Ok(PublishingLicense {

@@ -33,9 +33,7 @@ impl AccountCertificate {
     /// # Errors
     /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
     pub fn read(body: &Body) -> Result<AccountCertificate> {
-        if Kind::of(body)? != Kind::UserKey {
-            Kind::Rac.expect(body)?;
-        }
+        Kind::expect(&[Kind::Rac, Kind::UserKey], body)?;
         let content = Content::read(body)?;
         check(&content)?;
         Ok(AccountCertificate {

@@ -58,7 +58,7 @@ impl RevocationList {
     /// # Errors
     /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
     pub fn read(body: &Body) -> Result<RevocationList> {
-        Kind::RevocationList.expect(body)?;
+        Kind::expect(&[Kind::RevocationList], body)?;
         let content = Content::read(body)?;
         check(&content)?;
         Ok(RevocationList {
@@ -92,6 +92,12 @@ impl RevocationList {
         self.entries.iter().for_each(|entry| write_revoke(entry, &mut xml));
         xml.close("REVOCATIONLIST");
         end(xml, self, RevocationList::read)
+    }
+
+    /// How many of its entries are of no known category and type. What they revoke cannot be told.
+    #[must_use]
+    pub fn unknown(&self) -> usize {
+        self.entries.iter().filter(|entry| matches!(entry, Revoke::Unknown(_))).count()
     }
 
     fn names(&self, document: &Document, content: &Content) -> bool {
@@ -168,7 +174,7 @@ fn write_revoke(entry: &Revoke, xml: &mut Xml) {
 ///
 /// A list counts for a document if its key is that of the document's issuer, or one that the document's own conditions
 /// name, or if it counts for the certificate above: who may take the certificate away may take less. Whatever hangs below
-/// a revoked certificate is revoked with it. Of a document that cannot be read whole, only what can be read is looked at, so
+/// a revoked certificate is revoked with it. An entry that is not understood may name anything. Of a document that cannot be read whole, only what can be read is looked at, so
 /// it is never said to be good. The lists' signatures must have been verified.
 #[must_use]
 pub fn apply(lists: &[RevocationList], documents: &[Document], findings: &[Finding]) -> Vec<Result<()>> {
@@ -201,6 +207,11 @@ pub fn apply(lists: &[RevocationList], documents: &[Document], findings: &[Findi
             }
             (None, Some((above, Err(fault)))) => {
                 Err(Error::new(fault.reason(), format!("cannot be judged: document {} above it cannot", above + 1)))
+            }
+            (None, _) if counting[at].iter().any(|list| lists[*list].unknown() > 0) => {
+                let message = "cannot be judged: a list has an entry of unknown category or type";
+                Err(Error::new(Reason::DocumentIncomplete, message)
+                    .hint("Look at it with keyward show, and get a list that says what it means"))
             }
             (None, _) if finding.form.is_ok() => Ok(()),
             // What is missing in its form is nothing that lists go by, unless it could not be read.

@@ -45,10 +45,7 @@ impl RightsData {
     /// # Errors
     /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
     pub fn read(body: &Body) -> Result<RightsData> {
-        let is_official = Kind::of(body)? == Kind::Template;
-        if !is_official {
-            Kind::RightsData.expect(body)?;
-        }
+        let is_official = Kind::expect(&[Kind::RightsData, Kind::Template], body)? == Kind::Template;
         let content = Content::read(body)?;
         check(&content)?;
         RightsData::of(content, is_official)

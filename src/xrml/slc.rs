@@ -92,12 +92,7 @@ pub fn sub_certificate(parent: &Certificate, server: Server, stamp: Stamp) -> Re
 /// # Errors
 /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
 pub fn read(body: &Body) -> Result<Certificate> {
-    if Kind::of(body)? != Kind::SubSlc {
-        Kind::Slc.expect(body)?;
-    }
-    let content = Content::read(body)?;
-    check(&content)?;
-    Certificate::of(content)
+    certificate::read(body, &[Kind::Slc, Kind::SubSlc], check)
 }
 
 /// Refuses a view that is no such certificate.
@@ -106,7 +101,9 @@ pub(super) fn check(content: &Content) -> Result<()> {
     certificate::check_types(content, [SERVER, SERVER])?;
     certificate::check_key_sizes(content, [&[1024, 2048], &[1024, 2048]])?;
     let principal = Content::required(content.principal.as_ref(), "ISSUEDPRINCIPALS")?;
-    principal.required_object("PRINCIPAL")?.required_guid("PRINCIPAL")?;
+    let server = principal.required_object("PRINCIPAL")?;
+    server.required_guid("PRINCIPAL")?;
+    server.url().ok_or_else(|| incomplete("the PRINCIPAL has no ADDRESS of type URL"))?;
     check_revocation(content)
 }
 

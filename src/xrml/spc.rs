@@ -14,12 +14,8 @@ use crate::error::Result;
 /// # Errors
 /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
 pub fn read_issuer(body: &Body) -> Result<Certificate> {
-    if !matches!(Kind::of(body)?, Kind::ProcessorCa | Kind::EnrollmentService | Kind::Ca) {
-        Kind::ProcessorIssuer.expect(body)?;
-    }
-    let content = Content::read(body)?;
-    check_issuer(&content)?;
-    Certificate::of(content)
+    let kinds = [Kind::ProcessorIssuer, Kind::ProcessorCa, Kind::EnrollmentService, Kind::Ca];
+    certificate::read(body, &kinds, check_issuer)
 }
 
 /// Refuses a view that is no certificate of the chain above a machine.
@@ -60,7 +56,7 @@ impl MachineCertificate {
     /// # Errors
     /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
     pub fn read(body: &Body) -> Result<MachineCertificate> {
-        Kind::Spc.expect(body)?;
+        Kind::expect(&[Kind::Spc], body)?;
         let content = Content::read(body)?;
         check(&content)?;
         Ok(MachineCertificate {

@@ -15,7 +15,7 @@ use crate::key::RsaPublicKey;
 /// # Errors
 /// `DOCUMENT_KIND`, `DOCUMENT_INCOMPLETE` or `DOCUMENT_DATES`.
 pub fn read(body: &Body) -> Result<RightsData> {
-    Kind::Template.expect(body)?;
+    Kind::expect(&[Kind::Template], body)?;
     let content = Content::read(body)?;
     check(&content)?;
     RightsData::of(content, true)

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use super::markup::{self, Element, Node, incomplete, is_blank};
+use super::markup::{self, Element, Node, incomplete, is_blank, is_space};
 use crate::error::{Error, Reason, Result};
 
 /// Longest document, in bytes of UTF-8 (MS-RMPR 3.1.3.3: an issuance license has at most 8 MiB).
@@ -96,6 +96,30 @@ impl Body {
         self.parsed.element(self.at)
     }
 
+    /// Refuses a text that XML software turns into another, so that its signature would not hold where it is to be used: CR
+    /// anywhere, a line end or tab in an attribute (XML 1.0, 2.11 and 3.3.3), and white space that stands alone between two
+    /// tags, which much software drops.
+    ///
+    /// # Errors
+    /// `DOCUMENT_FORBIDDEN_MARKUP`, naming the element.
+    pub fn check_stable(&self) -> Result<()> {
+        let root = self.element();
+        let all = (root.index()..root.after()).map(|at| self.parsed.element(at));
+        for element in all {
+            let mut runs = element.runs();
+            let what = match () {
+                () if element.has_spaced_attribute() => "a line end or tab in an attribute",
+                () if runs.clone().any(|run| run.contains('\r')) => "a carriage return",
+                () if runs.any(|run| !run.is_empty() && is_blank(run)) => "nothing but white space between two tags",
+                () => continue,
+            };
+            let message = format!("{} has {what}, which does not survive XML software", element.name());
+            return Err(Error::new(Reason::DocumentForbidden, message)
+                .hint("Write line ends as LF, none in attributes, and no white space between tags"));
+        }
+        Ok(())
+    }
+
     /// The attribute `type`, empty if there is none: `LICENSE` or one of the label and template types.
     #[must_use]
     pub fn kind(&self) -> Cow<'_, str> {
@@ -183,7 +207,31 @@ impl Document {
     }
 }
 
-/// Takes the documents that stand back to back in a text, with white space between them at most. A SIGNATURE may be missing.
+/// A byte order mark, which some writers put before every text.
+pub(super) const MARK: char = '\u{FEFF}';
+
+/// Takes off what a file may begin with before its document, and a text that was put together of files before each: white
+/// space, a byte order mark, and an XML declaration. Its encoding must be one that was tried; which one it was, the bytes
+/// have told.
+pub(super) fn strip_head(text: &str) -> Result<&str> {
+    let malformed = |message: &str| Error::new(Reason::DocumentMalformed, message);
+    let text = text.trim_start_matches(|c| c == MARK || is_space(c));
+    let Some(declared) = text.strip_prefix("<?xml").filter(|rest| rest.starts_with(is_space)) else {
+        return Ok(text);
+    };
+    let (declaration, rest) = declared.split_once("?>").ok_or_else(|| malformed("the XML declaration does not end"))?;
+    if let Some((_, value)) = declaration.split_once("encoding") {
+        let name = value.split(['"', '\'']).nth(1).unwrap_or_default().to_ascii_lowercase();
+        if !["utf-8", "utf-16", "utf-16le", "utf-16be", "us-ascii", "unicode"].contains(&name.as_str()) {
+            return Err(malformed("the file declares an encoding other than UTF-8 and UTF-16")
+                .hint("Convert the file to UTF-8 and declare that"));
+        }
+    }
+    Ok(rest.trim_start_matches(|c| c == MARK || is_space(c)))
+}
+
+/// Takes the documents that stand back to back in a text, with nothing but what files begin with between them. A SIGNATURE
+/// may be missing.
 ///
 /// # Errors
 /// As [`Document::read`], with the number of the document in the message; `DOCUMENT_INCOMPLETE` if there is none.
@@ -193,7 +241,7 @@ pub fn documents(text: &str) -> Result<Vec<Document>> {
         return Err(Error::new(Reason::LimitExceeded, message));
     }
     let mut found = Vec::new();
-    let mut rest = text.trim_matches(['\t', '\n', '\r', ' ']);
+    let mut rest = strip_head(text)?.trim_end_matches(is_space);
     while !rest.is_empty() {
         if found.len() == DOCUMENTS_MAX {
             return Err(Error::new(Reason::LimitExceeded, format!("more than {DOCUMENTS_MAX} documents")));
@@ -202,7 +250,7 @@ pub fn documents(text: &str) -> Result<Vec<Document>> {
         let end = rest.find("</XrML").and_then(|at| Some(at + rest[at..].find('>')? + 1)).unwrap_or(rest.len());
         let document = Document::read_unsigned(&rest[..end]);
         found.push(document.map_err(|e| e.while_doing(format!("document {}", found.len() + 1)))?);
-        rest = rest[end..].trim_start_matches(['\t', '\n', '\r', ' ']);
+        rest = strip_head(&rest[end..])?;
     }
     if found.is_empty() {
         return Err(incomplete("the text holds no document"));

@@ -39,7 +39,7 @@ impl UseLicense {
     /// `DOCUMENT_KIND` naming what it is instead; `DOCUMENT_INCOMPLETE` for a mandatory part that is missing, doubled or
     /// impossible; `DOCUMENT_DATES` for a date that is none or a range that ends before it begins.
     pub fn read(body: &Body) -> Result<UseLicense> {
-        Kind::Ul.expect(body)?;
+        Kind::expect(&[Kind::Ul], body)?;
         let content = Content::read(body)?;
         check(&content)?;
         Ok(UseLicense {
@@ -119,6 +119,9 @@ pub(super) fn check(content: &Content) -> Result<()> {
         let mut holders = right.conditions.access.iter().map(|principal| &principal.internal_id);
         if right.conditions.access.is_empty() || holders.any(|id| *id != licensee.internal_id) {
             return Err(incomplete(format!("the right {} is not given to the license's principal", right.name)));
+        }
+        if !right.has_enabling_bits() {
+            return Err(incomplete(format!("the right {} has no ENABLINGBITS", right.name)));
         }
     }
     Ok(())

@@ -33,6 +33,23 @@ fn the_same_documents_come_out_of_every_encoding() {
 }
 
 #[test]
+fn files_that_were_put_together_or_filled_up_hold_their_documents() {
+    let (slc, ca) = (vectors::text("mode2/slc.xml"), vectors::text("mode2/ca.xml"));
+    let declaration = "<?xml version=\"1.0\" encoding=\"utf-8\"?>";
+    for text in [
+        format!("\u{FEFF}{slc}\n\u{FEFF}{ca}\n"),
+        format!("{declaration}\n{slc}\n{declaration}\n{ca}\n"),
+        format!("\u{FEFF}{declaration}\u{FEFF}{slc}\u{FEFF}{declaration}{ca}\0\0\0"),
+    ] {
+        let documents = carrier::read(text.as_bytes()).unwrap();
+        assert_eq!(documents.iter().map(|d| d.as_str()).collect::<Vec<_>>(), [&slc, &ca]);
+    }
+    for text in [format!("{slc}\0{ca}"), format!("{slc}x{ca}"), format!("{slc}<?y?>{ca}")] {
+        assert!(carrier::read(text.as_bytes()).is_err(), "{}", &text[text.len() - 60..]);
+    }
+}
+
+#[test]
 fn bytes_that_are_no_text_are_refused() {
     let surrogate = |unit: u16| [&b"\xFF\xFE"[..], &utf16("<XrML>", u16::to_le_bytes), &unit.to_le_bytes()].concat();
     let files = [

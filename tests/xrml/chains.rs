@@ -5,12 +5,14 @@ use keyward::key::Hash;
 use keyward::xrml::ca;
 use keyward::xrml::certificate::{Certificate, Stamp};
 use keyward::xrml::chain::{self, Finding, Link, Pin};
+use keyward::xrml::clc::ClientCertificate;
 use keyward::xrml::element::{Id, Object, Principal};
 use keyward::xrml::signature::Root;
 use keyward::xrml::slc::{self, Server};
 use keyward::xrml::spc::{self, MachineCertificate};
-use keyward::xrml::text::{Document, documents};
+use keyward::xrml::text::{Body, Document, documents};
 use keyward::xrml::time::XrmlTime;
+use keyward::xrml::ul::UseLicense;
 
 use super::kit::Key;
 use super::vectors;
@@ -261,4 +263,60 @@ fn both_chains_of_machine_certificates_are_good() {
     let documents = [spc, sign("eca", &service), sign("ca", &middle), root];
     let findings = chain::require(&documents, &[root_pin("mode2")], at("2026-06-01T00:00")).unwrap();
     assert_eq!(chain::names(&findings), ["spc", "enrollment-service", "ca", "ca"]);
+}
+
+#[test]
+fn a_user_issues_use_licenses_to_itself_as_the_owner_alone() {
+    let read = |name: &str| UseLicense::read(vectors::document(&format!("mode2/{name}")).body()).unwrap();
+    let clc = ClientCertificate::read(vectors::document("mode2/clc.xml").body()).unwrap();
+    let mut owners = UseLicense { issuer: clc.user.as_issuer(), ..read("ul.xml") };
+    owners.work.rights.truncate(1);
+    owners.work.rights[0].name = "OWNER".into();
+    owners.work.rights[0].is_named = true;
+    let findings = |license: &UseLicense| {
+        let document = Key::load("mode2", "clc").document(Root::UseLicense, &license.write().unwrap(), Hash::Sha256);
+        chain::check(&[vec![document], chain("mode2", &["clc.xml"])].concat(), &[root_pin("mode2")])
+    };
+    assert!(findings(&owners).iter().all(|finding| finding.is_good() && finding.is_pinned));
+
+    let mut others = owners.clone();
+    others.licensee.object.as_mut().unwrap().id.value = "S-1-5-21-9-9-9-666".into();
+    let mut view = owners.clone();
+    view.work.rights[0].name = "VIEW".into();
+    let mut both = owners.clone();
+    both.work.rights.push(view.work.rights[0].clone());
+    for license in [others, view, both] {
+        let findings = findings(&license);
+        assert!(findings[0].signature.is_ok() && !findings[0].is_pinned);
+        assert!(broken(&findings[0]).contains("to itself alone"), "{:?}", findings[0].link);
+    }
+}
+
+#[test]
+fn a_pinned_root_vouches_for_authorities_and_for_nothing_else_that_its_key_signed() {
+    let root = vectors::document("mode2/ca.xml");
+    let issuer = between(root.as_str(), "<ISSUER>", "</ISSUER>");
+    let license = vectors::text("mode2/ul.xml");
+    let body = between(&license, "<BODY", "</BODY>");
+    let body = format!("<BODY{}</BODY>", body.replace(between(&license, "<ISSUER>", "</ISSUER>"), issuer));
+    let signed = Key::load("mode2", "root").document(Root::UseLicense, &Body::read(&body).unwrap(), Hash::Sha256);
+    let findings = chain::check(&[signed], &[root_pin("mode2")]);
+    assert!(findings[0].form.is_ok() && findings[0].signature.is_ok() && !findings[0].is_pinned);
+    assert!(broken(&findings[0]).contains("authority's, which may not issue a use license"), "{:?}", findings[0].link);
+}
+
+#[test]
+fn a_license_that_stands_before_another_with_the_key_of_its_issuer_is_not_called_forged() {
+    let documents = load("mode2", &["ul.xml", "pl-online.xml"]);
+    let message = broken(&chain::check(&documents, &[])[0]);
+    assert!(message.contains("is no certificate"), "{message}");
+}
+
+#[test]
+fn a_document_is_not_good_before_it_was_issued() {
+    let documents = chain("mode2", &["ul.xml"]);
+    let findings = chain::check(&documents, &[]);
+    for (moment, is_good) in [("2020-01-01T00:00", false), ("2026-01-02T02:51", false), ("2026-01-02T02:52", true)] {
+        assert_eq!(findings[0].check_time(at(moment)).is_ok(), is_good, "issued at 03:07; clocks may differ: {moment}");
+    }
 }

@@ -119,6 +119,12 @@ fn a_soap_message_and_a_revocation_list_are_taken_as_they_are() {
     assert_eq!(code, Some(1));
     assert!(rows[0]["revoked"].as_str().unwrap().contains("revoked by the list of 2026-01-03T00:00"));
     assert_eq!(rows[1]["revoked"], "no");
+    let directory = tempfile::tempdir().unwrap();
+    let changed = directory.path().join("list.xml").display().to_string();
+    let text = vectors::text("mode2/revocation-list.xml").replace("Example revocation list", "Example revocation lisT");
+    std::fs::write(&changed, text).unwrap();
+    let (code, _) = verify(&paths("mode2", &names), &["--pin", &pin("mode2"), "--revocation-list", &changed]);
+    assert_eq!(code, Some(1), "it was read, and it is wrong");
 }
 
 #[test]

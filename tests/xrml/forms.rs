@@ -47,6 +47,7 @@ fn a_document_without_what_its_kind_must_have_is_not_good_whoever_signed_it() {
         (without("ul.xml", "<RIGHTSGROUP", "</RIGHTSGROUP>"), "WORK grants no right"),
         (without("ul.xml", "<WORK>", "</WORK>"), "BODY has no WORK"),
         (without("ul.xml", "<ISSUEDTIME>", "</ISSUEDTIME>"), "BODY has no ISSUEDTIME"),
+        (without("ul.xml", "<ENABLINGBITS", "</ENABLINGBITS>"), "the right VIEW has no ENABLINGBITS"),
         (without("pl-online.xml", "<ENABLINGBITS", "</ENABLINGBITS>"), "PRINCIPAL has no ENABLINGBITS"),
         (
             without("pl-online.xml", "<AUTHENTICATEDDATA", "</AUTHENTICATEDDATA>"),
@@ -110,6 +111,12 @@ fn a_certificate_whose_key_has_a_size_that_its_kind_does_not_allow_is_not_good()
     let findings = chain::check(&[vec![slc], load("mode2", &ABOVE_SLC[1..])].concat(), &[root_pin("mode2")]);
     assert!(findings[0].signature.is_ok() && matches!(findings[0].link, Link::Document(1)));
     assert!(findings[0].form.as_ref().unwrap_err().message().contains("has 3072 bits"));
+    let bare = given.replace(&part("slc.xml", "<ADDRESS", "</ADDRESS>"), "");
+    let slc = changed("slc.xml", "es", &given, &bare);
+    assert!(chain::check(&[slc], &[])[0].form.as_ref().unwrap_err().message().contains("no ADDRESS"));
+    let zeros = given.replace(modulus, &format!("{}AA==", &modulus[..modulus.len() - 4]));
+    let slc = changed("slc.xml", "es", &given, &zeros);
+    assert!(chain::check(&[slc], &[])[0].form.as_ref().unwrap_err().message().contains("leading zeros"));
     let even = given.replace(modulus, &format!("/A{}", &modulus[2..]));
     let slc = changed("slc.xml", "es", &given, &even);
     assert!(chain::check(&[slc], &[])[0].form.as_ref().unwrap_err().message().contains("even"));
@@ -153,6 +160,12 @@ fn a_use_license_is_good_at_a_time_if_one_of_its_rights_is() {
     let whole = format!("<CONDITIONLIST>{over}</CONDITIONLIST></BODY>");
     let findings = under_the_server(vec![changed("ul.xml", "slc", "</BODY>", &whole)]);
     assert!(findings[0].check_time(at("2026-06-01T00:00")).is_err(), "a condition on the whole license");
+    let whole = format!("<CONDITIONLIST>{interval}</CONDITIONLIST>");
+    for (place, inserted) in [("</BODY>", format!("{whole}</BODY>")), ("</METADATA>", format!("</METADATA>{whole}"))] {
+        let findings = under_the_server(vec![changed("ul.xml", "slc", place, &inserted)]);
+        assert!(findings[0].check_time(at("2026-01-20T00:00")).is_ok(), "{place}");
+        assert!(findings[0].check_time(at("2026-02-20T00:00")).is_err(), "{place}");
+    }
 }
 
 #[test]
@@ -176,6 +189,13 @@ fn a_part_that_cannot_be_read_is_not_good_and_hides_no_signature_or_link() {
         let documents = [vec![license], load("mode2", &ABOVE_SLC)].concat();
         assert!(chain::require(&documents, &[root_pin("mode2")], at("2026-06-01T00:00")).is_err());
     }
+    // Without a date nothing links it to others, and its signature is still judged.
+    let undated = changed("ul.xml", "slc", "<ISSUEDTIME>", "<ISSUEDTIME>x");
+    let findings = under_the_server(vec![undated]);
+    assert!(findings[0].content.is_err() && findings[0].signature.is_ok(), "{:?}", findings[0].signature);
+    let tampered = Document::read(&vectors::text("mode2/ul.xml").replace("<ISSUEDTIME>", "<ISSUEDTIME>x")).unwrap();
+    let findings = under_the_server(vec![tampered]);
+    assert_eq!(findings[0].signature.as_ref().unwrap_err().reason(), Reason::SignatureInvalid);
 }
 
 #[test]

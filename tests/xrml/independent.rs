@@ -4,6 +4,7 @@ use std::process::Command;
 
 use keyward::key::Hash;
 use keyward::xrml::certificate::Stamp;
+use keyward::xrml::clc::ClientCertificate;
 use keyward::xrml::pl::PublishingLicense;
 use keyward::xrml::rac::AccountCertificate;
 use keyward::xrml::revocation::RevocationList;
@@ -16,7 +17,7 @@ use super::kit::Key;
 use super::vectors;
 
 /// Runs the verifier over files; what it prints, and whether all held.
-fn run(files: &[String]) -> (String, bool) {
+pub(super) fn run(files: &[String]) -> (String, bool) {
     let script = [env!("CARGO_MANIFEST_DIR"), "tests/xrml/verify.py"].join("/");
     let output = Command::new("python3").arg(script).args(files).output().expect("python3 is needed for this test");
     (String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr), output.status.success())
@@ -65,6 +66,18 @@ fn a_whole_hierarchy_of_ours_verifies_elsewhere() {
                 &PublishingLicense::read(&read("pl-online.xml")).unwrap().write().unwrap(),
                 hash,
             ),
+            key("slc").document(
+                Root::Server,
+                &ClientCertificate::read(&read("clc.xml")).unwrap().write().unwrap(),
+                hash,
+            ),
+            key("clc").document(
+                Root::Client,
+                &PublishingLicense::read(&read("pl-offline.xml")).unwrap().write().unwrap(),
+                hash,
+            ),
+            key("es").document(Root::Server, &slc::read(&read("slc.xml")).unwrap().write().unwrap(), hash),
+            key("slc").document(Root::Server, &slc::read(&read("sub-slc.xml")).unwrap().write().unwrap(), hash),
             key("rev").document(
                 Root::RevocationList,
                 &RevocationList::read(&read("revocation-list.xml")).unwrap().write().unwrap(),

@@ -238,11 +238,12 @@ fn what_xml_software_would_change_or_no_reader_would_read_is_not_written() {
         license.write()
     };
     assert!(named("LCID 1033:NAME a;\nLCID 1041:NAME b;\n").is_ok());
-    assert_eq!(named("a\r\nb").unwrap_err().reason(), Reason::InvalidArgument);
+    assert_eq!(named("a\r\nb").unwrap_err().reason(), Reason::DocumentForbidden);
+    assert_eq!(named(" ").unwrap_err().reason(), Reason::DocumentForbidden);
     for name in ["a\tb", "a\nb", "a\rb"] {
         let mut license = given.clone();
         license.work.rights[0] = Right::new(name, license.work.rights[0].conditions.clone());
-        assert_eq!(license.write().unwrap_err().reason(), Reason::InvalidArgument, "{name:?}");
+        assert_eq!(license.write().unwrap_err().reason(), Reason::DocumentForbidden, "{name:?}");
     }
     let mut groupless = given.clone();
     groupless.work.conditions = Some(Conditions { unknown: "<TIME />".into(), ..Conditions::default() });
@@ -337,6 +338,10 @@ fn a_template_is_written_signed_and_copied_into_rights_data_verbatim() {
     assert!(body.as_str().contains("<WORK><OBJECT><ID type=\"\" /></OBJECT>"));
     let document = key.document(Root::Server, &body, Hash::Sha256);
     assert_eq!(template::verified(&document, &key.public()).unwrap(), draft);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("template.xml").display().to_string();
+    std::fs::write(&file, document.as_str()).unwrap();
+    assert!(super::independent::run(&[file]).1, "it holds for other code, too");
     assert_eq!(template::hash(&document).unwrap(), signature::digest(&body, Hash::Sha256));
     let content = keyward::xrml::sealed::ContentKey::new(vec![5; 32]).unwrap();
     let sealed = keyward::xrml::rights_data::encrypt(document.as_str(), &content).unwrap();

@@ -56,6 +56,7 @@ fn every_category_revokes_what_it_names() {
     let user = content(0).principal.unwrap();
     let work = content(0).work.unwrap().object.unwrap();
     let upper = |object: Object| Object { id: Id { value: object.id.value.to_uppercase(), ..object.id }, ..object };
+    let lower = |object: Object| Object { id: Id { value: object.id.value.to_lowercase(), ..object.id }, ..object };
     let server = content(0).issuer.unwrap();
     let cases = [
         ("license-id", Revoke::LicenseId(upper(content(0).descriptor.unwrap())), [true, false]),
@@ -66,13 +67,28 @@ fn every_category_revokes_what_it_names() {
         ("principal-key", Revoke::PrincipalKey(*user.key.clone().unwrap()), [true, false]),
         ("principal-id", Revoke::PrincipalId(user.object.clone().unwrap()), [true, false]),
         ("content-id", Revoke::ContentId(work), [true, false]),
-        ("unknown", Revoke::Unknown("<REVOKE category=\"x\" type=\"y\"><Z /></REVOKE>".into()), [false, false]),
+        ("principal-id", Revoke::PrincipalId(lower(user.object.clone().unwrap())), [true, false]),
     ];
     for (name, entry, expected) in cases {
         let written = list("slc", vec![entry.clone()]);
         assert_eq!(written.entries, [entry], "{name}");
         assert_eq!(revoked(&[written], &documents), expected, "{name}");
     }
+}
+
+#[test]
+fn an_entry_of_unknown_meaning_is_kept_and_leaves_open_what_it_revokes() {
+    let documents = load(&["ul.xml", "slc.xml"]);
+    let content = keyward::xrml::content::Content::read(documents[0].body()).unwrap();
+    let unknown = Revoke::Unknown("<REVOKE category=\"license\" type=\"License-id\"><Z /></REVOKE>".into());
+    let written = list("slc", vec![unknown.clone()]);
+    assert_eq!((&written.entries, written.unknown()), (&vec![unknown.clone()], 1));
+    let judge = |lists: &[RevocationList]| apply(lists, &documents, &chain::check(&documents, &[]));
+    let outcomes = judge(&[written]);
+    assert!(outcomes[0].as_ref().unwrap_err().message().contains("unknown category or type"), "{:?}", outcomes[0]);
+    assert!(outcomes[1].is_ok(), "the server's list does not count for the server");
+    let both = list("slc", vec![unknown, Revoke::LicenseId(content.descriptor.unwrap())]);
+    assert_eq!(judge(&[both])[0].as_ref().unwrap_err().reason(), Reason::Revoked);
 }
 
 #[test]
