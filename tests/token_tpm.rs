@@ -7,6 +7,7 @@ use keyward::error::Reason;
 use keyward::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
 use keyward::token::{Class, Evidence, Generate, Generated, KeyRef, Outcome, Token};
 
+use crate::kit::token::manager::{CREATE_PRIMARY, Manager};
 use crate::kit::token::{Held, TestToken, USER_PIN};
 
 fn make(token: &dyn Token) -> (KeyRef, Generated) {
@@ -123,4 +124,23 @@ fn more_keys_than_the_tpm_holds_take_turns() {
     for key in keys.iter().chain(&keys) {
         token.sign(key, Hash::Sha256, &[7; 32]).unwrap();
     }
+}
+
+#[test]
+fn behind_a_resource_manager_keys_take_turns_within_the_three_objects_that_it_gives() {
+    let test = TestToken::make("swtpm", Held::InProcess);
+    let token = test.open();
+    let keys: Vec<KeyRef> = (0..5).map(|_| make(&*token).0).collect();
+    // A TPM has one user at a time.
+    drop(token);
+    let manager = Manager::before(test.binding.directory.as_ref().unwrap());
+    let token = test.open();
+    for key in keys.iter().chain(&keys) {
+        token.sign(key, Hash::Sha256, &[7; 32]).unwrap();
+    }
+    assert_eq!(manager.count(CREATE_PRIMARY), 1, "no connection was lost");
+    // With a new key, one more object is needed for a moment: the key that attests it.
+    let (_, made) = make(&*token);
+    assert!(made.evidence.attributes.iter().any(|(name, _)| name == "certifySignature"), "{:?}", made.evidence.gaps);
+    assert_eq!(manager.count(CREATE_PRIMARY), 2);
 }

@@ -1,6 +1,7 @@
 //! Tokens for tests: one private token directory per process and profile, a fresh token per test.
 
 pub(crate) mod faulty;
+pub(crate) mod manager;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,5 @@
 //! A TPM 2.0 behind the port: one lane, keys wrapped under its storage primary and loaded once.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
@@ -35,6 +34,10 @@ mod object;
 
 /// The key that proves the PIN at opening: it signs nothing else.
 const PIN_CHECK: KeyId = KeyId([0; 20]);
+/// Keys that are loaded at a time. With the storage primary they are three objects: as many as every TPM holds (TPM 2.0
+/// Part 2, TPM_PT_HR_TRANSIENT_MIN), and as many as the kernel's resource manager lets one user have, which ends a command
+/// that would load a fourth one with an error of the device file.
+const KEYS_MAX: usize = 2;
 /// Characters of a PIN at least: the keys are outside dictionary-attack protection.
 const PIN_CHARACTERS_MIN: usize = 24;
 
@@ -54,7 +57,15 @@ struct Connection {
     primary: KeyHandle,
     primary_name: String,
     session: AuthSession,
-    loaded: HashMap<KeyId, (KeyHandle, PublicKey)>,
+    /// The last one was used last.
+    loaded: Vec<Loaded>,
+}
+
+/// A key in the TPM.
+struct Loaded {
+    id: KeyId,
+    handle: KeyHandle,
+    public: PublicKey,
 }
 
 /// Makes a token of a TPM: a directory for its wrapped keys, bound to the TPM's storage primary, and the PIN.
@@ -227,7 +238,7 @@ impl TpmToken {
         add("creationHash", made.creation_hash.value());
         let certified = self.with_connection(|connection| {
             // Room for the attestation key beside this one.
-            connection.unload();
+            connection.unload_all();
             let (key, _) = connection.load(&self.directory, id, &self.auth)?;
             connection.certify(key, &id.0)
         });
@@ -314,7 +325,7 @@ impl Connection {
         let primary_name = hex::encode(name.value());
         // Salted by the primary, so that what goes over the bus is encrypted to the TPM.
         let session = salted_session(&mut context, primary).map_err(|e| failure("TPM2_StartAuthSession", &e))?;
-        Ok(Connection { context, primary, primary_name, session, loaded: HashMap::new() })
+        Ok(Connection { context, primary, primary_name, session, loaded: Vec::new() })
     }
 
     fn create(&mut self, template: tss_esapi::structures::Public, auth: &Secret) -> Result<CreateKeyResult, Failure> {
@@ -327,7 +338,7 @@ impl Connection {
         };
         match create(&mut self.context) {
             Err(e) if is_full(&e) => {
-                self.unload();
+                self.unload_all();
                 create(&mut self.context)
             }
             answer => answer,
@@ -337,7 +348,9 @@ impl Connection {
 
     /// The handle and public half of a key, loaded from its file on first use.
     fn load(&mut self, directory: &Path, id: KeyId, auth: &Secret) -> Result<(KeyHandle, PublicKey), Failure> {
-        if let Some((handle, public)) = self.loaded.get(&id) {
+        if let Some(place) = self.loaded.iter().position(|loaded| loaded.id == id) {
+            self.loaded[place..].rotate_left(1);
+            let Loaded { handle, public, .. } = &self.loaded[self.loaded.len() - 1];
             return Ok((*handle, public.clone()));
         }
         let file = object::read::<KeyFile>(&object::key_path(directory, id))
@@ -347,30 +360,42 @@ impl Connection {
         let (public, private) = file.parts().map_err(loading)?;
         let known = object::public_key(&public)
             .ok_or_else(|| super::refusal(Class::Mismatch, "TPM2_Load", "a key of another kind"))?;
+        let auth = Auth::try_from(auth.expose().to_vec()).map_err(loading)?;
+        while self.loaded.len() >= KEYS_MAX {
+            self.unload(0);
+        }
         let (primary, session) = (self.primary, Some(self.session));
         let load = |context: &mut Context| {
             context.execute_with_session(session, |c| c.load(primary, private.clone(), public.clone()))
         };
         let handle = match load(&mut self.context) {
-            // Without a resource manager there is room for three objects; the others are loaded again when needed.
+            // Somebody else has objects in it; ours are loaded again when they are needed.
             Err(e) if is_full(&e) => {
-                self.unload();
+                self.unload_all();
                 load(&mut self.context)
             }
             answer => answer,
         }
         .map_err(loading)?;
-        let auth = Auth::try_from(auth.expose().to_vec()).map_err(loading)?;
-        self.context.tr_set_auth(ObjectHandle::from(handle), auth).map_err(loading)?;
-        self.loaded.insert(id, (handle, known.clone()));
+        if let Err(e) = self.context.tr_set_auth(ObjectHandle::from(handle), auth) {
+            let _ = self.context.flush_context(ObjectHandle::from(handle));
+            return Err(loading(e));
+        }
+        self.loaded.push(Loaded { id, handle, public: known.clone() });
         Ok((handle, known))
     }
 
+    /// Takes a key out of the TPM.
+    fn unload(&mut self, place: usize) {
+        let loaded = self.loaded.remove(place);
+        // What cannot be flushed is gone already.
+        let _ = self.context.flush_context(ObjectHandle::from(loaded.handle));
+    }
+
     /// Takes all keys out of the TPM.
-    fn unload(&mut self) {
-        for (_, (key, _)) in self.loaded.drain() {
-            // What cannot be flushed is gone already.
-            let _ = self.context.flush_context(ObjectHandle::from(key));
+    fn unload_all(&mut self) {
+        while !self.loaded.is_empty() {
+            self.unload(0);
         }
     }
 
@@ -414,7 +439,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.unload();
+        self.unload_all();
         for object in [self.primary.into(), SessionHandle::from(self.session).into()] {
             let _ = self.context.flush_context(object);
         }
