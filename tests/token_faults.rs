@@ -11,7 +11,7 @@ use keyward::error::{Error, Reason};
 use keyward::key::{Hash, KeyAlgorithm, KeyId};
 use keyward::token::host::HostToken;
 use keyward::token::pkcs11::fault::{Act, classify, is_about_an_attribute};
-use keyward::token::profile::{Optional, UserType};
+use keyward::token::profile::UserType;
 use keyward::token::{Class, Generate, Outcome, Padding, Token};
 
 use crate::kit::token::faulty::{Faulty, make};
@@ -19,6 +19,7 @@ use crate::kit::token::{USER_PIN, host_program, pin};
 
 use values::VALUES;
 
+mod attributes;
 mod opening;
 mod values;
 
@@ -255,24 +256,6 @@ fn eight_callers_that_meet_a_lost_login_make_one_new_one() {
         }
     });
     assert_eq!(faulty.calls(), ["C_Login"]);
-}
-
-#[test]
-fn an_attribute_that_the_token_drops_or_does_not_show_is_a_recorded_gap() {
-    let mut faulty = Faulty::new();
-    faulty.test.profile.keys.omit = vec![Optional::Copyable, Optional::AllowedMechanisms];
-    let token = faulty.test.open();
-    let request = Generate {
-        id: KeyId::random().unwrap(),
-        label: "gaps".to_owned(),
-        algorithm: KeyAlgorithm::Rsa(2048),
-        sign: true,
-        decrypt: true,
-    };
-    let gaps = token.generate(&request).unwrap().evidence.gaps;
-    let named: Vec<&str> = gaps.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(named, ["CKA_COPYABLE", "CKA_ALLOWED_MECHANISMS"], "{gaps:?}");
-    assert!(gaps.iter().all(|(_, why)| why.contains("not asked for")), "{gaps:?}");
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Token for Pkcs11Token {
         // From here on the pair exists, so a failure leaves the outcome open.
         let made = |f: Failure| Failure { outcome: Outcome::Unknown, ..f };
         let evidence = template.read_back(&session, private, public, self.description.clone()).map_err(made)?;
-        let public = public_half(&session, request.id, private).map_err(made)?;
+        let public = same_key(&session, request.id, private, public).map_err(made)?;
         Ok(Generated { public, evidence })
     }
 
@@ -207,31 +207,77 @@ fn private_object(session: &Session, id: KeyId) -> Result<ObjectHandle, Failure>
     }
 }
 
-/// The public half: for RSA from the private object itself, for P-256, whose private object does not hold the point,
-/// from the public object of the same id.
+/// The public half: for RSA from the private object itself, where that shows it, otherwise from the public object of the
+/// same id.
 fn public_half(session: &Session, id: KeyId, private: ObjectHandle) -> Result<PublicKey, Failure> {
-    if let Ok(Attribute::Modulus(modulus)) = template::read(session, private, AttributeType::Modulus)? {
-        let Ok(Attribute::PublicExponent(exponent)) = template::read(session, private, AttributeType::PublicExponent)?
-        else {
-            return Err(mismatch("an RSA private key without its public exponent"));
-        };
-        let exponent = exponent.iter().try_fold(0u32, |n, byte| n.checked_mul(256)?.checked_add(u32::from(*byte)));
-        let key = RsaPublicKey::new(&modulus, exponent.unwrap_or(0));
-        return key.map(PublicKey::Rsa).map_err(|e| mismatch(e.message()));
+    match rsa_of(session, private)? {
+        Ok(rsa) => Ok(rsa),
+        Err(_) => public_of(session, public_object(session, id)?),
     }
-    let found = find(session, &[Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(id.0.to_vec())])?;
-    let public = match found.as_slice() {
-        [one] => one,
-        [] if !session::is_logged_in(session) => return Err(hidden()),
-        many => return Err(mismatch(&format!("{} public keys of one id", many.len()))),
+}
+
+/// What a public object holds. A module that does not show it has not thereby shown another key.
+fn public_of(session: &Session, public: ObjectHandle) -> Result<PublicKey, Failure> {
+    let not_shown = match rsa_of(session, public)? {
+        Ok(rsa) => return Ok(rsa),
+        Err(answer) => answer,
     };
-    match template::read(session, *public, AttributeType::EcPoint)? {
+    match template::read(session, public, AttributeType::EcPoint)? {
         // A DER octet string by the standard (PKCS#11 2.40, 2.3.3); some modules give the bare point.
         Ok(Attribute::EcPoint(der)) if der.len() == 67 && der[..3] == [0x04, 0x41, 0x04] => {
             Ok(PublicKey::P256 { point: der[2..].to_vec() })
         }
         Ok(Attribute::EcPoint(point)) if point.len() == 65 && point[0] == 0x04 => Ok(PublicKey::P256 { point }),
-        _ => Err(mismatch("a key that is neither RSA nor P-256")),
+        Ok(_) => Err(mismatch("a key that is neither RSA nor P-256")),
+        Err(_) => Err(super::refusal(Class::Token, "C_GetAttributeValue", not_shown)),
+    }
+}
+
+/// Modulus and exponent of an object, or the module's word for not showing one of them: a private object need not have
+/// the exponent, and modules differ in what they say of an attribute that is not there.
+fn rsa_of(session: &Session, object: ObjectHandle) -> Result<Result<PublicKey, String>, Failure> {
+    let (modulus, exponent) = match template::read(session, object, AttributeType::Modulus)? {
+        Ok(Attribute::Modulus(modulus)) => (modulus, template::read(session, object, AttributeType::PublicExponent)?),
+        Ok(_) => return Err(mismatch("a modulus of another form")),
+        Err(answer) => return Ok(Err(answer)),
+    };
+    let exponent = match exponent {
+        Ok(Attribute::PublicExponent(exponent)) => exponent,
+        Ok(_) => return Err(mismatch("an exponent of another form")),
+        Err(answer) => return Ok(Err(answer)),
+    };
+    let exponent = exponent.iter().try_fold(0u32, |n, byte| n.checked_mul(256)?.checked_add(u32::from(*byte)));
+    let key = RsaPublicKey::new(&modulus, exponent.unwrap_or(0));
+    key.map(PublicKey::Rsa).map(Ok).map_err(|e| mismatch(e.message()))
+}
+
+/// The one public key of this id.
+fn public_object(session: &Session, id: KeyId) -> Result<ObjectHandle, Failure> {
+    let found = find(session, &[Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(id.0.to_vec())])?;
+    match found.as_slice() {
+        [one] => Ok(*one),
+        [] if !session::is_logged_in(session) => Err(hidden()),
+        [] => Err(super::refusal(Class::KeyMissing, "C_FindObjects", "no public key of this id")),
+        many => Err(mismatch(&format!("{} public keys of one id", many.len()))),
+    }
+}
+
+/// The public half of a fresh pair, if both halves are found by its id, and are the halves of one key.
+fn same_key(session: &Session, id: KeyId, private: ObjectHandle, public: ObjectHandle) -> Result<PublicKey, Failure> {
+    for made in [private, public] {
+        match template::read(session, made, AttributeType::Id)? {
+            Ok(Attribute::Id(read)) if read != id.0 => {
+                return Err(mismatch("CKA_ID of the new key is not the one that was asked for"));
+            }
+            // An id that is not shown is one by which the key is found below, or is not.
+            _ => {}
+        }
+    }
+    let half = public_of(session, public)?;
+    if public_half(session, id, private_object(session, id)?)? == half {
+        Ok(half)
+    } else {
+        Err(mismatch("the private half of the new key belongs to another public half"))
     }
 }
 

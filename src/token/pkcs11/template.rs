@@ -90,21 +90,20 @@ impl Template {
     ) -> Result<Evidence, Failure> {
         let mut evidence = Evidence { token, attributes: Vec::new(), gaps: Vec::new() };
         for name in READ_BACK {
-            let handle = if *name == AttributeType::ModulusBits { public } else { private };
+            let handle = if PUBLIC_HAS_IT.contains(name) { public } else { private };
             let label = attribute_name(*name);
             if self.dropped.contains(name) {
                 evidence.gaps.push((label.clone(), "not asked for: the profile says the device refuses it".to_owned()));
             }
             match read(session, handle, *name)? {
                 Err(answer) => {
-                    let ours = self.wanted(*name).is_some() || *name != AttributeType::ModulusBits;
-                    if ours && !(self.dropped.contains(name) || self.is_of_the_other_kind(*name)) {
+                    if !(self.dropped.contains(name) || self.is_of_the_other_kind(*name)) {
                         evidence.gaps.push((label, answer));
                     }
                 }
                 Ok(value) => {
                     let shown = show(&value);
-                    if let Some(wanted) = self.wanted(*name).filter(|wanted| *wanted != value) {
+                    if let Some(wanted) = self.wanted(*name).filter(|wanted| show(wanted) != shown) {
                         if CUSTODY_RESTS_ON.contains(name) {
                             return Err(Failure {
                                 class: Class::Mismatch,
@@ -129,18 +128,28 @@ impl Template {
             AttributeType::AlwaysSensitive => Some(Attribute::AlwaysSensitive(true)),
             AttributeType::NeverExtractable => Some(Attribute::NeverExtractable(true)),
             AttributeType::KeyGenMechanism => Some(Attribute::KeyGenMechanism(self.mechanism.mechanism_type())),
-            AttributeType::ModulusBits | AttributeType::PublicExponent => {
+            name if PUBLIC_HAS_IT.contains(&name) || name == AttributeType::PublicExponent => {
                 self.public.iter().find(|a| a.attribute_type() == name).cloned()
             }
             _ => self.private.iter().find(|a| a.attribute_type() == name).cloned(),
         }
     }
 
-    /// RSA's numbers on a P-256 key: nothing is missing there.
+    /// RSA's numbers on a P-256 key, and the other way around: nothing is missing there.
     fn is_of_the_other_kind(&self, name: AttributeType) -> bool {
-        matches!(name, AttributeType::ModulusBits | AttributeType::PublicExponent) && self.wanted(name).is_none()
+        let of_one_kind = [AttributeType::ModulusBits, AttributeType::PublicExponent, AttributeType::EcParams];
+        of_one_kind.contains(&name) && self.wanted(name).is_none()
     }
 }
+
+/// What is read back from the public half.
+const PUBLIC_HAS_IT: &[AttributeType] = &[
+    AttributeType::Verify,
+    AttributeType::Encrypt,
+    AttributeType::Wrap,
+    AttributeType::ModulusBits,
+    AttributeType::EcParams,
+];
 
 /// What is read back, in the order of the template.
 const READ_BACK: &[AttributeType] = &[
@@ -162,8 +171,12 @@ const READ_BACK: &[AttributeType] = &[
     AttributeType::AlwaysSensitive,
     AttributeType::NeverExtractable,
     AttributeType::KeyGenMechanism,
+    AttributeType::Verify,
+    AttributeType::Encrypt,
+    AttributeType::Wrap,
     AttributeType::ModulusBits,
     AttributeType::PublicExponent,
+    AttributeType::EcParams,
 ];
 
 /// A key for which one of these reads wrong is not taken.
@@ -246,7 +259,7 @@ fn show(value: &Attribute) -> String {
         }
         Attribute::KeyGenMechanism(mechanism) => mechanism.to_string(),
         Attribute::ModulusBits(bits) => bits.to_string(),
-        Attribute::PublicExponent(bytes) => hex::encode(bytes),
+        Attribute::PublicExponent(bytes) | Attribute::EcParams(bytes) => hex::encode(bytes),
         other => {
             let text = format!("{other:?}");
             text.split_once('(').map_or(text.clone(), |(_, value)| value.trim_end_matches(')').to_owned())

@@ -7,7 +7,7 @@ mod script;
 use std::sync::OnceLock;
 
 use cryptoki_sys::*;
-use script::Fault;
+use script::{Fault, Seen};
 
 struct Real {
     list: CK_FUNCTION_LIST,
@@ -67,7 +67,7 @@ fn obey(ordered: Option<Fault>, session: Option<CK_SESSION_HANDLE>) -> Option<CK
             None
         }
         // These change what comes back; see `after`.
-        Fault::Corrupt | Fault::Flags(_) | Fault::Swap(_, _) => None,
+        Fault::Corrupt | Fault::Flags(_) | Fault::Swap(_, _) | Fault::Rename | Fault::Deny(..) | Fault::Spoil(_) => None,
     }
 }
 
@@ -94,6 +94,8 @@ macro_rules! forward {
                 C_GetTokenInfo: Some(C_GetTokenInfo),
                 C_Sign: Some(C_Sign),
                 C_FindObjectsInit: Some(C_FindObjectsInit),
+                C_GetAttributeValue: Some(C_GetAttributeValue),
+                C_GenerateKeyPair: Some(C_GenerateKeyPair),
                 ..*real()
             }
         }
@@ -112,14 +114,9 @@ forward! {
     C_GetSessionInfo(session: CK_SESSION_HANDLE, info: *mut CK_SESSION_INFO) session session;
     C_Login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE, pin: *mut CK_UTF8CHAR, length: CK_ULONG) session session;
     C_Logout(session: CK_SESSION_HANDLE) session session;
-    C_GetAttributeValue(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE,
-        count: CK_ULONG) session session;
     C_FindObjects(session: CK_SESSION_HANDLE, objects: *mut CK_OBJECT_HANDLE, max: CK_ULONG, count: *mut CK_ULONG)
         session session;
     C_FindObjectsFinal(session: CK_SESSION_HANDLE) session session;
-    C_GenerateKeyPair(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, public: *mut CK_ATTRIBUTE,
-        public_count: CK_ULONG, private: *mut CK_ATTRIBUTE, private_count: CK_ULONG,
-        public_key: *mut CK_OBJECT_HANDLE, private_key: *mut CK_OBJECT_HANDLE) session session;
     C_SignInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) session session;
     C_DecryptInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) session session;
     C_Decrypt(session: CK_SESSION_HANDLE, data: *mut CK_BYTE, length: CK_ULONG, out: *mut CK_BYTE,
@@ -197,6 +194,94 @@ unsafe extern "C" fn C_FindObjectsInit(
     }
     // SAFETY: the caller's arguments, with at most one pointer changed to bytes that are never freed.
     unsafe { real().C_FindObjectsInit.expect("C_FindObjectsInit")(session, template, count) }
+}
+
+/// Whether a template asks for this attribute of an object of this class.
+unsafe fn asks(
+    seen: Seen,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> Option<*mut CK_ATTRIBUTE> {
+    let mut class: CK_OBJECT_CLASS = 0;
+    let mut asked = CK_ATTRIBUTE {
+        type_: CKA_CLASS,
+        pValue: (&raw mut class).cast(),
+        ulValueLen: size_of::<CK_OBJECT_CLASS>() as CK_ULONG,
+    };
+    // SAFETY: room for one number, and the caller's template of `count` attributes.
+    unsafe {
+        real().C_GetAttributeValue.expect("C_GetAttributeValue")(session, object, &raw mut asked, 1);
+        let wanted = (0..count as usize).map(|place| template.add(place)).find(|one| (**one).type_ == seen.attribute);
+        wanted.filter(|_| class == seen.class)
+    }
+}
+
+/// Refuses to show an attribute, or shows another value.
+unsafe extern "C" fn C_GetAttributeValue(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> CK_RV {
+    let ordered = script::due("C_GetAttributeValue");
+    // SAFETY: the caller's arguments, passed on as they are; what the real module has written may be changed.
+    unsafe {
+        let get = real().C_GetAttributeValue.expect("C_GetAttributeValue");
+        match ordered {
+            Some(Fault::Deny(seen, value)) if asks(seen, session, object, template, count).is_some() => value,
+            Some(Fault::Spoil(seen)) => {
+                let value = get(session, object, template, count);
+                if let Some(one) = asks(seen, session, object, template, count)
+                    && value == CKR_OK
+                    && !(*one).pValue.is_null()
+                {
+                    *(*one).pValue.cast::<u8>().add(1) ^= 1;
+                }
+                value
+            }
+            ordered => obey(ordered, Some(session)).unwrap_or_else(|| get(session, object, template, count)),
+        }
+    }
+}
+
+/// Gives the private half of a pair another id than the one asked for.
+unsafe extern "C" fn C_GenerateKeyPair(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    public: *mut CK_ATTRIBUTE,
+    public_count: CK_ULONG,
+    private: *mut CK_ATTRIBUTE,
+    private_count: CK_ULONG,
+    public_key: *mut CK_OBJECT_HANDLE,
+    private_key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    let ordered = script::due("C_GenerateKeyPair");
+    if let Some(Fault::Rename) = ordered {
+        // SAFETY: the caller's template of `private_count` attributes.
+        for attribute in unsafe { std::slice::from_raw_parts_mut(private, private_count as usize) } {
+            if attribute.type_ == CKA_ID {
+                attribute.pValue = vec![9u8; attribute.ulValueLen as usize].leak().as_mut_ptr().cast();
+            }
+        }
+    }
+    if let Some(value) = obey(ordered, Some(session)) {
+        return value;
+    }
+    // SAFETY: the caller's arguments, with at most one pointer changed to bytes that are never freed.
+    unsafe {
+        real().C_GenerateKeyPair.expect("C_GenerateKeyPair")(
+            session,
+            mechanism,
+            public,
+            public_count,
+            private,
+            private_count,
+            public_key,
+            private_key,
+        )
+    }
 }
 
 /// The module's entry.

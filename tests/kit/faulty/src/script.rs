@@ -2,8 +2,10 @@
 //!
 //! `log` is no fault: it appends the function's name to the file `<script>.calls`, and the lines after it are read.
 //! Faults: `return 0x30`, `delay 500` (milliseconds), `hang`, `crash`, `logout`, `close-session`, `corrupt` (C_Sign),
-//! `flags 0x20000` (C_GetTokenInfo), `swap <id> <id>` (C_FindObjectsInit; hexadecimal). A counted fault happens that
-//! often over all processes: each time takes a marker file beside the script.
+//! `flags 0x20000` (C_GetTokenInfo), `swap <id> <id>` (C_FindObjectsInit; hexadecimal), `rename` (C_GenerateKeyPair: the
+//! private half gets another CKA_ID), `deny <class> <attribute> <value>` and `spoil <class> <attribute>`
+//! (C_GetAttributeValue of objects of this class that asks for this attribute; numbers, hexadecimal). A counted fault
+//! happens that often over all processes: each time takes a marker file beside the script.
 
 use std::fs;
 use std::io::Write;
@@ -21,6 +23,16 @@ pub(crate) enum Fault {
     Corrupt,
     Flags(u64),
     Swap(Vec<u8>, Vec<u8>),
+    Rename,
+    Deny(Seen, u64),
+    Spoil(Seen),
+}
+
+/// An attribute of objects of one class, by their numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) class: u64,
+    pub(crate) attribute: u64,
 }
 
 /// The fault that is due at this call, if one is. Taking a counted one uses it up.
@@ -75,6 +87,11 @@ fn parse(words: &[&str]) -> Fault {
         ["corrupt"] => Fault::Corrupt,
         ["flags", value] => Fault::Flags(number(value)),
         ["swap", asked, given] => Fault::Swap(bytes(asked), bytes(given)),
+        ["rename"] => Fault::Rename,
+        ["deny", class, attribute, value] => {
+            Fault::Deny(Seen { class: number(class), attribute: number(attribute) }, number(value))
+        }
+        ["spoil", class, attribute] => Fault::Spoil(Seen { class: number(class), attribute: number(attribute) }),
         other => panic!("the script has no fault {other:?}"),
     }
 }
