@@ -15,7 +15,7 @@ use serde_json::Value;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::kit::token::faulty::faulty_profile;
+use crate::kit::token::faulty::{fail_by_script, faulty_profile};
 use crate::kit::token::{Swtpm, copy_files};
 use crate::kit::{Draft, Instance, KEYWARD, ends, events, eventually, keyward};
 
@@ -89,6 +89,17 @@ fn with_copy(more: &str) -> (Instance, Draft) {
     (instance, draft)
 }
 
+/// The same with a copy that fails by the script of this path, which says this. Started.
+fn with_failing_copy(says: &str) -> (Instance, Draft, PathBuf) {
+    let (mut instance, draft) = with_copy("profile = \"faulty.toml\"\n");
+    let script = instance.path("script");
+    let profile = faulty_profile(&instance, &script);
+    instance.reconfigure("faulty.toml", profile.to_str().unwrap());
+    fs::write(&script, says).unwrap();
+    instance.start();
+    (instance, draft, script)
+}
+
 /// An instance on a TPM of its own, with a cluster, started.
 fn on_tpm() -> (Instance, Swtpm, Draft) {
     let mut instance = Instance::nothing();
@@ -146,12 +157,7 @@ async fn signatures_go_on_while_the_host_of_one_replica_is_killed_again_and_agai
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_signs_wrongly_is_quarantined_alone_and_the_other_answers() {
-    let (mut instance, draft) = with_copy("profile = \"faulty.toml\"\n");
-    let script = instance.path("script");
-    let profile = faulty_profile(&instance, &script);
-    instance.reconfigure("faulty.toml", profile.to_str().unwrap());
-    fs::write(&script, "C_Sign always corrupt").unwrap();
-    instance.start();
+    let (mut instance, draft, script) = with_failing_copy("C_Sign always corrupt");
     let node = instance.connect("node-1").await;
     let begun = Instant::now();
     while replica(&instance, "copy")["health"] != "quarantined" {
@@ -180,9 +186,7 @@ async fn a_replica_that_signs_wrongly_is_quarantined_alone_and_the_other_answers
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signature_that_every_replica_makes_wrongly_is_recorded_with_the_names_of_all() {
     let (mut instance, draft) = with_copy("");
-    let script = instance.path("script");
-    let profile = faulty_profile(&instance, &script);
-    instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
+    let script = fail_by_script(&instance);
     instance.start();
     let node = instance.connect("node-1").await;
     sign(&node, &draft).await.unwrap();
@@ -206,12 +210,7 @@ async fn a_signature_that_every_replica_makes_wrongly_is_recorded_with_the_names
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_latch_of_one_replica_is_not_one_of_the_other_and_both_are_shown() {
-    let (mut instance, draft) = with_copy("profile = \"faulty.toml\"\n");
-    let script = instance.path("script");
-    let profile = faulty_profile(&instance, &script);
-    instance.reconfigure("faulty.toml", profile.to_str().unwrap());
-    fs::write(&script, "C_Login always log\nC_Login always return 0xa0").unwrap();
-    instance.start();
+    let (mut instance, draft, script) = with_failing_copy("C_Login always log\nC_Login always return 0xa0");
     sign(&instance.connect("node-1").await, &draft).await.unwrap();
     let (main, copy) = (replica(&instance, "main"), replica(&instance, "copy"));
     assert_eq!((&main["health"], &main["latched"]), (&"healthy".into(), &"".into()), "{main}");
@@ -333,9 +332,7 @@ async fn a_full_queue_says_when_to_ask_again() {
     let mut instance = Instance::with_cluster();
     let draft = instance.draft("demo");
     assert_eq!(instance.stop(), Some(0));
-    let script = instance.path("script");
-    let profile = faulty_profile(&instance, &script);
-    instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
+    let script = fail_by_script(&instance);
     instance.reconfigure("sessions = 2", "sessions = 1");
     instance.start();
     let node = instance.connect("node-1").await;

@@ -10,7 +10,7 @@ use keyward::token::probe::{permissive, probe};
 use serde_json::Value;
 
 use super::{becomes, replica, sign};
-use crate::kit::token::faulty::{Faulty, faulty_profile};
+use crate::kit::token::faulty::{Faulty, fail_by_script};
 use crate::kit::{Instance, KEYWARD, Ran, events, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,9 +18,7 @@ async fn a_token_that_no_longer_decrypts_is_found_out_by_a_probe_and_not_by_what
     let mut instance = Instance::with_cluster();
     let draft = instance.draft("demo");
     assert_eq!(instance.stop(), Some(0));
-    let script = instance.path("script");
-    let profile = faulty_profile(&instance, &script);
-    instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
+    let script = fail_by_script(&instance);
     instance.start();
     let node = instance.connect("node-1").await;
     // A new key is proved by decrypting; the answer is a maker's own, and may mean the ciphertext.
@@ -67,22 +65,14 @@ fn a_configured_token_is_probed_with_one_record_while_no_service_runs() {
     assert_eq!(keys, 1, "the key that tokens are tried out with is made once");
 }
 
-/// A stopped instance whose token fails by the script of this path.
-fn failing_by_script() -> (Instance, std::path::PathBuf) {
-    let instance = Instance::new();
-    let script = instance.path("script");
-    let profile = faulty_profile(&instance, &script);
-    instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
-    (instance, script)
-}
-
 fn row<'a>(report: &'a Value, capability: &str) -> &'a Value {
     report["matrix"].as_array().unwrap().iter().find(|row| row["capability"] == capability).unwrap()
 }
 
 #[test]
 fn a_probe_goes_on_when_its_module_must_be_started_anew_and_says_so() {
-    let (instance, script) = failing_by_script();
+    let instance = Instance::new();
+    let script = fail_by_script(&instance);
     // A login that is lost, a crash, and one in a generation, which nobody repeats but the probe.
     for (fault, first) in [
         ("C_SignInit 1 logout", Value::Null),
@@ -110,7 +100,8 @@ fn a_probe_goes_on_when_its_module_must_be_started_anew_and_says_so() {
 
 #[test]
 fn what_a_module_always_fails_of_is_no_capability_and_the_rest_is_tried() {
-    let (instance, script) = failing_by_script();
+    let instance = Instance::new();
+    let script = fail_by_script(&instance);
     fs::write(&script, "C_DecryptInit always crash").unwrap();
     let Ran { code, stdout, .. } = instance.cli(&["token", "probe", "main", "--sessions", "1", "--output", "json"]);
     let report: Value = serde_json::from_str(&stdout).unwrap();
@@ -136,7 +127,8 @@ fn a_probe_whose_pin_is_refused_in_between_ends_there_and_says_nothing_of_the_re
 
 #[test]
 fn no_service_starts_on_a_token_that_is_being_probed() {
-    let (instance, script) = failing_by_script();
+    let instance = Instance::new();
+    let script = fail_by_script(&instance);
     fs::write(&script, "C_GenerateKeyPair always log\nC_GenerateKeyPair always delay 1500").unwrap();
     let (data, mut probing) = (instance.data(), Command::new(KEYWARD));
     probing.args(["token", "probe", "main", "--sessions", "1", "--data", data.to_str().unwrap()]);

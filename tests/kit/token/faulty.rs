@@ -126,6 +126,14 @@ pub(crate) fn faulty_profile(instance: &Instance, script: &Path) -> PathBuf {
     path
 }
 
+/// Puts the token of a stopped instance on SoftHSM behind the faulty module; gives its script.
+pub(crate) fn fail_by_script(instance: &Instance) -> PathBuf {
+    let script = instance.path("script");
+    let profile = faulty_profile(instance, &script);
+    instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
+    script
+}
+
 pub(crate) fn make(token: &dyn Token) -> KeyRef {
     let id = KeyId::random().unwrap();
     let request =
