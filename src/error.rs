@@ -108,6 +108,15 @@ reasons! {
     Internal "INTERNAL" Bug "A fault of this program."
 }
 
+/// What a device answered, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Answer {
+    /// The function that it was asked for, such as `C_Login`.
+    pub function: &'static str,
+    /// Its return value's name, such as `CKR_DEVICE_ERROR`.
+    pub value: String,
+}
+
 /// A failure. `Display` is the public message; the private detail goes to logs only.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
@@ -119,6 +128,7 @@ struct Inner {
     detail: Option<String>,
     hint: Option<String>,
     retry_after: Option<Duration>,
+    answer: Option<Answer>,
 }
 
 /// The result of everything that can fail.
@@ -127,7 +137,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A failure with words for whoever meets it. `message` must hold no secret.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { reason, message: message.into(), detail: None, hint: None, retry_after: None }))
+        let message = message.into();
+        Error(Box::new(Inner { reason, message, detail: None, hint: None, retry_after: None, answer: None }))
     }
 
     /// Adds what to do next, as an imperative sentence.
@@ -148,6 +159,13 @@ impl Error {
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.0.retry_after = Some(wait);
+        self
+    }
+
+    /// Adds what the device answered, if it did.
+    #[must_use]
+    pub fn answered(mut self, answer: Option<Answer>) -> Self {
+        self.0.answer = answer;
         self
     }
 
@@ -186,6 +204,12 @@ impl Error {
     #[must_use]
     pub fn worth_again_in(&self) -> Option<Duration> {
         self.0.retry_after
+    }
+
+    /// What the device answered that brought this about, if one did.
+    #[must_use]
+    pub fn answer(&self) -> Option<&Answer> {
+        self.0.answer.as_ref()
     }
 
     /// Detail for logs.

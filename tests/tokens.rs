@@ -210,7 +210,7 @@ async fn a_signature_that_every_replica_makes_wrongly_is_recorded_with_the_names
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_latch_of_one_replica_is_not_one_of_the_other_and_both_are_shown() {
-    let (mut instance, draft, script) = with_failing_copy("C_Login always log\nC_Login always return 0xa0");
+    let (instance, draft, script) = with_failing_copy("C_Login always log\nC_Login always return 0xa0");
     sign(&instance.connect("node-1").await, &draft).await.unwrap();
     let (main, copy) = (replica(&instance, "main"), replica(&instance, "copy"));
     assert_eq!((&main["health"], &main["latched"]), (&"healthy".into(), &"".into()), "{main}");

@@ -41,11 +41,17 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, global: &Global) -> Result<u8> {
     let points: Vec<usize> = args.sessions.iter().map(|sessions| usize::from(*sessions)).collect();
     let sessions = points.iter().copied().max().unwrap_or(1);
-    let (report, restarts) = match (&args.token, &args.profile, &args.directory) {
-        (Some(token), ..) => configured(token, sessions, &points, global)?,
-        (None, Some(profile), Some(directory)) => made(profile, directory, sessions, &points)?,
-        _ => return Err(Error::new(Reason::InvalidArgument, "name a token, or a profile and a directory")),
+    let probed = match (&args.token, &args.profile, &args.directory) {
+        (Some(token), ..) => configured(token, sessions, &points, global),
+        (None, Some(profile), Some(directory)) => made(profile, directory, sessions, &points),
+        _ => Err(Error::new(Reason::InvalidArgument, "name a token, or a profile and a directory")),
     };
+    let (report, restarts) = probed.inspect_err(|fault| {
+        // A device that does not even open has no report but this.
+        if let (Some(answer), Format::Json) = (fault.answer(), global.output) {
+            println!("{:#}", json!({"as_profile": false, "reason": fault.reason().code(), "answer": answer}));
+        }
+    })?;
     if global.output == Format::Json {
         let mut value = serde_json::to_value(&report)
             .map_err(|fault| Error::new(Reason::Internal, "the report cannot be written").detail(fault))?;

@@ -213,6 +213,7 @@ fn status(place: &Place<'_>, wanted: Option<&str>, global: &Global) -> Result<()
 fn view(replica: &v1::Replica, tokens: &[v1::Token]) -> Value {
     let (token, name) = names(replica);
     let of = tokens.iter().find(|candidate| candidate.name == format!("tokens/{token}"));
+    let answered = !replica.answer_value.is_empty();
     let seconds = |age: Option<prost_types::Duration>| age.map(|age| age.seconds);
     json!({
         "token": token,
@@ -226,6 +227,7 @@ fn view(replica: &v1::Replica, tokens: &[v1::Token]) -> Value {
         "module_sha256": replica.module_sha256,
         "health": replica.health,
         "reason": replica.reason,
+        "answer": answered.then(|| json!({"function": replica.answer_function, "value": replica.answer_value})),
         "age_seconds": seconds(replica.age),
         "token_serves": of.map(|token| token.serves),
         "token_needed": of.map(|token| token.needed),

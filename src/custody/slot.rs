@@ -123,8 +123,8 @@ impl Slot {
         let health = match &done {
             Ok(()) => Health::Healthy,
             // Without a PIN nothing can be tried again before a person logs it in.
-            Err(fault) if !member.device.host.has_pin() => Health::Waiting { why: fault.message().to_owned() },
-            Err(fault) => Health::Failed { why: fault.message().to_owned() },
+            Err(fault) if !member.device.host.has_pin() => Health::Waiting { why: fault.into() },
+            Err(fault) => Health::Failed { why: fault.into() },
         };
         self.replicas.assume(member.name(), health);
         done.map_err(|fault| self.worded(member.name(), fault))
@@ -181,7 +181,7 @@ impl Slot {
         for (replica, health) in self.replicas.status() {
             why = Some(match health {
                 Health::Healthy | Health::Failed { .. } => return Ok(()),
-                Health::Quarantined { why } => self.quarantined(&replica, &why),
+                Health::Quarantined { why } => self.quarantined(&replica, &why.words),
                 Health::Waiting { why } => {
                     let words = format!("{} waits to be logged in: {why}", self.label(&replica));
                     Error::new(Reason::TokenWaiting, words).hint(format!(
@@ -224,7 +224,7 @@ impl Slot {
         match quarantined {
             Some(why) if !before => {
                 tracing::error!(why, "{} is quarantined, as the records say", self.label(member.name()));
-                self.replicas.assume(member.name(), Health::Quarantined { why: why.to_owned() });
+                self.replicas.assume(member.name(), Health::Quarantined { why: why.into() });
             }
             // What this instance has found out itself, and has not recorded yet, stays.
             None if before => {

@@ -110,6 +110,7 @@ fn message(token: &TokenStatus) -> v1::Token {
 fn replica_message(token: &str, replica: &ReplicaStatus) -> v1::Replica {
     let ReplicaStatus { binding, description, status, .. } = replica;
     let device = description.as_ref();
+    let answer = status.as_ref().and_then(|status| status.health.answer());
     let age = |since: Instant| prost_types::Duration::try_from(since.elapsed()).ok();
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let running = status.as_ref().map_or(0, |status| status.busy.saturating_sub(status.waiting));
@@ -124,6 +125,8 @@ fn replica_message(token: &str, replica: &ReplicaStatus) -> v1::Replica {
         module_sha256: device.map(|d| d.module_sha256.clone()).unwrap_or_default(),
         health: status.as_ref().map_or("stopped", |status| status.health.name()).to_owned(),
         reason: status.as_ref().map(|status| status.health.why().to_owned()).unwrap_or_default(),
+        answer_value: answer.map(|answer| answer.value.clone()).unwrap_or_default(),
+        answer_function: answer.map(|answer| answer.function.to_owned()).unwrap_or_default(),
         age: status.as_ref().and_then(|status| age(status.since)),
         queue_depth: count(status.as_ref().map_or(0, |status| status.waiting)),
         running: count(running),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Reason};
+use crate::error::{Answer, Error, Reason};
 use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
 use crate::secret::{Pin, Secret};
 
@@ -59,6 +59,17 @@ pub fn initialise(
     match profile.kind {
         profile::Kind::Pkcs11 => pkcs11::initialise(profile, dir, label, so_pin, user_pin),
         profile::Kind::Tpm => tpm::initialise(profile, dir, label, user_pin),
+    }
+}
+
+/// A device that could not be opened, as the failure of an act: in its own words, if it said something.
+fn unopened(class: Class, function: &'static str, error: &Error) -> Failure {
+    match error.answer() {
+        Some(answer) => refusal(class, answer.function, answer.value.clone()),
+        None => {
+            let detail = error.private_detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+            refusal(class, function, format!("{}{detail}", error.message()))
+        }
     }
 }
 
@@ -244,6 +255,15 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// What the device itself answered; `None` where it said nothing, and the code is words of ours.
+    #[must_use]
+    pub fn answer(&self) -> Option<Answer> {
+        let said = ["CKR_", "TPM_RC", "0x"].iter().any(|begin| self.code.starts_with(begin));
+        // A TPM's code is followed by words for people.
+        let value = self.code.split(':').next().unwrap_or_default();
+        said.then(|| Answer { function: self.function, value: value.to_owned() })
+    }
+
     /// This failure as the last of several tries: what an earlier one may have done stays open.
     #[must_use]
     pub fn after(self, earlier: Outcome) -> Self {
@@ -270,6 +290,6 @@ impl From<Failure> for Error {
             (_, Outcome::Unknown) => (Reason::TokenUnknown, "it is not known whether the token did it"),
             _ => (Reason::TokenUnavailable, "the token cannot be used now"),
         };
-        Error::new(reason, message).detail(failure)
+        Error::new(reason, message).answered(failure.answer()).detail(failure)
     }
 }

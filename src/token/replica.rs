@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::lane::{Lane, LaneError, Priority};
 use super::{Class, Failure, Token};
+use crate::error::{Answer, Error};
 
 /// Longest act of a probe: generous, since nobody waits for it.
 const PROBE_MAX: Duration = Duration::from_secs(5);
@@ -22,18 +23,54 @@ pub enum Health {
     /// Failed; used only if no other is left, until a probe succeeds.
     Failed {
         /// What it answered.
-        why: String,
+        why: Why,
     },
     /// Has no PIN that may be tried: not used until a person logs it in.
     Waiting {
         /// Why it has none.
-        why: String,
+        why: Why,
     },
     /// Its key or its signature was not the recorded one: not used until a person releases it.
     Quarantined {
         /// What was seen.
-        why: String,
+        why: Why,
     },
+}
+
+/// Why a replica does not serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// In words.
+    pub words: String,
+    /// In the device's own, if it said something.
+    pub answer: Option<Answer>,
+}
+
+impl From<&str> for Why {
+    fn from(words: &str) -> Self {
+        Why { words: words.to_owned(), answer: None }
+    }
+}
+
+impl From<&Failure> for Why {
+    fn from(failure: &Failure) -> Self {
+        Why { words: failure.to_string(), answer: failure.answer() }
+    }
+}
+
+impl From<&Error> for Why {
+    fn from(error: &Error) -> Self {
+        let answer = error.answer().cloned();
+        let untold = answer.as_ref().filter(|answer| !error.message().contains(&answer.value));
+        let said = untold.map(|answer| format!(": {} answered {}", answer.function, answer.value));
+        Why { words: format!("{}{}", error.message(), said.unwrap_or_default()), answer }
+    }
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.words)
+    }
 }
 
 impl Health {
@@ -51,9 +88,19 @@ impl Health {
     /// The reason; empty if it serves.
     #[must_use]
     pub fn why(&self) -> &str {
+        self.reason().map_or("", |why| &why.words)
+    }
+
+    /// What the device answered, if that is why it does not serve.
+    #[must_use]
+    pub fn answer(&self) -> Option<&Answer> {
+        self.reason()?.answer.as_ref()
+    }
+
+    fn reason(&self) -> Option<&Why> {
         match self {
-            Health::Healthy => "",
-            Health::Failed { why } | Health::Waiting { why } | Health::Quarantined { why } => why,
+            Health::Healthy => None,
+            Health::Failed { why } | Health::Waiting { why } | Health::Quarantined { why } => Some(why),
         }
     }
 }
@@ -289,7 +336,7 @@ impl Replicas {
     /// Leaves a replica out until a person releases it: its signature did not verify.
     pub fn quarantine(&self, replica: &str, why: &str) {
         if let Some(member) = self.member(replica) {
-            member.standing.becomes(Health::Quarantined { why: why.to_owned() });
+            member.standing.becomes(Health::Quarantined { why: why.into() });
         }
     }
 
@@ -313,9 +360,7 @@ impl Replicas {
         let was = matches!(state.health, Health::Quarantined { .. });
         if was {
             state.on_trial = true;
-            member
-                .standing
-                .put(&mut state, Health::Failed { why: "released from quarantine; not yet probed".to_owned() });
+            member.standing.put(&mut state, Health::Failed { why: "released from quarantine; not yet probed".into() });
         }
         was
     }
@@ -395,12 +440,12 @@ impl Replicas {
         match done {
             Ok(()) => member.standing.tried(Health::Healthy),
             Err(LaneError::Failed(f)) if f.class == Class::KeyMissing => {
-                let why = "it does not show the probe key, which all replicas hold".to_owned();
+                let why = "it does not show the probe key, which all replicas hold".into();
                 member.standing.tried(Health::Failed { why });
             }
             Err(LaneError::Failed(f)) => member.standing.tried(verdict(&f)),
             Err(LaneError::Late) => {
-                member.standing.tried(Health::Failed { why: "no answer to a probe in time".to_owned() });
+                member.standing.tried(Health::Failed { why: "no answer to a probe in time".into() });
             }
             // It has too much to do; nothing says that it does not do it.
             Err(LaneError::Busy { .. } | LaneError::Expired | LaneError::Closed) => member.state().doubted |= doubted,
@@ -415,7 +460,7 @@ impl Replicas {
 
 /// What a device's failure says of the device.
 fn verdict(failure: &Failure) -> Health {
-    let why = failure.to_string();
+    let why = failure.into();
     match failure.class {
         Class::Mismatch => Health::Quarantined { why },
         Class::Pin => Health::Waiting { why },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyward::error::Reason;
 use keyward::token::Class;
 use keyward::token::probe::{permissive, probe};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{becomes, replica, sign};
 use crate::kit::token::faulty::{Faulty, fail_by_script};
@@ -58,7 +58,7 @@ fn a_configured_token_is_probed_with_one_record_while_no_service_runs() {
     let log = instance.log();
     let probes: Vec<_> = events(&log, "maintenance").into_iter().filter(|e| e["purpose"] == "probe").collect();
     assert_eq!(probes.len(), 1, "{probes:?}");
-    assert_eq!(probes[0]["keys"], serde_json::json!(["tokens/main"]));
+    assert_eq!(probes[0]["keys"], json!(["tokens/main"]));
     let runs = events(&log, "maintenance").into_iter().filter(|event| event["purpose"] == "health").count();
     assert_eq!(runs, 2, "one for each run of the service");
     let keys = events(&log, "intent").into_iter().filter(|event| event["act"]["role"] == "probe").count();
@@ -136,4 +136,31 @@ fn no_service_starts_on_a_token_that_is_being_probed() {
     eventually("the probe makes its first key", || script.with_extension("calls").exists());
     instance.serve_fails().refused(78, Reason::DataDirectoryInUse.code());
     Ran::from(child.wait_with_output().unwrap()).good();
+}
+
+#[test]
+fn what_a_device_answered_at_its_opening_is_told_by_function_and_value() {
+    let mut instance = Instance::new();
+    let script = fail_by_script(&instance);
+    fs::write(&script, "C_OpenSession always return 0x31").unwrap();
+    instance.start_waiting();
+    let answer = json!({"function": "C_OpenSession", "value": "CKR_DEVICE_MEMORY"});
+    // At the start, and by every try after it.
+    eventually("the device is tried again", || {
+        let main = replica(&instance, "main");
+        assert_eq!((&main["health"], &main["answer"]), (&"failed".into(), &answer), "{main}");
+        main["last_probe_seconds"].is_u64()
+    });
+    let main = replica(&instance, "main");
+    assert_eq!(main["answer"], answer, "{main}");
+    assert!(main["reason"].as_str().unwrap().contains("C_OpenSession answered CKR_DEVICE_MEMORY"), "{main}");
+    fs::write(&script, "").unwrap();
+    assert_eq!(becomes(&instance, "main", "healthy")["answer"], Value::Null);
+    assert_eq!(instance.stop(), Some(0));
+
+    fs::write(&script, "C_Login always return 0xa4").unwrap();
+    let ran = instance.cli(&["token", "probe", "main", "--output", "json"]);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["answer"], json!({"function": "C_Login", "value": "CKR_PIN_LOCKED"}), "{report}");
+    ran.refused(69, "PIN_REFUSED");
 }

@@ -17,7 +17,9 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use self::wire::{Answer, Call, Hello, Opened};
 use super::back_off::BackOff;
 use super::profile::Profile;
-use super::{Binding, Class, Description, Failure, Generate, Generated, KeyRef, Outcome, Padding, Token};
+use super::{
+    Binding, Class, Description, Failure, Generate, Generated, KeyRef, Outcome, Padding, Token, refusal, unopened,
+};
 use crate::error::{Error, Reason, Result};
 use crate::key::{Hash, KeyId, PublicKey};
 use crate::secret::{Pin, Secret};
@@ -27,6 +29,8 @@ mod wire;
 
 pub use serve::serve;
 
+/// What failures are of in which no device said anything.
+const HOST: &str = "token host";
 /// Longest wait for a host to open its token.
 const OPEN_MAX: Duration = Duration::from_secs(15);
 /// Longest wait for a generation: slow devices take a minute for RSA-4096.
@@ -79,8 +83,8 @@ struct State {
     served: bool,
     back_off: BackOff,
     /// Why there is no host, if there is none.
-    gone: String,
-    pin_refused: Option<String>,
+    gone: Option<Failure>,
+    pin_refused: Option<Failure>,
 }
 
 /// A running child; its end of `control` closing tells it to go.
@@ -117,7 +121,7 @@ impl HostToken {
     /// A token that has no PIN yet: it refuses every call until [`HostToken::login`].
     #[must_use]
     pub fn waiting(program: HostProgram, binding: &Binding, profile: &Profile) -> HostToken {
-        let state = State { pin_refused: Some("it has not been logged in yet".to_owned()), ..State::default() };
+        let state = State { pin_refused: Some(not_logged_in()), ..State::default() };
         HostToken {
             program,
             binding: binding.clone(),
@@ -197,11 +201,11 @@ impl HostToken {
         });
         match &done {
             Err(e) if matches!(e.reason(), Reason::PinRefused | Reason::PinLatched) => {
-                state.pin_refused = Some(e.message().to_owned());
+                state.pin_refused = Some(unopened(Class::Pin, HOST, e));
             }
             Err(e) => {
                 state.back_off.longer();
-                state.gone = told(e);
+                state.gone = Some(unopened(Class::Token, HOST, e));
             }
             Ok(()) => {}
         }
@@ -275,8 +279,8 @@ impl HostToken {
     fn channel(&self) -> Result<(UnixStream, u64), Failure> {
         let mut state = self.lock();
         loop {
-            if let Some(why) = &state.pin_refused {
-                return Err(failure(Class::Pin, Outcome::Refused, why.clone()));
+            if let Some(refused) = &state.pin_refused {
+                return Err(refused.clone());
             }
             if state.starting {
                 state = self.wait(state);
@@ -284,18 +288,15 @@ impl HostToken {
             }
             if state.host.is_none() {
                 if !state.back_off.is_over() {
-                    let why = format!("{}; it is tried again soon", state.gone);
-                    return Err(failure(Class::Token, Outcome::Refused, why));
+                    let gone = state.gone.clone();
+                    return Err(gone.unwrap_or_else(|| refusal(Class::Token, HOST, "it is tried again soon")));
                 }
-                let Some(pin) = state.pin.clone() else {
-                    let why = "it has not been logged in yet".to_owned();
-                    return Err(failure(Class::Pin, Outcome::Refused, why));
-                };
+                let Some(pin) = state.pin.clone() else { return Err(not_logged_in()) };
                 let (started, done) = self.start_host(state, &pin);
                 state = started;
                 if let Err(e) = done {
                     let class = if state.pin_refused.is_some() { Class::Pin } else { Class::Token };
-                    return Err(failure(class, Outcome::Refused, told(&e)));
+                    return Err(unopened(class, HOST, &e));
                 }
             }
             if let Some(channel) = state.idle.pop() {
@@ -331,7 +332,7 @@ impl HostToken {
                     None => Ok(answer),
                     Some(failure) => {
                         if failure.class == Class::Module {
-                            self.kill(generation, &failure.to_string());
+                            self.kill(generation, &failure);
                         }
                         Err(failure)
                     }
@@ -345,17 +346,18 @@ impl HostToken {
                     io::ErrorKind::InvalidData => "an answer that makes no sense; the token host was killed".to_owned(),
                     _ => "the token host ended".to_owned(),
                 };
-                self.kill(generation, &why);
-                Err(failure(Class::Module, Outcome::Unknown, why))
+                let failure = failure(Class::Module, Outcome::Unknown, why);
+                self.kill(generation, &failure);
+                Err(failure)
             }
         }
     }
 
     /// Ends the host of this generation, if it is still the one.
-    fn kill(&self, generation: u64, why: &str) {
+    fn kill(&self, generation: u64, why: &Failure) {
         let mut state = self.lock();
         if state.generation == generation {
-            why.clone_into(&mut state.gone);
+            state.gone = Some(Failure { class: Class::Token, outcome: Outcome::Refused, ..why.clone() });
             state.generation += 1;
             state.idle.clear();
             state.host = None;
@@ -412,10 +414,8 @@ fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Failure> {
     serde_json::from_str(text).map_err(|_| nonsense())
 }
 
-/// A failure to open the token, with what the device answered.
-fn told(error: &Error) -> String {
-    let detail = error.private_detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-    format!("{}{detail}", error.message())
+fn not_logged_in() -> Failure {
+    refusal(Class::Pin, HOST, "it has not been logged in yet")
 }
 
 fn nonsense() -> Failure {
@@ -423,5 +423,5 @@ fn nonsense() -> Failure {
 }
 
 fn failure(class: Class, outcome: Outcome, code: String) -> Failure {
-    Failure { class, outcome, function: "token host", code }
+    Failure { class, outcome, function: HOST, code }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use prost::Message;
 use zeroize::Zeroizing;
 
-use crate::error::{Error, Reason};
+use crate::error::{self, Error, Reason};
 use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey, RsaPublicKey};
 use crate::token::{Class, Failure, Generate, KeyRef, Outcome, Padding};
 
@@ -42,6 +42,11 @@ pub(super) struct Opened {
     /// Not opened yet: the token is there, and its PIN is tried as soon as it comes.
     #[prost(bool, tag = "5")]
     pub(super) wants_pin: bool,
+    /// What the device answered that brought the error about; empty if it did not.
+    #[prost(string, tag = "6")]
+    pub(super) function: String,
+    #[prost(string, tag = "7")]
+    pub(super) value: String,
 }
 
 /// One call of the port. Which fields count depends on the act.
@@ -190,6 +195,7 @@ fn known_function(name: &str) -> &'static str {
         "TPM2_Sign",
         "TPM2_StartAuthSession",
         "TPM2_Startup",
+        "TPM",
         "module",
         "profile",
     ];
@@ -204,6 +210,8 @@ impl Opened {
             hint: error.next_step().unwrap_or_default().to_owned(),
             detail: error.private_detail().unwrap_or_default().to_owned(),
             wants_pin: false,
+            function: error.answer().map(|answer| answer.function.to_owned()).unwrap_or_default(),
+            value: error.answer().map(|answer| answer.value.clone()).unwrap_or_default(),
         }
     }
 
@@ -218,6 +226,9 @@ impl Opened {
         }
         if !self.detail.is_empty() {
             error = error.detail(self.detail);
+        }
+        if !self.value.is_empty() {
+            error = error.answered(Some(error::Answer { function: known_function(&self.function), value: self.value }));
         }
         Err(error)
     }

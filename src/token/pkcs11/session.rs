@@ -269,6 +269,7 @@ fn log_in(
                 .hint("Put the right PIN into its source, then clear the latch; it is not tried again before."),
             open if open.outcome == Outcome::Unknown => {
                 Error::new(Reason::PinLatched, format!("{open}, which leaves open whether it refused the PIN"))
+                    .answered(open.answer())
                     .detail(open)
                     .hint("Look at the token's counter of wrong PINs with the device's own tool, then clear the latch.")
             }

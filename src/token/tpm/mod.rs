@@ -294,8 +294,8 @@ impl TpmToken {
     }
 
     fn reconnect(&self) -> Result<Connection, Failure> {
-        let connection = Connection::open(&self.profile, &self.directory)
-            .map_err(|e| super::refusal(Class::Token, "TPM2_Startup", e.message()))?;
+        let connection =
+            Connection::open(&self.profile, &self.directory).map_err(|e| super::unopened(Class::Token, "TPM", &e))?;
         if connection.primary_name != self.recorded.primary {
             let what = "the TPM was cleared or replaced: it has another storage primary";
             return Err(super::refusal(Class::Token, "TPM2_CreatePrimary", what));
