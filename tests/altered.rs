@@ -42,6 +42,11 @@ impl Raw {
         self.edit(&format!("UPDATE object SET body = {body} WHERE kind = '{kind}' AND name = '{name}'"));
     }
 
+    /// Makes so many records that no start reads the first ones.
+    fn grow(&self) {
+        tokio::runtime::Runtime::new().unwrap().block_on(grow(&self.instance));
+    }
+
     /// Undoes every edit.
     fn undo(&self) {
         // But for the tokens, whose rows change with each start.
@@ -73,6 +78,15 @@ impl Raw {
     }
 }
 
+async fn grow(instance: &Instance) {
+    let operator = Connection::operator(&instance.data().join("operator.sock")).await.unwrap();
+    for n in 0..160 {
+        let (parent, node_id) = ("clusters/demo".to_owned(), format!("n-{n}"));
+        let invite = keyward::grpc::v1::InviteNodeRequest { parent, node_id, ..Default::default() };
+        operator.nodes().invite_node(invite).await.unwrap();
+    }
+}
+
 macro_rules! on_both {
     ($($name:ident)*) => {
         mod sqlite {
@@ -97,6 +111,7 @@ macro_rules! on_both {
 on_both! {
     a_role_a_state_or_a_public_key_edited_in_its_row_is_named
     a_row_that_was_put_back_removed_or_put_in_is_told_apart
+    a_row_that_was_put_back_with_the_records_of_its_changes_hidden_is_found_by_the_verifier
 }
 
 fn a_role_a_state_or_a_public_key_edited_in_its_row_is_named(mut raw: Raw) {
@@ -177,6 +192,83 @@ fn a_row_that_was_put_back_removed_or_put_in_is_told_apart(mut raw: Raw) {
     raw.instance.log();
 }
 
+fn a_row_that_was_put_back_with_the_records_of_its_changes_hidden_is_found_by_the_verifier(mut raw: Raw) {
+    let text = |record: &str| match raw.server {
+        Some(_) => format!("convert_from({record}, 'UTF8')"),
+        None => format!("CAST({record} AS TEXT)"),
+    };
+    let bytes = |text: String| match raw.server {
+        Some(_) => format!("convert_to({text}, 'UTF8')"),
+        None => format!("CAST({text} AS BLOB)"),
+    };
+    let later = format!(
+        "{} LIKE '{{\"event\":{{\"name\":\"clusters/demo\",\"object\":\"cluster\",%' AND {} NOT LIKE '%\"version\":1}}%'",
+        text("record"),
+        text("record")
+    );
+    let back = "DELETE FROM object WHERE name = 'clusters/demo'; \
+                INSERT INTO object SELECT * FROM earlier WHERE name = 'clusters/demo'";
+    let elsewhere = bytes(format!("replace({}, '\"event\":{{\"name\"', '\"event\": {{\"name\"')", text("record")));
+    let get = ["cluster", "get", "demo"];
+    raw.instance.cli(&get).good();
+    raw.grow();
+    raw.edit("CREATE TABLE kept AS SELECT * FROM entry");
+    for (hidden, finding) in [
+        (format!("DELETE FROM entry WHERE {later}"), "deleted"),
+        (format!("UPDATE entry SET record = {elsewhere} WHERE {later}"), "edited"),
+    ] {
+        if raw.server.is_some() {
+            // Whoever runs has known a later version. In a file, it does not look again at what it knows.
+            raw.edit(&format!("{hidden}; {back}"));
+            let said = raw.instance.cli(&get).refused(74, "OBJECT_ALTERED");
+            assert!(said.contains("clusters/demo was put back to version 1"), "{said}");
+        }
+        assert_eq!(raw.instance.stop(), Some(0));
+        raw.edit(&format!("{hidden}; {back}"));
+        let ran = raw.instance.cli(&["audit", "verify", "--output", "json"]);
+        let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((ran.code, &report["finding"]), (Some(1), &finding.into()), "{report}");
+        raw.edit("DELETE FROM entry WHERE seq IN (SELECT seq FROM kept); INSERT INTO entry SELECT * FROM kept");
+        raw.undo();
+        raw.instance.start();
+        raw.instance.cli(&get).good();
+    }
+}
+
+/// Puts the row of `clusters/demo` in a file back, and takes the records of its later changes out of the index by which
+/// they are found, and out of nothing else.
+const HIDDEN: &str = r#"
+import sqlite3, sys
+index = "SELECT rootpage, sql FROM sqlite_schema WHERE name = 'change'"
+later = '''CAST(record AS TEXT) LIKE '{"event":{"name":"clusters/demo","object":"cluster",%' AND CAST(record AS TEXT)
+           NOT LIKE '%"version":1}%' '''
+store = sqlite3.connect(sys.argv[1])
+hidden = store.execute(f"SELECT seq, record FROM entry WHERE {later}").fetchall()
+root, sql = store.execute(index).fetchone()
+assert hidden
+store.executescript(f"DELETE FROM entry WHERE {later}; DELETE FROM object WHERE name = 'clusters/demo'; "
+                    "INSERT INTO object SELECT * FROM earlier WHERE name = 'clusters/demo'; "
+                    "PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'change'")
+store.close()
+store = sqlite3.connect(sys.argv[1])
+store.executemany("INSERT INTO entry VALUES (?, ?)", hidden)
+store.execute("PRAGMA writable_schema = ON")
+store.execute("INSERT INTO sqlite_schema VALUES ('index', 'change', 'entry', ?, ?)", (root, sql))
+store.commit()
+"#;
+
+#[test]
+fn a_row_that_was_put_back_with_its_changes_taken_out_of_the_index_is_found_by_the_verifier() {
+    let mut raw = Raw::new(None);
+    assert_eq!(raw.instance.stop(), Some(0));
+    let store = raw.instance.data().join("keyward.db");
+    assert!(std::process::Command::new("python3").args(["-c", HIDDEN]).arg(&store).status().unwrap().success());
+    let ran = raw.instance.cli(&["audit", "verify", "--output", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &report["finding"]), (Some(1), &"row-edited".into()), "{report}");
+    assert!(report["broken"]["message"].as_str().unwrap().contains("clusters/demo"), "{report}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_signed_with_a_key_whose_row_was_edited_or_for_a_node_whose_row_was() {
     let raw = Raw::new(Some(Postgres::start()));
@@ -235,14 +327,7 @@ const BOTH_SQL: &str = "UPDATE entry SET record = convert_to(replace(convert_fro
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_was_edited_together_with_its_record_is_not_loaded_from_a_file() {
     let mut instance = Instance::with_cluster();
-    let operator = Connection::operator(&instance.data().join("operator.sock")).await.unwrap();
-    // So many records that no start reads the first ones.
-    for n in 0..160 {
-        let (parent, node_id) = ("clusters/demo".to_owned(), format!("n-{n}"));
-        let invite = keyward::grpc::v1::InviteNodeRequest { parent, node_id, ..Default::default() };
-        operator.nodes().invite_node(invite).await.unwrap();
-    }
-    drop(operator);
+    grow(&instance).await;
     assert_eq!(instance.stop(), Some(0));
     let store = instance.data().join("keyward.db");
     assert!(std::process::Command::new("python3").args(["-c", BOTH]).arg(&store).status().unwrap().success());

@@ -13,6 +13,7 @@ use crate::audit::merkle::{
     Frontier, TreeHash, consistency_path, inclusion_path, verify_consistency, verify_inclusion,
 };
 use crate::error::{Error, Reason, Result};
+use crate::store::Kind;
 use crate::store::change::{Last, altered};
 use crate::store::tree::gather;
 use crate::store::writer::Writer;
@@ -31,11 +32,37 @@ pub(super) struct Included {
     rows: RwLock<HashMap<(String, u64), Vec<TreeHash>>>,
     /// Where the other logs of the database ended when they were last looked at.
     ends: tokio::sync::Mutex<HashMap<String, Frontier>>,
+    /// The latest version of each object that was read or written here.
+    versions: RwLock<HashMap<(Kind, String), u64>>,
     /// Other logs for which somebody vouches, and those for which nobody did when that was waited for.
     vouched: RwLock<HashMap<String, bool>>,
 }
 
 impl Included {
+    /// Requires that an object is not older than this process has known it: 0 if it is not there. A row that is put back
+    /// together with the record of its last change looks like one that was never changed.
+    ///
+    /// # Errors
+    /// `OBJECT_ALTERED` if it is.
+    pub(super) fn no_older(&self, kind: Kind, name: &str, version: u64) -> Result<()> {
+        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
+        match versions.get_mut(&(kind, name.to_owned())) {
+            Some(known) if *known > version => {
+                let words = format!("{name} was put back to version {version}, and version {known} was here before");
+                Err(altered(words))
+            }
+            Some(known) => {
+                *known = version;
+                Ok(())
+            }
+            None if version > 0 => {
+                versions.insert((kind, name.to_owned()), version);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Has another log count: its tree must be the one that was signed where that ends, and agree with what was seen of
     /// it before.
     ///

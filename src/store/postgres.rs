@@ -246,7 +246,9 @@ impl Store for Postgres {
     }
 
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
-        let Some((object, last)) = answered(self.sql.get(kind, name)).await? else { return Ok(None) };
+        let Some((object, last)) = answered(self.sql.get(kind, name)).await? else {
+            return self.included.no_older(kind, name, 0).map(|()| None);
+        };
         let read = |row| self.sql.subtrees(&last.log, row);
         if last.log == self.log {
             self.included.in_own(&self.writer, &last, read).await?;
@@ -257,6 +259,7 @@ impl Store for Postgres {
             }
             self.included.in_other(&last, answered(self.sql.tree(&last.log)), read).await?;
         }
+        self.included.no_older(kind, name, object.version)?;
         Ok(Some(object))
     }
 
