@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::kit::{Instance, Ran, events, keyward};
+use crate::kit::{Instance, Ran, events, eventually, keyward};
+use crate::store_away::Holder;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -263,4 +264,47 @@ fn who_handed_the_log_over_to_a_new_key_is_recorded_before_that_key_is_used() {
     assert!(recorded.iter().any(|event| event["operation"] == "rotate-audit-key" && event["target"] == "keys/audit-2"));
     fs::remove_dir(instance.data().join("audit.trust.new")).unwrap();
     instance.json(&["audit", "rotate-key"]);
+}
+
+/// The state of the first audit key.
+fn state_of_the_first_key(instance: &Instance) -> String {
+    instance.json(&["key", "get", "keys/audit"])["state"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_audit_key_that_handed_over_is_archived_later_if_it_cannot_be_then() {
+    let mut instance = Instance::new();
+    let held = instance.path("held");
+    let wanted = format!("@{}", held.display());
+    // The service is killed, and then the store is away.
+    for killed in [true, false] {
+        fs::write(&held, "after-trust:rotate-audit-key").unwrap();
+        instance.start_with(&[("KEYWARD_FAULTPOINT", &wanted)]);
+        let data = instance.data();
+        let rotating = std::thread::spawn(move || keyward(&["audit", "rotate-key", "--data", text(&data)]));
+        instance.wait_for_line("faultpoint after-trust:rotate-audit-key");
+        if killed {
+            instance.kill();
+            assert_ne!(rotating.join().unwrap().code, Some(0));
+            fs::remove_file(&held).unwrap();
+            instance.start();
+        } else {
+            let mut holder = Holder::new(&instance);
+            fs::remove_file(&held).unwrap();
+            rotating.join().unwrap().good();
+            holder.end();
+        }
+        eventually("the old key is archived", || {
+            let log = instance.log();
+            let archived = events(&log, "changed").into_iter().filter(|event| {
+                event["object"] == "key"
+                    && event["name"].as_str().unwrap().starts_with("keys/audit")
+                    && event["version"] == 2
+            });
+            archived.count() == if killed { 1 } else { 2 }
+        });
+        assert_eq!(state_of_the_first_key(&instance), "archived");
+        assert_eq!(instance.stop(), Some(0));
+    }
+    assert_eq!(instance.cli(&["audit", "verify"]).code, Some(0));
 }

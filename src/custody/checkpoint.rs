@@ -16,6 +16,7 @@ use crate::audit::trust::Trust;
 use crate::custody::anchor::LogFiles;
 use crate::custody::{Custody, DEADLINE_S, Held, KeyRecord, others, performed};
 use crate::error::{Error, Reason, Result};
+use crate::faultpoint;
 use crate::key::KeyState;
 use crate::policy::Permit;
 use crate::store::{Batch, Kind, Write, ask};
@@ -60,6 +61,8 @@ struct Progress {
     unsigned_since: Option<Instant>,
     /// Why nothing may be signed with other keys, if so.
     halted: Option<Error>,
+    /// Whether every audit key that has handed over is recorded as archived, as far as this run knows.
+    retired: bool,
 }
 
 /// A checkpoint of this log and the tree that it was signed over.
@@ -284,14 +287,47 @@ impl Custody {
             entry = self.sign_note(key, entry, Instant::now() + Duration::from_secs(DEADLINE_S)).await?;
         }
         trust.add(entry)?;
-        // From here on the new key signs, whatever else goes wrong.
+        // From here on the new key signs, whatever else goes wrong: what cannot be done now is done later.
         self.ledger.files.write_trust(&trust)?;
         self.set_trust(trust.clone());
-        let archived = KeyRecord { state: KeyState::Archived, ..old.record.clone() };
-        let writes = vec![Write::new(Kind::Key, &old.record.name, old.version, &archived)?];
-        self.store.commit(Batch { writes, events: Vec::new() }).await?;
-        self.sign_end(&mut last).await?;
+        self.ledger.progress(|progress| progress.retired = false);
+        faultpoint::reach("after-trust", "rotate-audit-key").await;
+        self.retire().await;
+        if let Err(fault) = self.sign_end(&mut last).await {
+            tracing::warn!(?fault, "the new audit key has signed nothing yet");
+        }
         Ok(trust)
+    }
+
+    /// Archives the audit keys that have handed over to another one, if that is not known to be done.
+    async fn retire(&self) {
+        if self.ledger.progress(|progress| progress.retired) {
+            return;
+        }
+        match self.archive_all_but_the_last().await {
+            Ok(()) => self.ledger.progress(|progress| progress.retired = true),
+            Err(fault) => tracing::warn!(?fault, "an audit key that signs no more is not archived yet"),
+        }
+    }
+
+    async fn archive_all_but_the_last(&self) -> Result<()> {
+        let Ok(trust) = self.trust() else { return Ok(()) };
+        let last = trust.key().public_key();
+        let before: Vec<_> = trust.keys().map(VerifierKey::public_key).filter(|public| *public != last).collect();
+        if before.is_empty() {
+            return Ok(());
+        }
+        for name in self.store.names(Kind::Key, AUDIT_KEY, "", KEYS_MAX).await? {
+            let key = match self.key(&name).await {
+                Ok(key) if before.contains(&key.record.public) && key.record.state == KeyState::Active => key,
+                Err(fault) if fault.reason() != Reason::ObjectAltered => return Err(fault),
+                _ => continue,
+            };
+            let archived = KeyRecord { state: KeyState::Archived, ..key.record.clone() };
+            let writes = vec![Write::new(Kind::Key, &name, key.version, &archived)?];
+            self.store.commit(Batch { writes, events: Vec::new() }).await?;
+        }
+        Ok(())
     }
 
     /// A name for the next audit key, and the token of the present one.
@@ -398,9 +434,10 @@ impl Custody {
         Ok(now)
     }
 
-    /// Makes a checkpoint if one is due, and sees to it that nothing is signed with other keys while records stand
+    /// Makes a checkpoint if one is due, archives audit keys that have handed over and were not archived then, and sees to it that nothing is signed with other keys while records stand
     /// unsigned for too long. To be called every second or so.
     pub async fn keep_signed(&self) {
+        self.retire().await;
         let Pace { records, time } = self.ledger.pace;
         let size = self.store.head().size;
         let (unsigned, since) = self.ledger.progress(|progress| {
