@@ -20,6 +20,7 @@ use crate::kit::token::{USER_PIN, host_program, pin};
 use values::VALUES;
 
 mod attributes;
+mod hosts;
 mod opening;
 mod values;
 

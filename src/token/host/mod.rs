@@ -9,10 +9,12 @@ use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use self::wire::{Answer, Call, Hello, Opened};
 use super::back_off::BackOff;
@@ -87,23 +89,37 @@ struct State {
     pin_refused: Option<Failure>,
 }
 
-/// A running child; its end of `control` closing tells it to go.
+/// A child process; its end of `control` closing tells it to go.
 struct Host {
-    child: Child,
+    pid: u32,
+    /// Names this child and no other one, also when it has ended and its number is given out again.
+    handle: OwnedFd,
+    ended: Arc<AtomicBool>,
     _control: UnixStream,
+}
+
+impl Host {
+    /// Takes a child over. A thread waits for its end, however it comes and whether or not anybody asks for it by then:
+    /// that may take as long as a driver holds it.
+    fn of(mut child: Child, control: UnixStream) -> io::Result<Host> {
+        let opened = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+        let handle = opened.inspect_err(|_| {
+            let _ = child.kill().and_then(|()| child.wait());
+        })?;
+        let (pid, ended) = (child.id(), Arc::new(AtomicBool::new(false)));
+        let host = Host { pid, handle, ended: Arc::clone(&ended), _control: control };
+        std::thread::Builder::new().name("host-reaper".to_owned()).spawn(move || {
+            let _ = child.wait();
+            ended.store(true, Ordering::Release);
+        })?;
+        Ok(host)
+    }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // It may be gone already. Waiting for it may take as long as a driver holds it, so another thread waits.
-        let _ = self.child.kill();
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = std::thread::Builder::new().name("host-reaper".to_owned()).spawn(move || {
-            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-        });
+        // It may be gone already.
+        let _ = pidfd_send_signal(&self.handle, Signal::KILL);
     }
 }
 
@@ -168,10 +184,10 @@ impl HostToken {
         self.lock().pin_refused.is_none()
     }
 
-    /// Process id of the host now, for tests and for `status`.
+    /// Process id of the host now, if one runs: for tests and for `status`.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.lock().host.as_ref().map(|host| host.child.id())
+        self.lock().host.as_ref().filter(|host| !host.ended.load(Ordering::Acquire)).map(|host| host.pid)
     }
 
     /// Hosts that were started before the present one.
@@ -225,7 +241,7 @@ impl HostToken {
         let child = command.process_group(0).spawn().map_err(failed)?;
         // The command holds the child's end of the socket; while it is open here, the child's death shows no end.
         drop(command);
-        let host = Host { child, _control: control.try_clone().map_err(failed)? };
+        let host = Host::of(child, control.try_clone().map_err(failed)?).map_err(failed)?;
         let unopened = |e: io::Error| {
             Error::new(Reason::TokenUnavailable, format!("the token host of {} did not open it", self.binding.name))
                 .detail(e)
@@ -312,7 +328,8 @@ impl HostToken {
         let asked = channel
             .set_read_timeout(Some(limit))
             .and_then(|()| wire::write_message(&mut channel, call))
-            .and_then(|()| wire::read_message::<Answer>(&mut channel));
+            .and_then(|()| wire::read_message::<Answer>(&mut channel))
+            .and_then(|answer| if answer.fits(call) { Ok(answer) } else { Err(io::ErrorKind::InvalidData.into()) });
         match asked {
             Ok(mut answer) => {
                 let failed = answer.failure.take().map(Failure::from);

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{self, Error, Reason};
 use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey, RsaPublicKey};
-use crate::token::{Class, Failure, Generate, KeyRef, Outcome, Padding};
+use crate::token::{Class, Description, Evidence, Failure, Generate, KeyRef, Outcome, Padding};
 
 /// Largest frame in bytes. The largest true one, a generation's evidence, is a few thousand.
 pub(super) const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -200,6 +200,23 @@ fn known_function(name: &str) -> &'static str {
         "profile",
     ];
     NAMES.iter().find(|known| **known == name).copied().unwrap_or("another function")
+}
+
+impl Answer {
+    /// Whether this can be the answer to that call: of the form that the call gives, or a failure.
+    pub(super) fn fits(&self, call: &Call) -> bool {
+        let public = || public_of(&self.public).is_some();
+        self.failure.is_some()
+            || match call.act() {
+                Act::None => false,
+                Act::Describe => serde_json::from_str::<Description>(&self.json).is_ok(),
+                Act::Generate => public() && serde_json::from_str::<Evidence>(&self.json).is_ok(),
+                Act::PublicKey => public(),
+                // A signature is as long as the modulus; of P-256, whose point has 65 bytes, it has 64.
+                Act::Sign => self.output.len() == if call.public.len() == 65 { 64 } else { call.public.len() },
+                Act::Decrypt => self.output.len() <= call.public.len(),
+            }
+    }
 }
 
 impl Opened {

@@ -1,0 +1,123 @@
+//! Token hosts that end, and such as talk nonsense: by a program that speaks what a host speaks, up to its answers.
+
+use std::fs;
+use std::path::Path;
+
+use keyward::key::{Hash, KeyAlgorithm, KeyId};
+use keyward::token::host::{HostProgram, HostToken};
+use keyward::token::{Class, Failure, Generate, KeyRef, Outcome, Padding, Token};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::kit::eventually;
+use crate::kit::token::faulty::Faulty;
+use crate::kit::token::{USER_PIN, pin};
+
+/// Opens nothing, says that it did, and gives the answer that is its argument to every call.
+const TALKER: &str = r#"
+import array, os, socket, struct, sys, threading
+control = socket.socket(fileno=os.dup(0))
+def exactly(source, count):
+    read = b""
+    while len(read) < count:
+        more = source.recv(count - len(read))
+        if not more:
+            os._exit(0)
+        read += more
+    return read
+def frame(source):
+    return exactly(source, struct.unpack("<I", exactly(source, 4))[0])
+frame(control)
+channels = []
+for _ in range(2):
+    _, ancillary, _, _ = control.recvmsg(1, socket.CMSG_SPACE(4))
+    channels.append(socket.socket(fileno=array.array("i", ancillary[0][2])[0]))
+control.sendall(struct.pack("<I", 0))
+def serve(channel):
+    while frame(channel):
+        channel.sendall(bytes.fromhex(sys.argv[1]))
+for channel in channels:
+    threading.Thread(target=serve, args=(channel,), daemon=True).start()
+control.recv(1)
+"#;
+
+/// A frame around the bytes of an answer.
+fn framed(answer: &[u8]) -> String {
+    hex::encode([&u32::try_from(answer.len()).unwrap().to_le_bytes()[..], answer].concat())
+}
+
+type Ask = fn(&dyn Token, &KeyRef) -> Result<(), Failure>;
+
+const ASK: [(&str, Ask); 5] = [
+    ("describe", |token, _| token.describe().map(|_| ())),
+    ("public_key", |token, key| token.public_key(key.id).map(|_| ())),
+    ("sign", |token, key| token.sign(key, Hash::Sha256, &[7; 32]).map(|_| ())),
+    ("decrypt", |token, key| token.decrypt(key, Padding::Pkcs1, &[7; 256]).map(|_| ())),
+    ("generate", |token, _| {
+        let (id, algorithm) = (KeyId::random().unwrap(), KeyAlgorithm::Rsa(2048));
+        token.generate(&Generate { id, label: "talk".to_owned(), algorithm, sign: true, decrypt: true }).map(|_| ())
+    }),
+];
+
+#[test]
+fn a_host_that_talks_nonsense_is_killed_whatever_it_was_asked() {
+    let faulty = Faulty::new();
+    // Fields of an answer by number: 2 a public key, 3 an output, 4 JSON.
+    let long = [&[0x1a, 0xac, 0x02][..], &[7; 300]].concat();
+    for (answer, asked) in [
+        ("ffffffff".to_owned(), &["describe", "public_key", "sign", "decrypt", "generate"][..]),
+        (framed(&[0xff; 3]), &["describe", "public_key", "sign", "decrypt", "generate"]),
+        (framed(b""), &["describe", "public_key", "sign", "generate"]),
+        (framed(b"\x22\x08nonsense"), &["describe", "generate"]),
+        (framed(b"\x12\x03abc"), &["public_key", "generate"]),
+        (framed(b"\x1a\x01x"), &["sign"]),
+        (framed(&long), &["sign", "decrypt"]),
+    ] {
+        for (name, ask) in ASK.iter().filter(|(name, _)| asked.contains(name)) {
+            let arguments = ["-c", TALKER, &answer].map(Into::into).to_vec();
+            let program = HostProgram { path: "python3".into(), arguments };
+            let (binding, profile) = (&faulty.test.binding, &faulty.test.profile);
+            let token = HostToken::start(program, binding, profile, pin(USER_PIN)).unwrap();
+            let killed = token.pid().unwrap();
+            let failure = ask(&token, &faulty.key).unwrap_err();
+            assert_eq!((failure.class, failure.outcome), (Class::Module, Outcome::Unknown), "{name}: {failure}");
+            assert!(failure.code.contains("makes no sense"), "{name}: {failure}");
+            // What changes nothing was asked of the next one, too, and that was killed as well.
+            assert_eq!(token.restarts(), if *name == "generate" { 1 } else { 2 }, "{name} {answer}");
+            eventually("it is gone", || !Path::new("/proc").join(killed.to_string()).exists());
+        }
+    }
+}
+
+/// Children of this process that have ended and that nobody has heard of.
+fn zombies() -> usize {
+    let stats =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    let ours = std::process::id().to_string();
+    // pid (name) state ppid …
+    let is_one = |stat: &String| {
+        let mut fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        fields.next() == Some("Z") && fields.next() == Some(&ours)
+    };
+    stats.filter(is_one).count()
+}
+
+#[test]
+fn a_host_that_ended_is_reaped_though_nobody_asks_for_it() {
+    let faulty = Faulty::new();
+    for _ in 0..3 {
+        faulty.sign().unwrap();
+        let pid = faulty.token.pid().unwrap();
+        kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+        eventually("it is gone", || !Path::new("/proc").join(pid.to_string()).exists());
+        assert_eq!((faulty.token.pid(), zombies()), (None, 0));
+    }
+    // Nor is one left that we ended ourselves.
+    for fault in ["C_Sign 1 hang", "C_Sign 1 crash", "C_SignInit 1 logout"] {
+        faulty.sign().unwrap();
+        faulty.script(fault);
+        assert!(faulty.verifies(&faulty.sign().unwrap()));
+        eventually("none is left", || zombies() == 0);
+    }
+    drop(faulty);
+    eventually("none is left", || zombies() == 0);
+}
