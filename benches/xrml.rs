@@ -145,6 +145,11 @@ fn main() {
         let license = UseLicense::read(document.body()).unwrap();
         signature::verify(&document, license.issuer.key.as_ref().unwrap()).unwrap();
     });
+    case("the same, as verify does", &[use_license()], |texts| {
+        let document = Document::read(&texts[0]).unwrap();
+        let findings = chain::check(std::slice::from_ref(&document), &[]);
+        assert!(findings[0].is_good());
+    });
     let names = ["ul.xml", "slc.xml", "enrollment-service.xml", "enrollment-ca.xml", "ca.xml"];
     let chain: Vec<String> = names.iter().map(|name| vector(name)).collect();
     let root = *Content::read(Document::read(&chain[4]).unwrap().body()).unwrap().issuer.unwrap().key.unwrap();

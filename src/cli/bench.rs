@@ -27,3 +27,13 @@ pub(super) fn run(command: Command, global: &Global) -> Result<u8> {
     }
     .map(|()| 0)
 }
+
+/// Rounds of one measurement: what the machine does meanwhile falls on all sides.
+const ROUNDS: u32 = 8;
+
+/// The middle of some values.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    if values.len().is_multiple_of(2) { f64::midpoint(values[half - 1], values[half]) } else { values[half] }
+}

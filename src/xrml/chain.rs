@@ -243,11 +243,11 @@ fn examine(document: &Document) -> Finding {
         (Err(fault), _) | (_, Err(fault)) => Err(fault.clone()),
     });
     // Read by itself where the rest cannot be: a signature holds or not, whatever else is wrong.
-    let issuer = match &content {
-        Ok(content) => Ok(content.issuer.clone()),
-        Err(_) => document.body().element().required("ISSUER").and_then(Principal::read).map(Some),
+    let issuer_key = match &content {
+        Ok(content) => Ok(content.issuer.as_ref().and_then(|issuer| issuer.key.clone())),
+        Err(_) => document.body().element().required("ISSUER").and_then(Principal::read).map(|issuer| issuer.key),
     };
-    let signature = issuer.and_then(|issuer| match issuer.and_then(|issuer| issuer.key) {
+    let signature = issuer_key.and_then(|key| match key {
         Some(key) => signature::verify(document, &key),
         None => Err(Error::new(Reason::DocumentIncomplete, "ISSUER has no PUBLICKEY to verify with")),
     });

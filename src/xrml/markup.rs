@@ -90,9 +90,12 @@ impl<'a> Element<'a> {
 
     /// The attributes in their order: name and value as written, entities not replaced.
     fn attributes(self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let tag = self.tag();
+        let after_name = 1 + self.name().len();
+        let outer = self.outer();
+        // Most tags are a name and nothing else.
+        let tag = if outer[after_name..].starts_with('>') { "" } else { &self.tag()[after_name - 1..] };
         // The text was checked when it was parsed, so nothing here can fail.
-        Attributes(&tag[self.name().len()..]).filter_map(Result::ok)
+        Attributes(tag).filter_map(Result::ok)
     }
 
     /// The names of its attributes, in their order.
@@ -199,17 +202,16 @@ fn ends_name(byte: u8) -> bool {
 
 /// The length of the start tag that an element begins with.
 fn tag_end(outer: &str) -> usize {
-    let mut quote = None;
-    let is_end = |byte: u8| {
-        match (quote, byte) {
-            (Some(open), _) if open == byte => quote = None,
-            (None, b'"' | b'\'') => quote = Some(byte),
-            (None, b'>') => return true,
+    let mut bytes = outer.bytes().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'>' => return at + 1,
+            // What is quoted may hold a bracket.
+            b'"' | b'\'' => drop(bytes.find(|(_, other)| *other == byte)),
             _ => {}
         }
-        false
-    };
-    outer.bytes().position(is_end).map_or(outer.len(), |at| at + 1)
+    }
+    outer.len()
 }
 
 /// Reads some elements into a vector that has no room to spare.
@@ -269,11 +271,12 @@ fn unescape(raw: &str) -> Cow<'_, str> {
     quick_xml::escape::unescape(raw).unwrap_or(Cow::Borrowed(raw))
 }
 
-/// Checks a text of exactly one element with nothing around it, and returns its elements in the order of their start tags.
+/// Checks a text of exactly one element with nothing around it, each start tag by `check_tag`, and returns its elements in
+/// the order of their start tags.
 ///
 /// # Errors
 /// `DOCUMENT_MALFORMED`, `DOCUMENT_FORBIDDEN_MARKUP` or `LIMIT_EXCEEDED`, with the offset.
-pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
+pub(super) fn parse(text: &str, check_tag: fn(&str, usize) -> Result<()>) -> Result<Vec<Node>> {
     check_characters(text)?;
     // The reader would skip a byte order mark without counting it; every offset below relies on this first character.
     if !text.starts_with('<') {
@@ -294,7 +297,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
                 return Err(malformed(at, "a second element follows the first"));
             }
             Event::Start(tag) => {
-                check_plain(&tag, at)?;
+                check_tag(&tag, at)?;
                 if open.len() == DEPTH_MAX {
                     return Err(limit(at, "nesting of elements", DEPTH_MAX));
                 }
@@ -302,7 +305,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
                 nodes.push(Node { start, end });
             }
             Event::Empty(tag) => {
-                check_plain(&tag, at)?;
+                check_tag(&tag, at)?;
                 nodes.push(Node { start, end });
             }
             Event::End(_) => {
@@ -376,8 +379,8 @@ pub(super) fn check_run(run: &str, at: usize) -> Result<()> {
 
 /// Checks a start tag of a document, which knows no namespaces: to a reader that does, `x:BODY` and `<BODY xmlns="x">` are no
 /// BODY. `xmlns=""` says nothing, and the prefix `xml` is XML's own.
-fn check_plain(tag: &str, at: usize) -> Result<()> {
-    check_tag(tag, at, check_entity)?;
+pub(super) fn check_document_tag(tag: &str, at: usize) -> Result<()> {
+    check_message_tag(tag, at)?;
     if !tag.contains(':') && !tag.contains("xmlns") {
         return Ok(());
     }
@@ -390,6 +393,11 @@ fn check_plain(tag: &str, at: usize) -> Result<()> {
         true => Err(forbidden(at, "a namespace")),
         false => Ok(()),
     }
+}
+
+/// Checks a start tag of a message, which may name namespaces.
+pub(super) fn check_message_tag(tag: &str, at: usize) -> Result<()> {
+    check_tag(tag, at, check_entity)
 }
 
 /// Checks a start tag without its brackets: names, quoting, bounds and uniqueness of attributes; `reference` judges what

@@ -25,7 +25,7 @@ impl Parsed {
             let message = format!("the document has {} bytes; the bound is {DOCUMENT_BYTES_MAX}", text.len());
             return Err(Error::new(Reason::LimitExceeded, message));
         }
-        let nodes = markup::parse(text)?;
+        let nodes = markup::parse(text, markup::check_document_tag)?;
         Ok(Parsed { text: text.to_owned(), nodes })
     }
 

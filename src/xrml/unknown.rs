@@ -137,8 +137,13 @@ impl Found {
     }
 
     fn attributes(&mut self, element: Element<'_>) {
-        let known = ATTRIBUTES.iter().find(|(name, _)| *name == element.name()).map_or(&[][..], |(_, known)| known);
-        for name in element.attribute_names().filter(|name| !known.contains(name)) {
+        let mut names = element.attribute_names().peekable();
+        if names.peek().is_none() {
+            return;
+        }
+        let own = element.name();
+        let known = ATTRIBUTES.iter().find(|(name, _)| *name == own).map_or(&[][..], |(_, known)| known);
+        for name in names.filter(|name| !known.contains(name)) {
             self.tell(format!("{}@{name}", self.path));
         }
     }
@@ -147,10 +152,12 @@ impl Found {
         let length = self.path.len();
         self.path.push('/');
         self.attributes(element);
+        let parent = element.name();
         for child in element.children() {
+            let name = child.name();
             self.path.truncate(length + 1);
-            self.path.push_str(child.name());
-            match below(element, child, known) {
+            self.path.push_str(name);
+            match below(parent, name, known) {
                 _ if self.paths.len() > UNKNOWN_MAX => break,
                 Some(known) => self.walk(child, known),
                 None => self.tell(self.path.clone()),
@@ -169,12 +176,12 @@ pub(super) fn each<'a>(element: Element<'a>, known: &[&str], found: &mut impl Fn
     element.children().for_each(|child| each(child, known, found));
 }
 
-/// The known children of an element, or nothing if it is itself none of the children, `known`, of its parent.
-pub(super) fn below(parent: Element<'_>, element: Element<'_>, known: &[&str]) -> Option<&'static [&'static str]> {
-    if parent.name() == "RIGHTSLIST" {
+/// The known children of an element by its name, or nothing if it is itself none of the children, `known`, of its parent.
+pub(super) fn below(parent: &str, name: &str, known: &[&str]) -> Option<&'static [&'static str]> {
+    if parent == "RIGHTSLIST" {
         return Some(RIGHT);
     }
-    known.contains(&element.name()).then(|| known_of(element.name()))
+    known.contains(&name).then(|| known_of(name))
 }
 
 /// The known children of an element by its name.

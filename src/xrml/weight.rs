@@ -58,14 +58,14 @@ fn elements(element: Element<'_>) -> usize {
 /// kept as text, and so may be an entry of a revocation list.
 fn weigh(element: Element<'_>, own: usize, known: &[&str]) -> usize {
     let mut text = element.outer().len() - tags(element);
-    let mut below_it = 0;
+    let (mut below_it, parent) = (0, element.name());
     for child in element.children() {
         let (length, name) = (child.outer().len(), child.name());
         text -= length;
-        below_it += match below(element, child, known) {
+        below_it += match below(parent, name, known) {
             _ if name == REVOKE => length + elements(child) * NODE_BYTES + size_of::<Revoke>(),
             None => length + elements(child) * NODE_BYTES,
-            Some(known) if element.name() == "RIGHTSLIST" => weigh(child, size_of::<Right>(), known),
+            Some(known) if parent == "RIGHTSLIST" => weigh(child, size_of::<Right>(), known),
             Some(known) => {
                 let own = WEIGHTS.iter().find(|(weighty, _)| *weighty == name).map_or(0, |(_, bytes)| *bytes);
                 weigh(child, own, known)

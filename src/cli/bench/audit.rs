@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::{ROUNDS, median};
 use crate::audit::record::{ActNote, Event, OutcomeNote};
 use crate::caller::CallerNote;
 use crate::cli::{Global, output, runtime_of, service_threads};
@@ -20,7 +21,7 @@ const WRITERS_MAX: usize = 256;
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Args {
-    /// Seconds for each measurement
+    /// Seconds for each side of each measurement
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Writers at a time
@@ -96,8 +97,8 @@ impl Database<'_> {
     }
 }
 
-/// Each number of writers on a log of its own, after a short run of theirs and between two runs of bare commits of as
-/// many rows.
+/// Each number of writers on a log of its own, after a short run of theirs, and bare commits of as many rows in turn:
+/// medians of the rounds, the ratio's too.
 async fn measure(args: &Args, database: &Database<'_>) -> Result<Vec<Value>> {
     let duration = Duration::from_secs(args.seconds);
     let mut rows = Vec::with_capacity(args.writers.len());
@@ -107,18 +108,23 @@ async fn measure(args: &Args, database: &Database<'_>) -> Result<Vec<Value>> {
         let first = store.head().size;
         records_per_second(&store, *count, duration / 8).await?;
         let bytes = mean_bytes(store.as_ref()).await?;
-        let before = database.bare(*count, bytes, duration / 2).await?;
-        let per_second = records_per_second(&store, *count, duration).await?;
-        let after = database.bare(*count, bytes, duration / 2).await?;
+        let (mut rates, mut bares, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let before = database.bare(*count, bytes, duration / ROUNDS / 2).await?;
+            let rate = records_per_second(&store, *count, duration / ROUNDS).await?;
+            let after = database.bare(*count, bytes, duration / ROUNDS / 2).await?;
+            ratios.push(rate / f64::midpoint(before, after));
+            rates.push(rate);
+            bares.extend([before, after]);
+        }
         let signatures = (store.head().size - first) / 2;
         store.close().await;
         let grown = database.bytes(*count).await?.saturating_sub(empty_bytes);
-        let bare = f64::midpoint(before, after);
         rows.push(json!({
             "writers": count,
-            "per_s": whole(per_second),
-            "bare_per_s": whole(bare),
-            "ratio": (per_second / bare * 1000.0).round() / 1000.0,
+            "per_s": whole(median(rates)),
+            "bare_per_s": whole(median(bares)),
+            "ratio": (median(ratios) * 1000.0).round() / 1000.0,
             "record_bytes": bytes,
             "bytes_per_signature": grown / signatures.max(1),
         }));

@@ -26,13 +26,21 @@ pub(super) struct Load {
     body: [String; 2],
 }
 
-/// One measurement.
+/// What callers have seen.
+#[derive(Default)]
 pub(super) struct Measured {
-    pub(super) callers: usize,
-    pub(super) signatures: usize,
-    pub(super) per_second: f64,
-    pub(super) p50_us: u64,
-    pub(super) p99_us: u64,
+    /// How long each signature took, in microseconds.
+    pub(super) times_us: Vec<u64>,
+    /// Signatures per second, in each run.
+    pub(super) rates: Vec<f64>,
+}
+
+impl Measured {
+    /// The time that so many of a hundred signatures did not take longer than, in microseconds.
+    pub(super) fn percentile_us(&mut self, percent: usize) -> u64 {
+        self.times_us.sort_unstable();
+        self.times_us.get(self.times_us.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0)
+    }
 }
 
 impl Load {
@@ -89,15 +97,14 @@ pub(super) struct Callers {
 }
 
 impl Callers {
-    /// Lets them ask one after the other, each waiting for its answer, for this long.
-    pub(super) async fn run(self, duration: Duration) -> Result<Measured> {
-        let Callers { clients, request } = self;
-        let callers = clients.len();
+    /// Lets them ask one after the other, each waiting for its answer, for this long, and adds what that showed.
+    pub(super) async fn run(&self, duration: Duration, measured: &mut Measured) -> Result<()> {
         let start = Instant::now();
-        let tasks: Vec<_> = clients
-            .into_iter()
-            .map(|mut client| {
-                let request = request.clone();
+        let tasks: Vec<_> = self
+            .clients
+            .iter()
+            .map(|client| {
+                let (mut client, request) = (client.clone(), self.request.clone());
                 tokio::spawn(async move {
                     let mut times = Vec::new();
                     while start.elapsed() < duration {
@@ -109,17 +116,15 @@ impl Callers {
                 })
             })
             .collect();
-        let mut times = Vec::new();
+        let before = measured.times_us.len();
         for task in tasks {
             let task = task.await.map_err(|fault| Error::new(Reason::Internal, "a caller broke off").detail(fault))?;
-            times.extend(task?);
+            measured.times_us.extend(task?);
         }
-        let elapsed = start.elapsed().as_secs_f64();
-        times.sort_unstable();
-        let at = |percent: usize| times.get(times.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0);
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52 signatures")]
-        let per_second = times.len() as f64 / elapsed;
-        Ok(Measured { callers, signatures: times.len(), per_second, p50_us: at(50), p99_us: at(99) })
+        let signatures = (measured.times_us.len() - before) as f64;
+        measured.rates.push(signatures / start.elapsed().as_secs_f64());
+        Ok(())
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::bare::Bare;
-use super::load::{self, Load, Measured};
+use super::load::{self, Callers, Load, Measured};
+use super::{ROUNDS, median};
 use crate::cli::{Global, output};
 use crate::clock;
 use crate::config::Config;
@@ -23,7 +24,7 @@ const FDATASYNC_WRITES: usize = 200;
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Args {
-    /// Seconds for each measurement
+    /// Seconds for each side of each measurement
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Callers at a time
@@ -63,33 +64,30 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
 
     let service = Service::start(&keyward, &data)?;
     let bare = Bare::open(&config)?;
-    let before = bare.per_second(BARE_THREADS, seconds)?;
     let token_us = 1e6 / bare.per_second(1, seconds / 2)?;
     let fdatasync_us = fdatasync(&place.0)?;
     // The callers share the machine with what they measure: one thread is enough for them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|fault| internal("the runtime cannot start", fault))?;
     let load = Load::prepare(&keyward, &place.0, &data)?;
-    let mut measured = Vec::new();
+    let (mut rows, mut raws, mut lone_call) = (Vec::new(), Vec::new(), None);
     for callers in &args.callers {
-        let callers = runtime.block_on(load.callers(*callers))?;
-        let begin = Spent::now(&service)?;
-        let run = runtime.block_on(callers.run(seconds))?;
-        measured.push((run, begin, Spent::now(&service)?));
+        let asking = runtime.block_on(load.callers(*callers))?;
+        let mut beside = compare(&runtime, &asking, &service, &bare, seconds / ROUNDS)?;
+        if *callers == 1 {
+            lone_call = Some(lone(beside.run.percentile_us(50), token_us, fdatasync_us));
+        }
+        rows.push(row(*callers, &mut beside));
+        raws.extend(beside.raws);
     }
     let rss_mib = service.rss_mib()?;
-    let after = bare.per_second(BARE_THREADS, seconds)?;
-    let raw = f64::midpoint(before, after);
-    let rows: Vec<Value> = measured.iter().map(|(run, begin, end)| row(run, raw, begin, end)).collect();
     let report = json!({
-        "raw_per_s": round(raw, 0),
-        "raw_before_per_s": round(before, 0),
-        "raw_after_per_s": round(after, 0),
+        "raw_per_s": round(median(raws), 0),
         "body_bytes": load.body_bytes(),
         "token_us": round(token_us, 0),
         "fdatasync_us": fdatasync_us,
         "rss_mib": round(rss_mib, 1),
-        "lone_call_us": measured.iter().find(|(run, ..)| run.callers == 1).map(|(run, ..)| lone(run, token_us, fdatasync_us)),
+        "lone_call_us": lone_call,
         "callers": rows,
     });
     service.stop()?;
@@ -97,28 +95,59 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
     Ok(())
 }
 
-/// A measurement as it is shown: beside the bare loop, and with the processor time that each signature took where.
-fn row(run: &Measured, raw: f64, begin: &Spent, end: &Spent) -> Value {
+/// Callers of the service beside the bare loop.
+struct Beside {
+    run: Measured,
+    /// The bare loop in each round, in signatures per second.
+    raws: Vec<f64>,
+    spent: Spent,
+}
+
+/// The bare loop and the callers in turn: what the machine does meanwhile falls on both.
+fn compare(
+    runtime: &tokio::runtime::Runtime,
+    callers: &Callers,
+    service: &Service,
+    bare: &Bare,
+    slice: Duration,
+) -> Result<Beside> {
+    let mut beside = Beside { run: Measured::default(), raws: Vec::new(), spent: Spent::default() };
+    for _ in 0..ROUNDS {
+        let before = bare.per_second(BARE_THREADS, slice / 2)?;
+        let begin = Spent::now(service)?;
+        runtime.block_on(callers.run(slice, &mut beside.run))?;
+        beside.spent.add(&begin, &Spent::now(service)?);
+        let after = bare.per_second(BARE_THREADS, slice / 2)?;
+        beside.raws.push(f64::midpoint(before, after));
+    }
+    Ok(beside)
+}
+
+/// A measurement as it is shown: medians of the rounds, the ratio's too, and the processor time that each signature took
+/// where.
+fn row(callers: usize, beside: &mut Beside) -> Value {
+    let Beside { run, raws, spent } = beside;
     #[allow(clippy::cast_precision_loss, reason = "a day is below 2^52 ns")]
-    let each = |begin: u64, end: u64| round((end - begin) as f64 / 1000.0 / run.signatures.max(1) as f64, 0);
+    let each = |ns: u64| round(ns as f64 / 1000.0 / run.times_us.len().max(1) as f64, 0);
+    let [host, service, own] = [spent.host_ns, spent.service_ns, spent.callers_ns].map(each);
     json!({
-        "callers": run.callers,
-        "per_s": round(run.per_second, 0),
-        "ratio": round(run.per_second / raw, 3),
-        "p50_us": run.p50_us,
-        "p99_us": run.p99_us,
-        "token_host_cpu_us": each(begin.host_ns, end.host_ns),
-        "service_cpu_us": each(begin.service_ns, end.service_ns),
-        "callers_cpu_us": each(begin.callers_ns, end.callers_ns),
+        "callers": callers,
+        "per_s": round(median(run.rates.clone()), 0),
+        "ratio": round(median(run.rates.iter().zip(raws).map(|(rate, raw)| *rate / *raw).collect()), 3),
+        "p50_us": run.percentile_us(50),
+        "p99_us": run.percentile_us(99),
+        "token_host_cpu_us": host,
+        "service_cpu_us": service,
+        "callers_cpu_us": own,
     })
 }
 
 /// What a lone call waits for: the token, the disk twice, and the rest.
-fn lone(run: &Measured, token_us: f64, fdatasync_us: u64) -> Value {
+fn lone(p50: u64, token_us: f64, fdatasync_us: u64) -> Value {
     #[allow(clippy::cast_precision_loss, reason = "a call is far below 2^52 µs")]
-    let (p50_us, disk_us) = (run.p50_us as f64, 2.0 * fdatasync_us as f64);
+    let (p50_us, disk_us) = (p50 as f64, 2.0 * fdatasync_us as f64);
     json!({
-        "p50": run.p50_us,
+        "p50": p50,
         "token": round(token_us, 0),
         "two_fdatasync": round(disk_us, 0),
         "rest": round(p50_us - token_us - disk_us, 0),
@@ -131,7 +160,6 @@ fn print(report: &Value, rows: &[Value], global: &Global) {
         return;
     }
     println!("bare C_Sign loop, RSA-2048, {BARE_THREADS} threads   {} signatures/s", report["raw_per_s"]);
-    println!("  before and after              {} and {}", report["raw_before_per_s"], report["raw_after_per_s"]);
     println!("4 KiB write and fdatasync       {} µs (median)", report["fdatasync_us"]);
     println!("memory of the service           {} MiB", report["rss_mib"]);
     println!(
@@ -148,6 +176,7 @@ fn print(report: &Value, rows: &[Value], global: &Global) {
 }
 
 /// Processor time that the parts of a bench have spent, in nanoseconds.
+#[derive(Default)]
 struct Spent {
     host_ns: u64,
     service_ns: u64,
@@ -155,6 +184,13 @@ struct Spent {
 }
 
 impl Spent {
+    /// Adds what was spent between two moments.
+    fn add(&mut self, begin: &Spent, end: &Spent) {
+        self.host_ns += end.host_ns.saturating_sub(begin.host_ns);
+        self.service_ns += end.service_ns.saturating_sub(begin.service_ns);
+        self.callers_ns += end.callers_ns.saturating_sub(begin.callers_ns);
+    }
+
     fn now(service: &Service) -> Result<Self> {
         let service = service.child.id();
         let mut host_ns = 0;

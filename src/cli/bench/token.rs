@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::{ROUNDS, median};
 use crate::cli::{Global, output, runtime};
 use crate::clock;
 use crate::error::{Error, Reason, Result};
@@ -18,8 +19,6 @@ use crate::token::lane::{Lane, LaneError};
 use crate::token::profile::{Kind, Profile};
 use crate::token::{self, Binding, Generate, KeyRef, Token};
 
-/// Rounds of one measurement: what the machine does meanwhile falls on all sides.
-const ROUNDS: u32 = 8;
 /// Callers at a time for each session, so that no session waits for one.
 const CALLERS_PER_SESSION: usize = 4;
 /// Longest signature that is waited for.
@@ -189,12 +188,6 @@ fn middle(rates: Vec<Rate>) -> Rate {
     let per_second = median(rates.iter().map(|rate| rate.per_second).collect());
     let p50 = median(rates.iter().map(|rate| rate.p50.as_secs_f64()).collect());
     Rate { per_second, p50: Duration::from_secs_f64(p50) }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let half = values.len() / 2;
-    if values.len().is_multiple_of(2) { f64::midpoint(values[half - 1], values[half]) } else { values[half] }
 }
 
 /// The token's directory; removed at the end unless a person named it.
