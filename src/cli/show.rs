@@ -12,7 +12,7 @@ use crate::xrml::certificate::ISSUE;
 use crate::xrml::content::Content;
 use crate::xrml::element::{DistributionPoint, Object, Principal};
 use crate::xrml::kind::Kind;
-use crate::xrml::license::{Conditions, PolicyList, Refresh, Right, Work};
+use crate::xrml::license::{Conditions, PolicyKind, PolicyList, Refresh, Right, Work};
 use crate::xrml::pl::RIGHTS_DATA;
 use crate::xrml::revocation::{RevocationList, Revoke};
 use crate::xrml::text::{Body, Document};
@@ -154,7 +154,20 @@ fn right(right: &Right) -> String {
     if right.has_enabling_bits() {
         words.push("with a sealed key".to_owned());
     }
-    format!("{}{whom}: {}", right.name, words.join(", "))
+    let is_usual = right.name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    let name = if is_usual { right.name.clone() } else { quoted(&right.name) };
+    format!("{name}{whom}: {}", words.join(", "))
+}
+
+/// A text that somebody chose, in quotes.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A text that somebody chose, in quotes where it could be taken for words of this command.
+fn told(text: &str) -> String {
+    let is_odd = text.contains([',', '(', ')', '"']) || text.contains(": ") || text.ends_with(':');
+    if is_odd { quoted(text) } else { text.to_owned() }
 }
 
 /// Those whom a list of principals names in words; references to the document's own principal are left out.
@@ -167,7 +180,7 @@ fn holders(access: &[Principal]) -> Option<String> {
 fn restrictions(conditions: &Conditions) -> Vec<String> {
     let ranges = conditions.ranges.iter().map(span);
     let interval = conditions.interval.iter().filter_map(|interval| Some(format!("for {}", length(interval)?)));
-    let named = conditions.named.iter().map(|c| format!("{} ({}) {}", c.name, c.kind, c.value));
+    let named = conditions.named.iter().map(|c| format!("{} ({}) {}", told(&c.name), told(&c.kind), told(&c.value)));
     let unknown = (!conditions.unknown.is_empty()).then(|| "a condition of unknown meaning".to_owned());
     ranges.chain(interval).chain(named).chain(unknown).collect()
 }
@@ -195,22 +208,40 @@ fn principal(principal: &Principal) -> String {
     words.join(", ")
 }
 
-/// The name first, where there is one, then the ID and the addresses.
+/// The name first, where there is one, then the ID and the addresses. The two principals that stand for others are told in
+/// words that nobody has who only bears their name.
 fn object(object: &Object) -> String {
-    let id = match (object.id.kind.as_str(), object.id.value.as_str()) {
-        (_, "") => None,
-        ("MS-GUID" | "ascii-tag" | "Internal" | "filename", value) => Some(value.to_owned()),
-        (kind, value) => Some(format!("{kind} {value}")),
+    let (kind, value) = (object.id.kind.as_str(), told(&object.id.value));
+    let name = object.name.as_deref().map(told);
+    let typed = |text: &str| match kind {
+        "" => text.to_owned(),
+        "Windows" | "Federation" | "Passport" | "Unspecified" | "Internal" => format!("{kind} {text}"),
+        _ => format!("{} {text}", quoted(kind)),
     };
-    let id = id.filter(|id| object.name.as_ref() != Some(id));
-    let mut words: Vec<String> = object.name.clone().into_iter().chain(id).collect();
-    words.extend(object.addresses.iter().map(|address| address.value.clone()));
+    let mut words = match (kind, name) {
+        ("Internal", name) => {
+            let whom = match value.to_ascii_lowercase().as_str() {
+                "anyone" => format!("everybody (Internal {value})"),
+                "owner" => format!("the owner (Internal {value})"),
+                _ => typed(&value),
+            };
+            [Some(whom), name.map(|name| format!("by the name of {name}"))]
+        }
+        (_, None) if value.is_empty() => [None, None],
+        (_, Some(name)) if value.is_empty() => [Some(typed(&name)), None],
+        ("MS-GUID" | "ascii-tag" | "filename", name) => [name.filter(|name| *name != value), Some(value)],
+        (_, name) => [name, Some(typed(&value))],
+    }
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>();
+    words.extend(object.addresses.iter().map(|address| told(&address.value)));
     if words.is_empty() { "nobody named".to_owned() } else { words.join(" ") }
 }
 
 fn point(point: &DistributionPoint) -> String {
-    let url = point.object.url().unwrap_or("without an address");
-    format!("{}: {url}", point.object.kind())
+    let url = point.object.url().map_or_else(|| "without an address".to_owned(), told);
+    format!("{}: {url}", told(point.object.kind()))
 }
 
 fn key(key: &RsaPublicKey) -> String {
@@ -222,20 +253,26 @@ fn refresh(refresh: &Refresh) -> Vec<String> {
     let age = length(&refresh.interval).map_or_else(String::new, |length| format!(", not older than {length}"));
     let signer =
         |point: &DistributionPoint| point.key.as_ref().map_or(String::new(), |by| format!(", signed by {}", key(by)));
+    if refresh.points.is_empty() {
+        return vec![format!("nobody named{age}")];
+    }
     refresh.points.iter().map(|at| format!("{}{}{age}", object(&at.object), signer(at))).collect()
 }
 
 fn policy(list: &PolicyList) -> Vec<String> {
-    let verb = match list.kind.as_str() {
-        "exclusion" => "shut out",
-        "inclusion" => "let in",
-        other => other,
+    let verb = match list.kind {
+        PolicyKind::Exclusion => "shut out",
+        PolicyKind::Inclusion => "let in",
     };
+    if list.policies.is_empty() {
+        return vec![format!("{verb}: an empty list, which says nothing")];
+    }
     let versions = |versions: &Option<(String, String)>| match versions {
-        Some((least, most)) => format!(" {least} to {most}"),
+        Some((least, most)) => format!(" {} to {}", told(least), told(most)),
         None => String::new(),
     };
-    list.policies.iter().map(|policy| format!("{verb}: {}{}", policy.id.value, versions(&policy.versions))).collect()
+    let policies = list.policies.iter();
+    policies.map(|policy| format!("{verb}: {}{}", told(&policy.id.value), versions(&policy.versions))).collect()
 }
 
 fn tell_revocations(body: &Body, facts: &mut Vec<Fact>) {

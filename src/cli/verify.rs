@@ -11,6 +11,7 @@ use crate::error::{Error, Reason, Result};
 use crate::key::RsaPublicKey;
 use crate::xrml::carrier;
 use crate::xrml::chain::{self, Finding, Link, Pin};
+use crate::xrml::content::Content;
 use crate::xrml::revocation::{self, RevocationList};
 use crate::xrml::text::Document;
 use crate::xrml::time::XrmlTime;
@@ -202,11 +203,17 @@ fn hints(finding: &Finding, moment: Option<OffsetDateTime>) -> Vec<String> {
     if !idle.is_empty() {
         hints.push(format!("rights that may not be used then: {}", idle.join(", ")));
     }
+    let content = finding.content.as_ref().ok().filter(|_| moment.is_some() && finding.is_leaf);
+    let unjudged = content.map(Content::unjudged).unwrap_or_default();
+    if !unjudged.is_empty() {
+        hints.push(format!("conditions that are not judged here: {}", unjudged.join(", ")));
+    }
     if !finding.differences.is_empty() {
         hints.push(format!("ISSUER is not a copy of the issuer's principal: {}", finding.differences.join(", ")));
     }
     if !finding.unknown.is_empty() {
-        hints.push(format!("of unknown meaning: {}", finding.unknown.join(", ")));
+        hints
+            .push(format!("of unknown meaning, or without a place in such a document: {}", finding.unknown.join(", ")));
     }
     hints
 }

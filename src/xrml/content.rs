@@ -104,6 +104,18 @@ impl Content {
         work.chain([&self.conditions]).flatten()
     }
 
+    /// The names of the conditions that are told and not judged: those with a name of their own, and that the whole document
+    /// is for certain people only.
+    #[must_use]
+    pub fn unjudged(&self) -> Vec<&str> {
+        let named = self.all_conditions().flat_map(|conditions| &conditions.named);
+        let access = self.conditions_of_all().any(|conditions| !conditions.access.is_empty());
+        let mut names: Vec<_> = named.map(|one| one.name.as_str()).chain(access.then_some("ACCESS")).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// The revocation lists that it names, with who signs them.
     pub fn refreshes(&self) -> impl Iterator<Item = &Refresh> {
         self.all_conditions().filter_map(|conditions| conditions.refresh.as_deref())

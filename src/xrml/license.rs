@@ -4,7 +4,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::element::{DistributionPoint, Object, Principal};
 use super::markup::{Element, incomplete, read_each, salvage_each};
-use super::time::{Interval, Range, XrmlTime};
+use super::time::{Interval, Range, XrmlTime, number};
 use super::unknown::{each, known_of};
 use super::write::Xml;
 use crate::error::{Error, Reason, Result};
@@ -32,25 +32,34 @@ pub struct Condition {
     pub value: String,
 }
 
+/// TYPE of a CONDITION that is a range of versions.
+const VERSION_SPAN: &str = "versionspan";
+
 impl Condition {
     /// Versions of the operating system that may not use the license, both ends included.
     #[must_use]
     pub fn os_exclusion(least: &str, most: &str) -> Self {
-        Condition { name: "OS-Exclusion".into(), kind: "versionspan".into(), value: format!("{least}-{most}") }
+        Condition { name: "OS-Exclusion".into(), kind: VERSION_SPAN.into(), value: format!("{least}-{most}") }
     }
 
     fn read(element: Element<'_>) -> Result<Self> {
-        Ok(Condition {
+        let condition = Condition {
             name: element.required_attribute("NAME")?.into_owned(),
             kind: element.attribute("TYPE").unwrap_or_default().into_owned(),
             value: element.content()?.into_owned(),
-        })
+        };
+        if condition.kind == VERSION_SPAN && condition.version_span().is_none() {
+            return Err(incomplete("a CONDITION of type versionspan is not made of two versions"));
+        }
+        Ok(condition)
     }
 
-    /// The two ends of a version range.
+    /// The two ends of a version range, both of them versions.
     #[must_use]
     pub fn version_span(&self) -> Option<(&str, &str)> {
-        self.value.split_once('-').filter(|_| self.kind == "versionspan")
+        let is_version = |text: &str| text.split('.').all(|part| number(part).is_some());
+        let span = self.value.trim().split_once('-').filter(|_| self.kind == VERSION_SPAN);
+        span.filter(|(least, most)| is_version(least) && is_version(most))
     }
 }
 
@@ -125,7 +134,7 @@ impl Conditions {
                 }
                 "RANGETIME" => self.ranges.push(Range::read(child)?),
                 "INTERVALTIME" if self.interval.is_some() => return Err(incomplete("more than one INTERVALTIME")),
-                "INTERVALTIME" => self.interval = Some(Interval::read(child)?),
+                "INTERVALTIME" => self.interval = Some(Interval::read_bound(child)?),
                 _ => {}
             }
         }
@@ -163,16 +172,15 @@ impl Conditions {
         xml.close(list);
     }
 
+    /// Writes a TIME for each: one holds either a range or an interval (MS-RMPR 2.2.9.8.4, 2.2.9.9.6).
     fn write_time(&self, xml: &mut Xml) {
-        if self.ranges.is_empty() && self.interval.is_none() {
-            return;
-        }
-        xml.open("TIME", &[]);
-        self.ranges.iter().for_each(|range| range.write("RANGETIME", xml));
-        if let Some(interval) = &self.interval {
-            interval.write(xml);
-        }
-        xml.close("TIME");
+        let mut write = |one: &dyn Fn(&mut Xml)| {
+            xml.open("TIME", &[]);
+            one(xml);
+            xml.close("TIME");
+        };
+        self.ranges.iter().for_each(|range| write(&|xml| range.write("RANGETIME", xml)));
+        self.interval.iter().for_each(|interval| write(&|xml| interval.write(xml)));
     }
 }
 
@@ -377,11 +385,29 @@ impl AuthenticatedData {
     }
 }
 
-/// POLICYLIST: applications that are shut out (`exclusion`) or alone let in (`inclusion`).
+/// Attribute `type` of POLICYLIST; there is no other (MS-RMPR 2.2.9.7.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyKind {
+    /// `exclusion`: applications that are shut out.
+    Exclusion,
+    /// `inclusion`: applications that alone are let in.
+    Inclusion,
+}
+
+impl PolicyKind {
+    const fn name(self) -> &'static str {
+        match self {
+            PolicyKind::Exclusion => "exclusion",
+            PolicyKind::Inclusion => "inclusion",
+        }
+    }
+}
+
+/// POLICYLIST: applications that are shut out or alone let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyList {
     /// Attribute `type`.
-    pub kind: String,
+    pub kind: PolicyKind,
     /// POLICY.
     pub policies: Vec<Policy>,
 }
@@ -406,14 +432,17 @@ impl PolicyList {
             });
             Ok(Policy { id: Object::read(object)?.id, versions: versions.transpose()? })
         });
-        Ok(PolicyList { kind: element.required_attribute("type")?.into_owned(), policies: policies? })
+        let given = element.required_attribute("type")?;
+        let kind = [PolicyKind::Exclusion, PolicyKind::Inclusion].into_iter().find(|kind| kind.name() == given);
+        let kind = kind.ok_or_else(|| incomplete("POLICYLIST is neither of type exclusion nor of type inclusion"))?;
+        Ok(PolicyList { kind, policies: policies? })
     }
 
     pub(super) fn write(&self, xml: &mut Xml) {
         if self.policies.is_empty() {
-            return xml.leaf("POLICYLIST", &[("type", &self.kind)], "");
+            return xml.leaf("POLICYLIST", &[("type", self.kind.name())], "");
         }
-        xml.open("POLICYLIST", &[("type", &self.kind)]);
+        xml.open("POLICYLIST", &[("type", self.kind.name())]);
         for policy in &self.policies {
             xml.open("POLICY", &[]);
             xml.open("OBJECT", &[]);

@@ -3,7 +3,7 @@
 use super::content::{Content, end, write_descriptor, write_principal};
 use super::element::{DistributionPoint, EnablingBits, Object, Principal};
 use super::kind::{Kind, RIGHTS_LABEL};
-use super::license::{AuthenticatedData, PolicyList, Work};
+use super::license::{AuthenticatedData, Conditions, PolicyList, Work};
 use super::markup::incomplete;
 use super::text::Body;
 use super::time::{Range, XrmlTime};
@@ -32,6 +32,8 @@ pub struct PublishingLicense {
     pub server: Principal,
     /// The content and its owner; no rights, which are encrypted.
     pub work: Work,
+    /// CONDITIONLIST of the whole license: not among what authors write, and a bound on everything where it stands.
+    pub conditions: Option<Conditions>,
     /// AUTHENTICATEDDATA in its order: the rights data once, applications' data any number of times.
     pub data: Vec<AuthenticatedData>,
     /// POLICYLISTs, while it is not signed.
@@ -55,6 +57,7 @@ impl PublishingLicense {
             points: content.points,
             server: Content::required(content.principal, "ISSUEDPRINCIPALS")?,
             work: Content::required(content.work, "WORK")?,
+            conditions: content.conditions,
             data: content.data,
             policies: content.policies,
         })
@@ -82,6 +85,9 @@ impl PublishingLicense {
         write_principal("ISSUEDPRINCIPALS", &self.server, &mut xml);
         after.iter().for_each(|point| point.write(&mut xml));
         self.work.write(false, &mut xml);
+        if let Some(conditions) = &self.conditions {
+            conditions.write(false, &mut xml);
+        }
         self.data.iter().for_each(|data| data.write(&mut xml));
         self.policies.iter().for_each(|policy| policy.write(&mut xml));
         end(xml, self, PublishingLicense::read)

@@ -255,6 +255,9 @@ pub fn require_demanded(finding: &Finding, lists: &[RevocationList], moment: Opt
 /// # Errors
 /// `CHAIN_INVALID`.
 pub fn require_fresh(refresh: &Refresh, lists: &[RevocationList], moment: Option<OffsetDateTime>) -> Result<()> {
+    if refresh.points.is_empty() {
+        return Err(Error::new(Reason::ChainInvalid, "the license demands a revocation list and does not say whose"));
+    }
     for point in &refresh.points {
         let key = point.key.as_ref().ok_or_else(|| incomplete("a revocation point has no PUBLICKEY"))?;
         let issued =

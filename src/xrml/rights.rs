@@ -6,10 +6,10 @@ use std::collections::hash_map::Entry;
 use time::OffsetDateTime;
 
 use super::element::{Object, Principal};
-use super::license::{PolicyList, Right, has_element};
+use super::license::{Conditions, PolicyKind, PolicyList, Right, has_element};
 use super::pl::PublishingLicense;
 use super::rights_data::RightsData;
-use super::time::{Interval, Range, XrmlTime};
+use super::time::{Interval, Range, XrmlTime, number};
 
 /// Somebody or a group: everything by which rights data may name it.
 #[derive(Clone, Debug, Default)]
@@ -40,27 +40,27 @@ pub struct Grant {
     pub name: String,
     /// Whether it is written as a RIGHT with a name.
     pub is_named: bool,
-    /// Times within which it may be used; all of them must hold.
-    pub ranges: Vec<Range>,
+    /// Time within which it may be used, none if it is not bound. A use license has one at most (MS-RMPR 2.2.9.9.6).
+    pub range: Option<Range>,
     /// How long it may be used, counted from the issue of the use license.
     pub interval: Option<Interval>,
 }
 
 impl Grant {
     fn owner() -> Self {
-        Grant { name: OWNER.into(), is_named: true, ranges: Vec::new(), interval: None }
+        Grant { name: OWNER.into(), is_named: true, range: None, interval: None }
     }
 
     /// When it ends at the latest, counted from a moment; none if never.
     fn end(&self, moment: OffsetDateTime) -> Option<OffsetDateTime> {
         let interval = self.interval.and_then(|interval| interval.length()).map(|length| moment.saturating_add(length));
-        self.ranges.iter().map(|range| range.until.moment()).chain(interval).min()
+        self.range.map(|range| range.until.moment()).into_iter().chain(interval).min()
     }
 
     /// Whether it is worth more at a moment than another one of the same name: it may be used now and the other may not,
     /// or if that is the same, it ends later.
     fn is_better(&self, other: &Grant, moment: OffsetDateTime) -> bool {
-        let runs = |grant: &Grant| grant.ranges.iter().all(|range| range.holds(moment));
+        let runs = |grant: &Grant| grant.range.is_none_or(|range| range.holds(moment));
         let end = |grant: &Grant| grant.end(moment).map_or((true, moment), |end| (false, end));
         (runs(self), end(self)) > (runs(other), end(other))
     }
@@ -82,6 +82,8 @@ pub struct Evaluation {
     pub grants: Vec<Grant>,
     /// Rights that name who asks, and are not granted.
     pub withheld: Vec<Withheld>,
+    /// POLICYLISTs that a use license must have, whoever gets it (MS-RMPR 3.4.4.1): see [`admits`].
+    pub policies: Vec<PolicyList>,
 }
 
 /// The right that holds all others.
@@ -94,11 +96,13 @@ const ANYONE: &str = "Anyone";
 /// Which rights somebody has at a moment. `license` is the publishing license that the data stood in: it names the owner
 /// once more, and its ISSUEDTIME is the time of publication; without one, that is the ISSUEDTIME of the data.
 ///
-/// Super users and the owner get OWNER and nothing else, whatever the times say. Everybody else gets each right of which one
-/// condition names them, that is not over yet, and whose conditions are all understood: any condition but times and names
-/// withholds its right. Conditions on the whole content must hold now and be nothing but times, or all is withheld; only
-/// where revocation lists are, which goes into the use license as it stands, may be said in WORK. An interval on the whole
-/// content counts from its publication (MS-RMPR 2.2.9.8.4), one on a right from the issue of the use license.
+/// Outside of the license's VALIDITYTIME nobody gets anything (MS-RMPR 3.4.4.1). Within it, super users and the owner get
+/// OWNER and nothing else, whatever other times and conditions say. Everybody else gets each right of which one condition
+/// names them, that is not over yet, and whose conditions are all understood: any condition but times and names withholds
+/// its right. Conditions on the whole content, in the data or the license, must hold now and be nothing but times, or all
+/// is withheld; only where revocation lists are, which goes into the use license as it stands, may be said in WORK. An
+/// interval on the whole content counts from its publication (MS-RMPR 2.2.9.8.4), one on a right from the issue of the use
+/// license.
 #[must_use]
 pub fn evaluate(
     data: &RightsData,
@@ -106,20 +110,26 @@ pub fn evaluate(
     asker: &Asker,
     moment: OffsetDateTime,
 ) -> Evaluation {
+    let policies = policies(data, license);
+    let nothing = |why| Evaluation { withheld: vec![Withheld { name: None, why }], ..Evaluation::default() };
+    match license.and_then(|license| license.validity) {
+        Some(validity) if moment < validity.from.moment() => return nothing("the publishing license is not valid yet"),
+        Some(validity) if !validity.holds(moment) => return nothing("the publishing license is not valid any more"),
+        _ => {}
+    }
     let owners = [license.and_then(|license| license.work.owner.as_ref()), data.work.owner.as_ref()];
     let is_owner = owners.into_iter().flatten().any(|object| is_named(object, &asker.user));
     if asker.is_super_user || is_owner {
-        return Evaluation { grants: vec![Grant::owner()], ..Evaluation::default() };
+        return Evaluation { grants: vec![Grant::owner()], policies, ..Evaluation::default() };
     }
-    let published = license.map_or(data.issued_time, |license| license.issued_time);
-    let bounds = match bounds(data, published, moment) {
-        Ok(bounds) => bounds,
-        Err(why) => return Evaluation { withheld: vec![Withheld { name: None, why }], ..Evaluation::default() },
+    let whole = match whole(data, license, moment) {
+        Ok(whole) => whole,
+        Err(why) => return nothing(why),
     };
-    let mut outcome = Evaluation::default();
+    let mut outcome = Evaluation { policies, ..Evaluation::default() };
     let mut places: HashMap<&str, usize> = HashMap::new();
     for right in data.work.rights.iter().filter(|right| names(right, asker)) {
-        let grant = match grant(right, &bounds, moment) {
+        let grant = match grant(right, whole, moment) {
             Ok(grant) => grant,
             Err(why) => {
                 outcome.withheld.push(Withheld { name: Some(right.name.clone()), why });
@@ -144,49 +154,81 @@ pub fn evaluate(
     outcome
 }
 
-/// The times of the whole content, all of which hold at a moment, or why nobody gets anything.
-fn bounds(data: &RightsData, published: XrmlTime, moment: OffsetDateTime) -> Result<Vec<Range>, &'static str> {
-    const OVER: &str = "the content is over";
-    let mut ranges: Vec<Range> = data.validity.into_iter().collect();
-    let work = &data.work;
-    for (list, may_refresh) in [(&work.preconditions, false), (&work.conditions, true), (&data.conditions, false)] {
+/// The lists of the data, and those of the license, which has some only while it is not signed.
+fn policies(data: &RightsData, license: Option<&PublishingLicense>) -> Vec<PolicyList> {
+    let mut policies = data.policies.clone();
+    let others = license.into_iter().flat_map(|license| &license.policies);
+    policies.extend(others.filter(|list| !data.policies.contains(list)).cloned());
+    policies
+}
+
+/// The time of the whole content, which holds at a moment, or why nobody gets anything.
+fn whole(
+    data: &RightsData,
+    license: Option<&PublishingLicense>,
+    moment: OffsetDateTime,
+) -> Result<Option<Range>, &'static str> {
+    let published = license.map_or(data.issued_time, |license| license.issued_time);
+    let works = [Some(&data.work), license.map(|license| &license.work)].into_iter().flatten();
+    let lists = works.flat_map(|work| [(&work.preconditions, false), (&work.conditions, true)]);
+    let around = [Some((&data.conditions, false)), license.map(|license| (&license.conditions, false))];
+    let validity = [data.validity, license.and_then(|license| license.validity)];
+    let mut ranges: Vec<Range> = validity.into_iter().flatten().collect();
+    for (list, may_refresh) in lists.chain(around.into_iter().flatten()) {
         let Some(list) = list else { continue };
         let is_plain = list.unknown.is_empty() && list.named.is_empty() && list.access.is_empty();
         if !is_plain || (list.refresh.is_some() && !may_refresh) {
             return Err("the whole content has a condition other than times");
         }
         ranges.extend(&list.ranges);
-        if let Some(length) = list.interval.and_then(|interval| interval.length()) {
-            // Beyond the last year that can be written there is no bound.
-            let until = published.moment().checked_add(length).map(XrmlTime::from_moment);
-            ranges.extend(until.map(|until| Range { from: published, until }));
-        }
+        ranges.extend(since(published, list));
     }
     match ranges.iter().find(|range| !range.holds(moment)) {
         Some(range) if moment < range.from.moment() => Err("the content has not begun"),
-        Some(_) => Err(OVER),
-        None => Ok(ranges),
+        Some(_) => Err("the content is over"),
+        None => Ok(common(ranges).flatten()),
     }
 }
 
+/// The time that an interval on the whole content leaves. Beyond the last year that can be written there is no bound.
+fn since(published: XrmlTime, list: &Conditions) -> Option<Range> {
+    let until = published.moment().checked_add(list.interval?.length()?)?;
+    Some(Range { from: published, until: XrmlTime::from_moment(until) })
+}
+
+/// The time that all ranges hold, none where they bound nothing; or nothing if they have no time in common.
+fn common(ranges: impl IntoIterator<Item = Range>) -> Option<Option<Range>> {
+    let both = |common: Option<Range>, range: Range| match common {
+        Some(common) => common.and(range).map(Some),
+        None => Some(Some(range)),
+    };
+    ranges.into_iter().try_fold(None, both)
+}
+
 /// A right as a grant, or why it is not granted.
-fn grant(right: &Right, bounds: &[Range], moment: OffsetDateTime) -> Result<Grant, &'static str> {
+fn grant(right: &Right, whole: Option<Range>, moment: OffsetDateTime) -> Result<Grant, &'static str> {
     let conditions = &right.conditions;
     // A grant can carry no other condition on.
     if conditions.has_others() {
         return Err("the right has a condition other than times and names");
     }
-    let is_named = !has_element(&right.name);
-    let ranges = bounds.iter().chain(&conditions.ranges).copied().collect();
-    let grant = Grant { name: right.name.clone(), is_named, ranges, interval: conditions.interval };
-    if grant.end(moment).is_some_and(|end| end <= moment) {
+    let ranges = || whole.into_iter().chain(conditions.ranges.iter().copied());
+    if ranges().any(|range| range.until.moment() <= moment) {
         return Err("the right is over");
     }
-    Ok(grant)
+    let range = common(ranges()).ok_or(NEVER)?;
+    let is_named = !has_element(&right.name);
+    let grant = Grant { name: right.name.clone(), is_named, range, interval: conditions.interval };
+    match grant.end(moment).zip(range) {
+        Some((end, range)) if end <= range.from.moment() => Err(NEVER),
+        _ => Ok(grant),
+    }
 }
 
+const NEVER: &str = "the times of the right have none in common";
+
 /// Whether an application may use the content under a license's lists: named by no exclusion, and by an inclusion if there
-/// is one. Versions are compared number by number; a bound that is no version excludes and does not include.
+/// is one that names any. Versions are compared number by number; a bound that is no version excludes and does not include.
 #[must_use]
 pub fn admits(policies: &[PolicyList], application: &str, version: &str) -> bool {
     let names = |list: &PolicyList, unclear: bool| {
@@ -194,16 +236,14 @@ pub fn admits(policies: &[PolicyList], application: &str, version: &str) -> bool
         let mut spans = policies.map(|policy| policy.versions.as_ref());
         spans.any(|span| span.is_none_or(|(least, most)| is_within(version, least, most).unwrap_or(unclear)))
     };
-    let of = |kind: &'static str| policies.iter().filter(move |list| list.kind == kind);
-    let is_known = policies.iter().all(|list| matches!(list.kind.as_str(), "exclusion" | "inclusion"));
-    is_known
-        && !of("exclusion").any(|list| names(list, true))
-        && (of("inclusion").next().is_none() || of("inclusion").any(|list| names(list, false)))
+    let of = |kind: PolicyKind| policies.iter().filter(move |list| list.kind == kind && !list.policies.is_empty());
+    !of(PolicyKind::Exclusion).any(|list| names(list, true))
+        && (of(PolicyKind::Inclusion).next().is_none() || of(PolicyKind::Inclusion).any(|list| names(list, false)))
 }
 
 fn is_within(version: &str, least: &str, most: &str) -> Option<bool> {
     let parse = |text: &str| {
-        let mut parts = text.split('.').map(|part| part.parse::<u32>().ok()).collect::<Option<Vec<_>>>()?;
+        let mut parts = text.split('.').map(number).collect::<Option<Vec<_>>>()?;
         // What is not written counts zero: 1.0 is 1.0.0.0.
         parts.truncate(parts.iter().rposition(|part| *part != 0).map_or(0, |at| at + 1));
         Some(parts)

@@ -80,6 +80,11 @@ impl fmt::Debug for XrmlTime {
     }
 }
 
+/// A number of nothing but digits.
+pub(super) fn number(text: &str) -> Option<u32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
 /// VALIDITYTIME or RANGETIME: from `from`, included, to `until`, excluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -94,6 +99,13 @@ impl Range {
     #[must_use]
     pub fn holds(&self, moment: OffsetDateTime) -> bool {
         self.from.moment() <= moment && moment < self.until.moment()
+    }
+
+    /// The part that both hold, if there is one.
+    #[must_use]
+    pub fn and(self, other: Range) -> Option<Range> {
+        let range = Range { from: self.from.max(other.from), until: self.until.min(other.until) };
+        (range.from < range.until).then_some(range)
     }
 
     pub(super) fn read(element: Element<'_>) -> Result<Self> {
@@ -130,7 +142,7 @@ pub struct Interval {
 const PARTS: [&str; 4] = ["days", "hours", "minutes", "seconds"];
 
 impl Interval {
-    /// The whole length; none if nothing is written, which bounds nothing.
+    /// The whole length; none if it is zero, which is how "no bound" is written.
     #[must_use]
     pub fn length(&self) -> Option<time::Duration> {
         let length = time::Duration::days(self.days.into())
@@ -143,9 +155,8 @@ impl Interval {
     pub(super) fn read(element: Element<'_>) -> Result<Self> {
         let part = |name: &str| match element.attribute(name) {
             None => Ok(0),
-            Some(value) => value
-                .parse()
-                .map_err(|_| incomplete(format!("INTERVALTIME has {name}={:?}, not a number", shorten(&value)))),
+            Some(value) => number(&value)
+                .ok_or_else(|| incomplete(format!("INTERVALTIME has {name}={:?}, not a number", shorten(&value)))),
         };
         // A bound that is not understood is not the same as none.
         if let Some(other) = element.attribute_names().find(|name| !PARTS.contains(name)) {
@@ -160,6 +171,15 @@ impl Interval {
             minutes: part("minutes")?,
             seconds: part("seconds")?,
         })
+    }
+
+    /// Reads the bound on a use. One that is written as zero is refused: nobody who wrote it meant a use without bound.
+    pub(super) fn read_bound(element: Element<'_>) -> Result<Self> {
+        let interval = Interval::read(element)?;
+        if interval.length().is_none() && element.attribute_names().next().is_some() {
+            return Err(incomplete("INTERVALTIME of TIME is zero"));
+        }
+        Ok(interval)
     }
 
     pub(super) fn write(&self, xml: &mut Xml) {

@@ -147,7 +147,7 @@ fn a_license_is_told_in_words() {
         "issued      2026-01-02T03:07 UTC",
         "issuer      EXAMPLE-RMS {a2796874-84e4-412f-8051-1e2709d480ef} https://rms.example.test/_wmcs, RSA-2048, Server-Version 6.3.0.0",
         "for         alice@example.test Windows S-1-5-21-1-2-3-1118, RSA-2048",
-        "owner       alice@example.test",
+        "owner       Windows alice@example.test",
         "right       VIEW: from 2026-01-02T00:00 until 2027-01-02T00:00 UTC, for 1 day 12 hours, with a sealed key",
         "condition   OS-Exclusion (versionspan) 0-2.1",
         "application shut out: bad.exe 1.0 to 2.0",
@@ -270,7 +270,7 @@ fn no_condition_is_left_out_wherever_it_stands() {
     let os = "<CONDITION NAME=\"OS-Exclusion\" TYPE=\"versionspan\">1-2</CONDITION>";
     let all = format!("{range}{os}<NEW />{access}{refresh}");
     let told = [
-        "condition   only for Owner",
+        "condition   only for the owner (Internal Owner)",
         "condition   from 2020-01-01T00:00 until 2020-01-02T00:00 UTC",
         "condition   OS-Exclusion (versionspan) 1-2",
         "condition   a condition of unknown meaning",
@@ -292,13 +292,77 @@ fn no_condition_is_left_out_wherever_it_stands() {
 }
 
 #[test]
+fn nobody_is_taken_for_everybody_and_no_text_for_words_of_the_command() {
+    let plain = vectors::text("mode2/ul.xml");
+    let person = |kind: &str, id: &str, name: &str| {
+        format!(
+            "<ACCESS><PRINCIPAL><OBJECT><ID type=\"{kind}\">{id}</ID><NAME>{name}</NAME></OBJECT></PRINCIPAL></ACCESS>"
+        )
+    };
+    for (access, told) in [
+        (person("Internal", "Anyone", ""), "everybody (Internal Anyone)"),
+        (person("Internal", "ANYONE", "bob@x.test"), "everybody (Internal ANYONE) by the name of bob@x.test"),
+        (person("Internal", "Owner", ""), "the owner (Internal Owner)"),
+        (person("Internal", "Else", ""), "Internal Else"),
+        (person("Unspecified", "", "Anyone"), "Unspecified Anyone"),
+        (person("Unspecified", "", "everybody (Internal Anyone)"), "Unspecified \"everybody (Internal Anyone)\""),
+        (person("Windows", "S-1-5-21-7", "bob, everybody"), "\"bob, everybody\" Windows S-1-5-21-7"),
+        (person("everybody", "else", ""), "\"everybody\" else"),
+        (person("Unspecified", "", "bob: without limit in time"), "Unspecified \"bob: without limit in time\""),
+        (person("Unspecified", "", ""), "nobody named"),
+    ] {
+        let access = access.replace("<NAME></NAME>", "");
+        let text = shown(&plain.replace("</WORK>", &format!("</WORK><CONDITIONLIST>{access}</CONDITIONLIST>")));
+        assert!(text.contains(&format!("condition   only for {told}\n")), "{told}\n--\n{text}");
+    }
+    let named =
+        |name: &str| plain.replace("<VIEW>", &format!("<RIGHT name=\"{name}\">")).replace("</VIEW>", "</RIGHT>");
+    assert!(shown(&named("DOC-EDIT_2")).contains("right       DOC-EDIT_2: "));
+    let two = shown(&named("VIEW: without limit in time right EDIT"));
+    assert!(two.contains("right       \"VIEW: without limit in time right EDIT\": "), "{two}");
+}
+
+#[test]
+fn a_list_that_is_empty_and_a_demand_that_names_nobody_are_told() {
+    let plain = vectors::text("mode2/ul.xml");
+    let lists = "</WORK><CONDITIONLIST><REFRESH><INTERVALTIME days=\"1\" /></REFRESH></CONDITIONLIST><POLICYLIST type=\"inclusion\" /><POLICYLIST type=\"exclusion\" />";
+    let text = shown(&plain.replace("</WORK>", lists));
+    for line in [
+        "revocation  nobody named, not older than 1 day",
+        "application let in: an empty list, which says nothing",
+        "application shut out: an empty list, which says nothing",
+    ] {
+        assert!(text.contains(line), "{line}\n--\n{text}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let demand = "</METADATA><CONDITIONLIST><REFRESH /></CONDITIONLIST>";
+    let files = under_the_server(directory.path(), &changed("ul.xml", "slc", "</METADATA>", demand));
+    let (code, rows) = verify(&files, &["--pin", &pin("mode2"), "--at", "2026-01-10T00:00"]);
+    assert_eq!(
+        (code, &rows[0]["lists"]),
+        (Some(1), &"the license demands a revocation list and does not say whose".into())
+    );
+}
+
+#[test]
+fn conditions_that_nobody_judged_are_told_with_the_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let foo = "<CONDITIONLIST><CONDITION NAME=\"Foo\" TYPE=\"bar\">x</CONDITION></CONDITIONLIST></BODY>";
+    let files = under_the_server(directory.path(), &changed("ul.xml", "slc", "</BODY>", foo));
+    for (more, notes) in [(&[][..], ""), (&["--at", "2026-06-01T00:00"], "conditions that are not judged here: Foo")] {
+        let (code, rows) = verify(&files, &[&["--pin", &pin("mode2")], more].concat());
+        assert_eq!((code, rows[0]["notes"][0].as_str().unwrap_or_default()), (Some(0), notes), "{rows}");
+    }
+}
+
+#[test]
 fn a_part_that_cannot_be_read_hides_no_other() {
     let text = shown(&vectors::text("mode2/ul.xml").replace("</BODY>", "<POLICYLIST /></BODY>"));
     for line in [
         "fault       POLICYLIST has no attribute type",
         "right       VIEW: ",
         "for         alice@example.test",
-        "owner       alice@example.test",
+        "owner       Windows alice@example.test",
     ] {
         assert!(text.contains(line), "{line}\n--\n{text}");
     }

@@ -172,11 +172,18 @@ fn a_use_license_is_good_at_a_time_if_one_of_its_rights_is() {
 fn a_part_that_cannot_be_read_is_not_good_and_hides_no_signature_or_link() {
     let bad =
         "</ACCESS><TIME><RANGETIME><FROM>2026-13-45T99:99</FROM><UNTIL>2027-01-01T00:00</UNTIL></RANGETIME></TIME>";
+    let junk =
+        "<CONDITIONLIST><CONDITION NAME=\"OS-Exclusion\" TYPE=\"versionspan\">junk</CONDITION></CONDITIONLIST></BODY>";
     let twice = "<CONDITIONLIST><CONDITION NAME=\"X\" /></CONDITIONLIST>".repeat(2) + "</BODY>";
     for (from, to, words) in [
         ("</ACCESS>", bad, "2026-13-45T99:99"),
         ("</ACCESS>", "</ACCESS><TIME><INTERVALTIME days=\"many\" /></TIME>", "days=\"many\""),
         ("</ACCESS>", "</ACCESS><TIME><INTERVALTIME weeks=\"1\" /></TIME>", "an attribute weeks"),
+        ("</ACCESS>", "</ACCESS><TIME><INTERVALTIME days=\"+5\" /></TIME>", "days=\"+5\", not a number"),
+        ("</ACCESS>", "</ACCESS><TIME><INTERVALTIME days=\"\" /></TIME>", "days=\"\", not a number"),
+        ("</ACCESS>", "</ACCESS><TIME><INTERVALTIME days=\"0\" /></TIME>", "INTERVALTIME of TIME is zero"),
+        ("</BODY>", junk, "a CONDITION of type versionspan is not made of two versions"),
+        ("</BODY>", "<POLICYLIST type=\"Exclusion\" /></BODY>", "neither of type exclusion nor of type inclusion"),
         ("</ACCESS>", "</ACCESS><ACCESS />", "more than one ACCESS"),
         ("</BODY>", &twice, "more than one CONDITIONLIST"),
         ("</BODY>", "<POLICYLIST /></BODY>", "POLICYLIST has no attribute type"),

@@ -5,7 +5,7 @@ use keyward::key::Hash;
 use keyward::xrml::clc::ClientCertificate;
 use keyward::xrml::element::{Id, Object};
 use keyward::xrml::kind::Kind;
-use keyward::xrml::license::{Conditions, Right};
+use keyward::xrml::license::{Condition, Conditions, PolicyKind, Right};
 use keyward::xrml::pl::{self, PublishingLicense};
 use keyward::xrml::rac::AccountCertificate;
 use keyward::xrml::revocation::RevocationList;
@@ -174,12 +174,16 @@ fn a_full_use_license_goes_through_writing_and_reading_unchanged() {
     second.name = "OBJMODEL".into();
     second.is_named = true;
     second.conditions.interval = Some(keyward::xrml::time::Interval { days: 10, ..Default::default() });
+    let time = |text: &str| text.parse().unwrap();
+    let range = |from, until| keyward::xrml::time::Range { from: time(from), until: time(until) };
+    second.conditions.ranges =
+        vec![range("2026-01-01T00:00", "2027-01-01T00:00"), range("2026-02-01T00:00", "2028-01-01T00:00")];
     license.work.rights.push(second);
-    let condition = keyward::xrml::license::Condition::os_exclusion("0", "2.1.5.2600");
+    let condition = Condition::os_exclusion("0", "2.1.5.2600");
     assert_eq!(condition.version_span(), Some(("0", "2.1.5.2600")));
     license.conditions = Some(Conditions { named: vec![condition], ..Conditions::default() });
     license.policies.push(keyward::xrml::license::PolicyList {
-        kind: "exclusion".into(),
+        kind: PolicyKind::Exclusion,
         policies: vec![keyward::xrml::license::Policy {
             id: Id { kind: "filename".into(), value: "bad.exe".into() },
             versions: Some(("0.0.0.0".into(), "1.2.3.4".into())),
@@ -192,9 +196,20 @@ fn a_full_use_license_goes_through_writing_and_reading_unchanged() {
     });
     let body = license.write().unwrap();
     assert_eq!(UseLicense::read(&body).unwrap(), license);
-    assert!(body.as_str().contains("<INTERVALTIME days=\"10\" />"));
+    // A TIME holds one range or one interval (MS-RMPR 2.2.9.9.6).
+    let times = "<TIME><RANGETIME><FROM>2026-01-01T00:00</FROM><UNTIL>2027-01-01T00:00</UNTIL></RANGETIME></TIME><TIME><RANGETIME><FROM>2026-02-01T00:00</FROM><UNTIL>2028-01-01T00:00</UNTIL></RANGETIME></TIME><TIME><INTERVALTIME days=\"10\" /></TIME>";
+    assert!(body.as_str().contains(times), "{}", body.as_str());
     assert!(body.as_str().contains("<CONDITION NAME=\"OS-Exclusion\" TYPE=\"versionspan\">0-2.1.5.2600</CONDITION>"));
     assert!(body.as_str().contains("<VERSIONSPAN min=\"0.0.0.0\" max=\"1.2.3.4\" />"));
+}
+
+#[test]
+fn a_range_of_versions_is_made_of_two_versions() {
+    let condition = |value: &str| Condition { value: value.into(), ..Condition::os_exclusion("0", "1") };
+    assert_eq!(condition("\n 0-2.1.5.2600 \n").version_span(), Some(("0", "2.1.5.2600")));
+    for value in ["", "junk", "0", "0-", "-1", "0-x", "0..1-2", "0-1-2", "0- 1", "+0-1", "0-99999999999"] {
+        assert_eq!(condition(value).version_span(), None, "{value}");
+    }
 }
 
 #[test]
@@ -225,7 +240,7 @@ fn rights_have_elements_of_their_own_where_their_kind_of_document_has_them() {
 #[test]
 fn a_list_of_no_applications_is_written_as_an_empty_element() {
     let mut license = UseLicense::read(vectors::document("mode2/ul.xml").body()).unwrap();
-    license.policies.push(keyward::xrml::license::PolicyList { kind: "exclusion".into(), policies: vec![] });
+    license.policies.push(keyward::xrml::license::PolicyList { kind: PolicyKind::Exclusion, policies: vec![] });
     assert!(license.write().unwrap().as_str().ends_with("<POLICYLIST type=\"exclusion\" /></BODY>"));
 }
 

@@ -128,8 +128,14 @@ const SHAPES: [(&str, &str, &str, &str, bool); 24] = [
     ("points", "", POINT, "", true),
     ("points of lists", "<CONDITIONLIST><REFRESH>", POINT, "</REFRESH></CONDITIONLIST>", true),
     ("data", "", "<AUTHENTICATEDDATA id=\"\"/>", "", true),
-    ("lists of policies", "", "<POLICYLIST type=\"\"/>", "", true),
-    ("policies", "<POLICYLIST type=\"\">", "<POLICY><OBJECT><ID type=\"\"/></OBJECT></POLICY>", "</POLICYLIST>", true),
+    ("lists of policies", "", "<POLICYLIST type=\"exclusion\"/>", "", true),
+    (
+        "policies",
+        "<POLICYLIST type=\"exclusion\">",
+        "<POLICY><OBJECT><ID type=\"\"/></OBJECT></POLICY>",
+        "</POLICYLIST>",
+        true,
+    ),
     ("named conditions", "<CONDITIONLIST>", "<CONDITION NAME=\"\"/>", "</CONDITIONLIST>", false),
     ("times", "<CONDITIONLIST><TIME>", RANGE, "</TIME></CONDITIONLIST>", false),
     (

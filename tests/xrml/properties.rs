@@ -7,7 +7,7 @@ use keyward::xrml::carrier;
 use keyward::xrml::certificate::{Certificate, Stamp};
 use keyward::xrml::clc::ClientCertificate;
 use keyward::xrml::element::{DistributionPoint, EnablingBits, Id, Object, Principal};
-use keyward::xrml::license::{AuthenticatedData, Conditions, Policy, PolicyList, Right, Work};
+use keyward::xrml::license::{AuthenticatedData, Conditions, Policy, PolicyKind, PolicyList, Right, Work};
 use keyward::xrml::pl::PublishingLicense;
 use keyward::xrml::rac::AccountCertificate;
 use keyward::xrml::revocation::{RevocationList, Revoke};
@@ -73,7 +73,7 @@ fn license() -> impl Strategy<Value = UseLicense> {
                 .collect();
             let id = Id { kind: "filename".into(), value: policy };
             let policies = vec![Policy { id, versions: Some(("0".into(), "1.2".into())) }];
-            license.policies = vec![PolicyList { kind: "exclusion".into(), policies }];
+            license.policies = vec![PolicyList { kind: PolicyKind::Exclusion, policies }];
             license.data = vec![AuthenticatedData { id: "APPSPECIFIC".into(), name: Some(data.clone()), value: data }];
             license
         },
@@ -121,6 +121,7 @@ proptest! {
         let mut license = PublishingLicense::read(&vector("pl-online.xml")).unwrap();
         (license.issued_time, license.validity, license.descriptor) = (issued, Some(range), Some(named.clone()));
         license.data.push(data.clone());
+        license.conditions = Some(Conditions { ranges: vec![range], ..Conditions::default() });
         prop_assert_eq!(&PublishingLicense::read(&license.write().unwrap()).unwrap(), &license);
 
         let access = vec![Principal { object: Some(named.clone()), ..Principal::default() }];

@@ -185,6 +185,8 @@ fn a_demanded_list_must_be_there_and_young_enough() {
     assert!(require_fresh(&refresh, &given, at("2026-01-13T00:00")).is_err());
     assert!(require_fresh(&refresh, &[], at("2026-01-04T00:00")).is_err());
     assert!(require_fresh(&refresh, &given, None).is_ok() && require_fresh(&refresh, &[], None).is_err());
+    let nobodys = Refresh { points: vec![], ..refresh.clone() };
+    assert!(require_fresh(&nobodys, &given, None).is_err(), "whoever is asked for a list must be told whose");
     let ageless = Refresh { interval: Interval::default(), ..refresh };
     assert!(require_fresh(&ageless, &given, at("2036-01-13T00:00")).is_ok());
 }

@@ -1,12 +1,12 @@
 //! Who gets which rights: one table, one check.
 
 use keyward::xrml::element::{Id, Object};
-use keyward::xrml::license::{Policy, PolicyList};
+use keyward::xrml::license::{Conditions, Policy, PolicyKind, PolicyList, Refresh};
 use keyward::xrml::pl::PublishingLicense;
 use keyward::xrml::rights::{Asker, Grant, Identity, Withheld, admits, evaluate};
 use keyward::xrml::rights_data::RightsData;
 use keyward::xrml::text::Document;
-use keyward::xrml::time::XrmlTime;
+use keyward::xrml::time::{Range, XrmlTime};
 
 use super::vectors;
 
@@ -227,7 +227,8 @@ fn times_add_up_and_the_same_right_twice_is_the_one_that_runs_and_then_the_longe
     let at = NOW.parse::<XrmlTime>().unwrap().moment();
     let rights = [right("VIEW", &anyone, &(running + interval))];
     let outcome = evaluate(&data(&pre, &rights), None, &user("eve@x.test"), at);
-    assert_eq!(outcome.grants[0].ranges.len(), 2, "the content's own time goes along");
+    let both = Range { from: "2025-01-01T00:00".parse().unwrap(), until: "2026-06-05T00:00".parse().unwrap() };
+    assert_eq!(outcome.grants[0].range, Some(both), "the time that both have in common");
     assert_eq!(outcome.grants[0].interval.unwrap().days, 10);
 }
 
@@ -239,7 +240,7 @@ fn an_interval_on_the_content_counts_from_its_publication_and_goes_along_as_a_ti
     license.issued_time = "2026-05-20T10:00".parse().unwrap();
     let ask =
         |license, at: &str| evaluate(&data, license, &user("eve@x.test"), at.parse::<XrmlTime>().unwrap().moment());
-    assert_eq!(ask(Some(&license), NOW).grants[0].ranges[0].until.to_string(), "2026-06-19T10:00");
+    assert_eq!(ask(Some(&license), NOW).grants[0].range.unwrap().until.to_string(), "2026-06-19T10:00");
     assert_eq!(ask(Some(&license), "2026-06-19T10:00").withheld[0].why, "the content is over");
     assert_eq!(ask(Some(&license), "2026-05-01T00:00").withheld[0].why, "the content has not begun");
     assert!(ask(None, NOW).grants.is_empty(), "without a license the data's own time of issue counts");
@@ -299,10 +300,7 @@ fn a_bound_on_the_whole_content_counts_wherever_it_stands() {
         let data = RightsData::read(document.body()).unwrap();
         let outcome = evaluate(&data, None, &user("eve@x.test"), NOW.parse::<XrmlTime>().unwrap().moment());
         assert_eq!(outcome.grants.len(), usize::from(is_granted), "{inserted}");
-        assert!(
-            outcome.grants.iter().all(|grant| grant.ranges.len() == inserted.matches("<FROM>").count()),
-            "{inserted}"
-        );
+        assert!(outcome.grants.iter().all(|grant| grant.range.is_some() == inserted.contains("<FROM>")), "{inserted}");
         assert_eq!(RightsData::read(&data.write().unwrap()).unwrap(), data);
     }
 }
@@ -318,17 +316,101 @@ fn a_grant_is_written_as_use_licenses_write_it() {
 }
 
 #[test]
+fn times_that_have_nothing_in_common_give_no_right() {
+    let anyone = person("Internal", "Anyone", "");
+    let content = format!("<PRECONDITIONLIST>{}</PRECONDITIONLIST>", range("2025-01-01", "2027-01-01"));
+    let never = "the times of the right have none in common";
+    let ten_days = "<TIME><INTERVALTIME days=\"10\" /></TIME>";
+    for (pre, times, why) in [
+        (content.as_str(), range("2027-01-01", "2028-01-01"), Some(never)),
+        (&content, range("2026-12-31", "2028-01-01"), None),
+        ("", range("2026-01-01", "2026-07-01") + &range("2026-07-01", "2027-01-01"), Some(never)),
+        ("", range("2026-01-01", "2026-07-01") + &range("2020-01-01", "2021-01-01"), Some("the right is over")),
+        ("", range("2026-06-11", "2027-01-01") + ten_days, Some(never)),
+        ("", range("2026-06-10", "2027-01-01") + ten_days, None),
+    ] {
+        let at = NOW.parse::<XrmlTime>().unwrap().moment();
+        let outcome = evaluate(&data(pre, &[right("VIEW", &anyone, &times)]), None, &user("eve@x.test"), at);
+        assert_eq!(outcome.withheld.first().map(|withheld| withheld.why), why, "{pre} {times}");
+        assert_eq!(outcome.grants.len(), usize::from(why.is_none()), "{pre} {times}");
+    }
+}
+
+#[test]
+fn what_bounds_the_publishing_license_bounds_the_rights() {
+    let published = PublishingLicense::read(vectors::document("mode2/pl-online.xml").body()).unwrap();
+    let span = |from: &str, until: &str| Range {
+        from: format!("{from}T00:00").parse().unwrap(),
+        until: format!("{until}T00:00").parse().unwrap(),
+    };
+    let (over, running, later) =
+        (span("2020-01-01", "2020-02-01"), span("2026-01-01", "2027-01-01"), span("2027-01-01", "2028-01-01"));
+    let times = |range| Some(Conditions { ranges: vec![range], ..Conditions::default() });
+    let unknown = || Some(Conditions { unknown: "<NEW />".into(), ..Conditions::default() });
+    let lists = || Some(Conditions { refresh: Some(Box::new(Refresh::default())), ..Conditions::default() });
+    type Change<'a> = &'a dyn Fn(&mut PublishingLicense);
+    let rows: [(&str, Change, Option<Range>, Option<&str>); 11] = [
+        ("nothing", &|_| {}, None, None),
+        ("valid now", &|l| l.validity = Some(running), Some(running), None),
+        ("no longer valid", &|l| l.validity = Some(over), None, Some("the publishing license is not valid any more")),
+        ("not valid yet", &|l| l.validity = Some(later), None, Some("the publishing license is not valid yet")),
+        ("a time on the work", &|l| l.work.conditions = times(running), Some(running), None),
+        ("a time on the work that is over", &|l| l.work.conditions = times(over), None, Some("the content is over")),
+        ("a precondition", &|l| l.work.preconditions = times(later), None, Some("the content has not begun")),
+        ("a time on the license", &|l| l.conditions = times(over), None, Some("the content is over")),
+        ("lists on the work", &|l| l.work.conditions = lists(), None, None),
+        (
+            "lists on the license",
+            &|l| l.conditions = lists(),
+            None,
+            Some("the whole content has a condition other than times"),
+        ),
+        ("unknown", &|l| l.conditions = unknown(), None, Some("the whole content has a condition other than times")),
+    ];
+    let rights = data("", &[right("VIEW", &person("Internal", "Anyone", ""), "")]);
+    let at = NOW.parse::<XrmlTime>().unwrap().moment();
+    for (name, change, expected, why) in rows {
+        let mut license = published.clone();
+        change(&mut license);
+        let outcome = evaluate(&rights, Some(&license), &user("eve@x.test"), at);
+        assert_eq!(outcome.withheld.first().map(|withheld| withheld.why), why, "{name}");
+        assert_eq!(outcome.grants.first().map(|grant| grant.range), why.is_none().then_some(expected), "{name}");
+        // Conditions are not for the owner; the validity of the license is.
+        let is_valid = license.validity.is_none_or(|validity| validity.holds(at));
+        for asker in [user("owner@x.test"), Asker { is_super_user: true, ..Asker::default() }] {
+            assert_eq!(evaluate(&rights, Some(&license), &asker, at).grants.len(), usize::from(is_valid), "{name}");
+        }
+        assert_eq!(PublishingLicense::read(&license.write().unwrap()).unwrap(), license, "{name}");
+    }
+}
+
+#[test]
+fn the_lists_of_applications_go_along_whoever_gets_the_license() {
+    let list = |kind| PolicyList { kind, policies: vec![] };
+    let mut rights = data("", &[right("VIEW", &person("Internal", "Anyone", ""), "")]);
+    rights.policies = vec![list(PolicyKind::Exclusion)];
+    let mut license = PublishingLicense::read(vectors::document("mode2/pl-online.xml").body()).unwrap();
+    license.policies = vec![list(PolicyKind::Exclusion), list(PolicyKind::Inclusion)];
+    let at = NOW.parse::<XrmlTime>().unwrap().moment();
+    for asker in [user("eve@x.test"), user("owner@x.test"), Asker { is_super_user: true, ..Asker::default() }] {
+        assert_eq!(evaluate(&rights, None, &asker, at).policies, rights.policies);
+        assert_eq!(evaluate(&rights, Some(&license), &asker, at).policies, license.policies, "each once");
+    }
+}
+
+#[test]
 fn applications_are_shut_out_and_let_in_by_name_and_version() {
-    let list = |kind: &str, name: &str, versions: Option<(&str, &str)>| PolicyList {
-        kind: kind.into(),
+    let list = |kind, name: &str, versions: Option<(&str, &str)>| PolicyList {
+        kind,
         policies: vec![Policy {
             id: Id { kind: "filename".into(), value: name.into() },
             versions: versions.map(|(a, b)| (a.into(), b.into())),
         }],
     };
-    let out = list("exclusion", "Bad.exe", Some(("1.0.0.0", "2.9")));
-    let only = list("inclusion", "good.exe", Some(("3.0", "4.0")));
-    let table: [(&[PolicyList], &str, &str, bool); 14] = [
+    let out = list(PolicyKind::Exclusion, "Bad.exe", Some(("1.0.0.0", "2.9")));
+    let only = list(PolicyKind::Inclusion, "good.exe", Some(("3.0", "4.0")));
+    let none = |kind| PolicyList { kind, policies: vec![] };
+    let table: [(&[PolicyList], &str, &str, bool); 16] = [
         (&[], "any.exe", "1.0", true),
         (std::slice::from_ref(&out), "bad.EXE", "1.5", false),
         (std::slice::from_ref(&out), "bad.exe", "1.10.0.0", false),
@@ -341,8 +423,10 @@ fn applications_are_shut_out_and_let_in_by_name_and_version() {
         (std::slice::from_ref(&only), "good.exe", "2.0", false),
         (std::slice::from_ref(&only), "other.exe", "3.5", false),
         (std::slice::from_ref(&only), "good.exe", "unknown", false),
-        (&[list("exclusion", "bad.exe", None)], "bad.exe", "9.0", false),
-        (&[list("riddle", "x.exe", None)], "any.exe", "1.0", false),
+        (std::slice::from_ref(&out), "bad.exe", "+3.0", false),
+        (&[list(PolicyKind::Exclusion, "bad.exe", None)], "bad.exe", "9.0", false),
+        (&[none(PolicyKind::Inclusion), none(PolicyKind::Exclusion)], "any.exe", "1.0", true),
+        (&[none(PolicyKind::Inclusion), only.clone()], "other.exe", "3.5", false),
     ];
     for (at, (policies, name, version, admitted)) in table.into_iter().enumerate() {
         assert_eq!(admits(policies, name, version), admitted, "row {at}");
