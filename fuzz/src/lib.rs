@@ -16,7 +16,7 @@ use keyward::xrml::content::Content;
 use keyward::xrml::element::{EnablingBits, SealForm};
 use keyward::xrml::markup::Element;
 use keyward::xrml::revocation::RevocationList;
-use keyward::xrml::rights::{Asker, evaluate};
+use keyward::xrml::rights::{Asker, Identity, admits, evaluate};
 use keyward::xrml::sealed::{ContentKey, SealProfile, open};
 use keyward::xrml::text::{Body, Document};
 use keyward::xrml::time::XrmlTime;
@@ -109,25 +109,28 @@ fn walk(element: Element<'_>) {
     element.children().for_each(walk);
 }
 
-/// Every kind: what is read and written again reads the same.
+/// Every kind: what is read and written again reads the same, and loses nothing that is not told. An issuing certificate is
+/// written with its right to issue alone, whatever else its WORK said.
 pub fn kinds(data: &[u8]) {
     let Ok(documents) = carrier::read(data) else { return };
     for document in &documents {
         let body = document.body();
-        let _ = Content::read(body);
+        let whole = Content::read(body).ok().filter(|_| unknown::paths(document).is_empty());
+        let whole = whole.as_ref();
         let readers: [fn(&Body) -> Result<Certificate>; 4] =
             [ca::read, enrollment_ca::read, enrollment_service::read, slc::read];
         for read in readers {
-            again(body, read, Certificate::write);
+            again(body, read, Certificate::write, None);
         }
-        again(body, spc::MachineCertificate::read, spc::MachineCertificate::write);
-        again(body, rac::AccountCertificate::read, rac::AccountCertificate::write);
-        again(body, clc::ClientCertificate::read, clc::ClientCertificate::write);
-        again(body, ul::UseLicense::read, ul::UseLicense::write);
-        again(body, erd::RightsData::read, erd::RightsData::write);
-        again(body, template::read, template::write);
-        again(body, RevocationList::read, RevocationList::write);
-        let _ = (pl::bound_text(body), pl::PublishingLicense::read(body).map(|license| license.write()));
+        again(body, spc::MachineCertificate::read, spc::MachineCertificate::write, whole);
+        again(body, rac::AccountCertificate::read, rac::AccountCertificate::write, whole);
+        again(body, clc::ClientCertificate::read, clc::ClientCertificate::write, None);
+        again(body, ul::UseLicense::read, ul::UseLicense::write, whole);
+        again(body, erd::RightsData::read, erd::RightsData::write, whole);
+        again(body, template::read, template::write, whole);
+        again(body, RevocationList::read, RevocationList::write, whole);
+        again(body, pl::PublishingLicense::read, pl::PublishingLicense::write, whole);
+        let _ = pl::bound_text(body);
     }
 }
 
@@ -135,11 +138,15 @@ fn again<T: PartialEq + std::fmt::Debug>(
     body: &Body,
     read: impl Fn(&Body) -> Result<T>,
     write: impl Fn(&T) -> Result<Body>,
+    whole: Option<&Content>,
 ) {
     let Ok(first) = read(body) else { return };
     // Escaping may take a value over a bound; what is written at all must say the same.
     let Ok(written) = write(&first) else { return };
     assert_eq!(read(&written).expect("what we write we read"), first);
+    if let Some(whole) = whole {
+        assert_eq!(&Content::read(&written).expect("what we write we read"), whole);
+    }
 }
 
 /// A sealed key, and what a token may answer: nothing opens that was not sealed.
@@ -157,6 +164,27 @@ pub fn sealed(data: &[u8]) {
     assert!(opened.is_err() || answer().is_some());
 }
 
+/// Those who ask: nobody in particular; somebody with groups, of names that the vectors have and a fuzzer can reach; a super
+/// user.
+fn askers() -> [Asker; 3] {
+    let mail = |address: &str| Identity { mails: vec![address.into()], ..Identity::default() };
+    let user = Identity {
+        sid: Some("S-1-5-21-1-2-3-1118".into()),
+        account: Some(("Passport".into(), "1".into())),
+        ..mail("alice@example.test")
+    };
+    let groups = vec![mail("bob@example.test"), mail("a")];
+    let super_user = Asker { is_super_user: true, ..Asker::default() };
+    [Asker::default(), Asker { user, groups, is_super_user: false }, super_user]
+}
+
+/// A publishing license of the vectors, for whatever rights data.
+static PUBLISHED: LazyLock<pl::PublishingLicense> = LazyLock::new(|| {
+    let document =
+        Document::read(include_str!("../../tests/vectors/mode2/pl-online.xml")).expect("a vector can be read");
+    pl::PublishingLicense::read(document.body()).expect("a vector is a publishing license")
+});
+
 /// Encrypted rights, and rights in clear: evaluation answers for anybody.
 pub fn rights_data(data: &[u8]) {
     let key = ContentKey::new(vec![7; 16]).expect("sixteen bytes");
@@ -168,9 +196,19 @@ pub fn rights_data(data: &[u8]) {
         let text = document.as_str().trim_end_matches('\0');
         assert_eq!(erd::decrypt(&sealed, &key).expect("what we encrypt we decrypt").as_str(), text);
         let Ok(rights) = erd::RightsData::read(document.body()) else { continue };
-        let outcome = evaluate(&rights, None, &Asker::default(), time::OffsetDateTime::UNIX_EPOCH);
-        let names: HashSet<_> = outcome.grants.iter().map(|grant| &grant.name).collect();
-        assert_eq!(names.len(), outcome.grants.len(), "each right is granted once");
+        for (asker, license) in askers().iter().flat_map(|asker| [(asker, None), (asker, Some(&*PUBLISHED))]) {
+            let moment = VOUCHED.at.moment();
+            let outcome = evaluate(&rights, license, asker, moment);
+            let names: HashSet<_> = outcome.grants.iter().map(|grant| &grant.name).collect();
+            assert_eq!(names.len(), outcome.grants.len(), "each right is granted once");
+            assert!(
+                !names.contains(&"OWNER".to_owned()) || names.len() == 1,
+                "whoever has everything has nothing else"
+            );
+            assert!(!asker.is_super_user || names.len() == 1, "a super user has everything");
+            assert!(outcome.policies.len() >= rights.policies.len());
+            let _ = admits(&outcome.policies, "a", "1.0");
+        }
     }
 }
 

@@ -10,6 +10,8 @@ pub const UNKNOWN_MAX: usize = 100;
 pub const MORE: &str = "and more";
 /// The only version of the format.
 const VERSION: &str = "1.2";
+/// The only version of BODY. Templates have none, and it need not be written.
+const BODY_VERSION: &str = "3.0";
 
 /// The known children of each element that has children (adrms_sdk, DTD; revocation lists: DTD of REVOKE).
 const KNOWN: &[(&str, &[&str])] = &[
@@ -86,15 +88,21 @@ const ATTRIBUTES: &[(&str, &[&str])] = &[
 /// What a right holds, whatever its name.
 const RIGHT: &[&str] = &["CONDITIONLIST", "TIME", "ACCESS", "REFRESH", "CONDITION"];
 
-/// Whether an element below BODY means anything in a document of a kind; what is said of it there would be lost otherwise.
-fn means(kind: Option<Kind>, name: &str) -> bool {
-    use Kind::{Pl, Rac, RevocationList, RightsData, Spc, Template, Ul, UserKey};
+/// Whether an element below BODY has a place in documents of a kind. Of one that has none, the kind's own type holds
+/// nothing, so it would be lost without a word when the document is written from there.
+fn has_place(kind: Option<Kind>, name: &str) -> bool {
+    use Kind::{Clc, Pl, Rac, RevocationList, RightsData, Spc, Template, Ul, UserKey};
     let Some(kind) = kind else { return true };
     match name {
         "REVOCATIONLIST" => kind == RevocationList,
         "FEDERATIONPRINCIPALS" => kind == Rac,
         "AUTHENTICATEDDATA" | "POLICYLIST" => matches!(kind, Pl | Ul | RightsData | Template),
-        "WORK" | "CONDITIONLIST" => !matches!(kind, Spc | Rac | UserKey | RevocationList),
+        "WORK" => !matches!(kind, Spc | Rac | UserKey | RevocationList),
+        "CONDITIONLIST" => !matches!(kind, Spc | Rac | UserKey | Clc | RevocationList),
+        "VALIDITYTIME" => !matches!(kind, Spc | Clc | Ul | RevocationList),
+        "ISSUEDPRINCIPALS" => !matches!(kind, RightsData | Template | RevocationList),
+        // Of the kinds that certify a key, only the client's has addresses.
+        "DISTRIBUTIONPOINT" => kind == Clc || !(kind.issues() || kind == RevocationList),
         _ => true,
     }
 }
@@ -114,8 +122,11 @@ pub fn paths(document: &Document) -> Vec<String> {
     for element in root.children() {
         found.path.clear();
         found.path.push_str(element.name());
-        let known =
-            known_of(element.name()).iter().copied().filter(|name| element.name() != "BODY" || means(kind, name));
+        let is_body = element.name() == "BODY";
+        if is_body && element.attribute("version").is_some_and(|version| version != BODY_VERSION) {
+            found.tell("BODY/@version".to_owned());
+        }
+        let known = known_of(element.name()).iter().copied().filter(|name| !is_body || has_place(kind, name));
         found.walk(element, &known.collect::<Vec<_>>());
     }
     found.paths

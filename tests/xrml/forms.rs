@@ -238,8 +238,26 @@ fn what_is_unknown_is_told_in_every_place() {
     let findings = chain::check(&[Document::read(&text).unwrap()], &[]);
     let expected = ["XrML/@other", "XrML/@version", "BODY/WORK/@id", "SIGNATURE/@note", "SIGNATURE/COMMENT"];
     assert_eq!(findings[0].unknown, expected);
-    let misplaced = changed("rac.xml", "slc", "</BODY>", "<POLICYLIST type=\"exclusion\" /></BODY>");
-    assert_eq!(chain::check(&[misplaced], &[])[0].unknown, ["BODY/POLICYLIST"], "no place in a certificate");
+    let time = "<VALIDITYTIME><FROM>2026-01-01T00:00</FROM><UNTIL>2027-01-01T00:00</UNTIL></VALIDITYTIME></BODY>";
+    let point =
+        "<DISTRIBUTIONPOINT><OBJECT type=\"Activation\"><ID type=\"MS-GUID\" /></OBJECT></DISTRIBUTIONPOINT></BODY>";
+    let list = "<CONDITIONLIST><REFRESH /></CONDITIONLIST></BODY>";
+    let version = ("version=\"3.0\"", "version=\"9.9\"");
+    for (name, (from, to), told) in [
+        ("rac.xml", ("</BODY>", "<POLICYLIST type=\"exclusion\" /></BODY>"), &["BODY/POLICYLIST"][..]),
+        ("ul.xml", ("</BODY>", time), &["BODY/VALIDITYTIME"]),
+        ("clc.xml", ("</BODY>", time), &["BODY/VALIDITYTIME"]),
+        ("pl-online.xml", ("</BODY>", time), &[]),
+        ("clc.xml", ("</BODY>", list), &["BODY/CONDITIONLIST"]),
+        ("pl-online.xml", ("</BODY>", list), &[]),
+        ("slc.xml", ("</BODY>", point), &["BODY/DISTRIBUTIONPOINT"]),
+        ("clc.xml", ("</BODY>", point), &[]),
+        ("ul.xml", version, &["BODY/@version"]),
+        ("ul.xml", (" version=\"3.0\"", ""), &[]),
+    ] {
+        let document = changed(name, "slc", from, to);
+        assert_eq!(chain::check(&[document], &[])[0].unknown, told, "{name} {to}: no place in a document of its kind");
+    }
     let many: String = (0..150).map(|n| format!("<X{n} />")).collect();
     let findings = chain::check(&[changed("ul.xml", "slc", "</BODY>", &format!("{many}</BODY>"))], &[]);
     assert_eq!(findings[0].unknown.len(), 101);
