@@ -238,13 +238,14 @@ fn session_key(decrypted: Option<Secret>, instead: &[u8; 32]) -> (Secret, Choice
     let mut blob = Zeroizing::new([0u8; KEY_HEADER + 32]);
     let length = bytes.len().min(blob.len());
     blob[..length].copy_from_slice(&bytes[..length]);
-    // The sizes are no secret: whoever knows the key wrote them, and nobody else gets beyond the hash.
-    let key_bytes = if [16, 24, 32].contains(&length.saturating_sub(KEY_HEADER)) { length - KEY_HEADER } else { 16 };
+    let named = if [16, 24, 32].contains(&length.saturating_sub(KEY_HEADER)) { length - KEY_HEADER } else { 16 };
     let size = u16::from_le_bytes([blob[0], blob[1]]);
     let bits = u16::from_le_bytes([blob[4], blob[5]]);
-    let is_good = (bytes.len() as u64).ct_eq(&((KEY_HEADER + key_bytes) as u64))
+    let is_good = (bytes.len() as u64).ct_eq(&((KEY_HEADER + named) as u64))
         & u64::from(size).ct_eq(&(bytes.len() as u64))
-        & u64::from(bits).ct_eq(&(key_bytes as u64 * 8));
+        & u64::from(bits).ct_eq(&(named as u64 * 8));
+    // The size of a good key is no secret, for whoever made it wrote it; of anything else not even the size counts.
+    let key_bytes = if bool::from(is_good) { named } else { 16 };
     let key: Vec<u8> =
         (0..key_bytes).map(|at| u8::conditional_select(&instead[at], &blob[KEY_HEADER + at], is_good)).collect();
     (Secret::new(key), is_good)
