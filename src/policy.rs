@@ -37,6 +37,10 @@ pub enum Operation {
     ExportLog,
     /// Put another key in the place of the audit key.
     RotateAuditKey,
+    /// Sign for a backup of the records.
+    BackUp,
+    /// Make a store of a backup.
+    Restore,
     /// Sign another log's checkpoint.
     Countersign,
     /// Go on from a store that does not continue its anchor.
@@ -75,6 +79,8 @@ impl Operation {
             Operation::SignDocument => "sign-document",
             Operation::ExportLog => "export-log",
             Operation::RotateAuditKey => "rotate-audit-key",
+            Operation::BackUp => "back-up",
+            Operation::Restore => "restore",
             Operation::Countersign => "countersign-checkpoint",
             Operation::ReAnchor => "re-anchor",
             Operation::ReadLog => "read-log",
@@ -155,6 +161,8 @@ const RULES: &[Rule] = &[
     rule("operators-read-nodes", Role::Operator, Operation::ReadNode, Reach::Any),
     rule("operators-export-the-log", Role::Operator, Operation::ExportLog, Reach::Any),
     rule("operators-rotate-audit-keys", Role::Operator, Operation::RotateAuditKey, Reach::Any),
+    rule("operators-back-up", Role::Operator, Operation::BackUp, Reach::Any),
+    rule("operators-restore", Role::Operator, Operation::Restore, Reach::Any),
     rule("operators-countersign", Role::Operator, Operation::Countersign, Reach::Any),
     rule("operators-re-anchor", Role::Operator, Operation::ReAnchor, Reach::Any),
     rule("operators-read-the-log", Role::Operator, Operation::ReadLog, Reach::Any),

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::kit::load::{Load, all_recorded};
 use crate::kit::postgres::Postgres;
-use crate::kit::{Instance, Ran, keyward};
+use crate::kit::{Instance, Ran, events, keyward};
 
 fn backup(instance: &Instance, name: &str) -> PathBuf {
     let out = instance.path(name);
@@ -17,10 +17,18 @@ fn backup(instance: &Instance, name: &str) -> PathBuf {
 }
 
 fn restore(backup: &Path, to: &Path, checkpoint: &Path, trust: &Path) -> Ran {
+    restore_with(backup, to, checkpoint, trust, &[])
+}
+
+fn restore_unsigned(backup: &Path, to: &Path, checkpoint: &Path, trust: &Path) -> Ran {
+    restore_with(backup, to, checkpoint, trust, &["--unsigned"])
+}
+
+fn restore_with(backup: &Path, to: &Path, checkpoint: &Path, trust: &Path, more: &[&str]) -> Ran {
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let (checkpoint, trust) = (text(checkpoint), text(trust));
     let args = ["restore", &text(backup), &text(to), "--checkpoint", &checkpoint, "--trust", &trust];
-    keyward(&args)
+    keyward(&[&args[..], more].concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,7 +45,7 @@ async fn a_backup_made_under_load_becomes_an_instance_with_every_record_up_to_it
     // No PIN, no token, and nothing that the list does not name.
     let mut names: Vec<_> = fs::read_dir(&made).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["audit.trust", "backup.json", "keyward.db", "keyward.toml", "tls"]);
+    assert_eq!(names, ["audit.trust", "backup.json", "backup.tlog-proof", "keyward.db", "keyward.toml", "tls"]);
     let trust = instance.data().join("audit.trust");
     assert_eq!(instance.stop(), Some(0));
 
@@ -52,7 +60,17 @@ async fn a_backup_made_under_load_becomes_an_instance_with_every_record_up_to_it
     instance.start();
     let node = instance.connect("node-1").await;
     node.licensing().sign_document(draft.request("clusters/demo")).await.unwrap();
-    all_recorded(&instance.log(), &answered);
+    let log = instance.log();
+    all_recorded(&log, &answered);
+    // The log says that it was restored, of what, and by whom, right behind the backup.
+    let list: serde_json::Value = serde_json::from_slice(&fs::read(made.join("backup.json")).unwrap()).unwrap();
+    let records = usize::try_from(list["head"]["size"].as_u64().unwrap()).unwrap();
+    let restored = &log[records]["event"];
+    assert_eq!((&restored["type"], &restored["sha256"]), (&"restored".into(), &list["head"]["chain"]), "{restored}");
+    assert_eq!((&restored["caller"]["name"], &restored["records"]), (&"local-operator".into(), &records.into()));
+    assert_eq!(restored["checkpoint"], fs::read_to_string(&checkpoint).unwrap());
+    assert!(restored["signed"].as_str().unwrap().starts_with("20"), "{restored}");
+    assert_eq!(events(&log, "restored").len(), 1);
 }
 
 #[test]
@@ -84,7 +102,16 @@ fn a_backup_that_lacks_signed_records_or_was_changed_is_not_restored() {
                   json.dump(m, open(l,'w'))";
     let (db, list) = (late.join("keyward.db"), late.join("backup.json"));
     assert!(Command::new("python3").args(["-c", script]).arg(db).arg(list).status().unwrap().success());
-    restore(&late, &other, &checkpoint, &trust).refused(74, "OBJECT_ALTERED");
+    let said = restore(&late, &other, &checkpoint, &trust).refused(74, "RECORD_BROKEN");
+    assert!(said.contains("not the one that was signed for"), "{said}");
+    // With the proof of another list, and with none.
+    fs::copy(early.join("backup.tlog-proof"), late.join("backup.tlog-proof")).unwrap();
+    restore(&late, &other, &checkpoint, &trust).refused(74, "RECORD_BROKEN");
+    restore_unsigned(&late, &other, &checkpoint, &trust).refused(74, "RECORD_BROKEN");
+    fs::remove_file(late.join("backup.tlog-proof")).unwrap();
+    let said = restore(&late, &other, &checkpoint, &trust).refused(65, "SIGNATURE_INVALID");
+    assert!(said.contains("nobody signed for this backup") && said.contains("--unsigned"), "{said}");
+    restore_unsigned(&late, &other, &checkpoint, &trust).refused(74, "OBJECT_ALTERED");
     assert!(!other.exists(), "whole or not at all");
 
     // A checkpoint of another log, or signed by another's key.
@@ -111,8 +138,30 @@ fn a_backup_that_lacks_signed_records_or_was_changed_is_not_restored() {
     assert!(said.contains("others than those that were signed"), "{said}");
     assert!(!other.exists());
     assert_eq!(instance.stop(), Some(0));
-    // A service that does not run is backed up as well.
-    backup(&instance, "stopped");
+}
+
+#[test]
+fn a_service_that_does_not_run_is_backed_up_without_a_signature_and_that_is_said() {
+    let mut instance = Instance::new();
+    let (trust, anchor) = (instance.data().join("audit.trust"), instance.data().join("audit.anchor"));
+    let (out, to) = (instance.path("stopped"), instance.path("restored"));
+    let args = ["backup", "--out", out.to_str().unwrap()];
+    let ran = instance.cli(&args);
+    assert!(ran.code != Some(0) && ran.stderr.contains("--unsigned") && !out.exists(), "{ran:?}");
+    let made = instance.json(&[&args[..], &["--unsigned"]].concat());
+    assert_eq!(made["signed"], false);
+    restore(&out, &to, &anchor, &trust).refused(65, "SIGNATURE_INVALID");
+    restore_unsigned(&out, &to, &anchor, &trust).good();
+    let gone = instance.path("gone");
+    fs::rename(instance.data(), &gone).unwrap();
+    fs::rename(&to, instance.data()).unwrap();
+    for part in ["token", "pins"] {
+        assert!(Command::new("cp").arg("-a").arg(gone.join(part)).arg(instance.data()).status().unwrap().success());
+    }
+    instance.start();
+    let log = instance.log();
+    assert_eq!(events(&log, "restored").len(), 1);
+    assert!(events(&log, "restored")[0]["signed"].is_null());
 }
 
 #[test]

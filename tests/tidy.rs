@@ -45,7 +45,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("cli/init", "caller custody enrollment token config serve"),
     ("cli/token", "caller audit custody grpc policy store config serve"),
     ("cli/config", "audit tls config serve"),
-    ("cli/backup", "audit store config serve"),
+    ("cli/backup", "caller audit grpc policy store config serve"),
     ("cli/bench/audit", "caller audit store"),
     ("cli/bench/bare", "key token config serve"),
     ("cli/bench/token", "key token serve"),

@@ -185,6 +185,24 @@ pub enum Event {
         /// The anchor that is given up, a signed checkpoint; empty if there was none to read.
         anchor: String,
     },
+    /// The store was made of a backup: the first record behind it.
+    Restored {
+        /// Who made it.
+        caller: CallerNote,
+        /// The rule that allows it.
+        rule: String,
+        /// Records in the backup.
+        records: u64,
+        /// SHA-256 of the last of them, hexadecimal.
+        sha256: String,
+        /// SHA-256 of the backup's list of files, hexadecimal.
+        manifest_sha256: String,
+        /// When the backup was signed for; left out if nobody has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signed: Option<String>,
+        /// The checkpoint that it was held against: a signed note.
+        checkpoint: String,
+    },
     /// A key's state has changed.
     KeyState {
         /// Its resource name.
@@ -302,6 +320,7 @@ impl Event {
             Event::Changed { .. } => "changed",
             Event::OtherLog { .. } => "other-log",
             Event::ReAnchored { .. } => "re-anchored",
+            Event::Restored { .. } => "restored",
             Event::KeyState { .. } => "key-state",
             Event::Maintenance { .. } => "maintenance",
             Event::TokenState { .. } => "token-state",
@@ -319,6 +338,7 @@ impl Event {
             | Event::Enrollment { caller, .. }
             | Event::Performed { caller, .. }
             | Event::ReAnchored { caller, .. }
+            | Event::Restored { caller, .. }
             | Event::KeyState { caller, .. }
             | Event::Maintenance { caller, .. }
             | Event::TokenState { caller, .. } => Some(caller),

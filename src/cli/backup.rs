@@ -8,23 +8,32 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::audit::chain::Head;
+use crate::audit::chain::{ChainHash, Head};
 use crate::audit::checkpoint::Checkpoint;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::audit::note::Note;
+use crate::audit::proof::LogProof;
+use crate::audit::record::{Event, Record};
 use crate::audit::trust::Trust;
+use crate::caller::Caller;
 use crate::cli::place::{Place, private_directory, unusable};
-use crate::cli::{Global, output, runtime};
+use crate::cli::{Global, connect, output, runtime};
 use crate::config::{AUDIT_TRUST, Config, FILE, PinSource, Token};
 use crate::error::{Error, Reason, Result};
-use crate::serve::open_store;
-use crate::store::{Kind, Sqlite, Store};
+use crate::grpc::client::failed;
+use crate::grpc::v1;
+use crate::policy::{self, Asked, Operation};
+use crate::serve::{Lock, open_store};
+use crate::store::{Batch, Kind, Sqlite, Store};
 
 #[derive(clap::Args)]
 pub(super) struct Backup {
     /// The directory to make; it must not exist, or be empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Do without the signature of the running service: where it is stopped, or its token cannot be used
+    #[arg(long)]
+    unsigned: bool,
 }
 
 #[derive(clap::Args)]
@@ -39,10 +48,15 @@ pub(super) struct Restore {
     /// audit.trust as it was given out when the instance was made, not that of the backup
     #[arg(long, value_name = "FILE")]
     trust: PathBuf,
+    /// Take a backup for which nobody has signed: its log is verified all the same, its configuration is not
+    #[arg(long)]
+    unsigned: bool,
 }
 
 /// The list of a backup's files.
 const MANIFEST: &str = "backup.json";
+/// The proof that the log has a record of that list.
+const PROOF: &str = "backup.tlog-proof";
 /// Records and objects that are read at a time.
 const PAGE: u32 = 1000;
 
@@ -61,8 +75,9 @@ struct Manifest {
 /// The files of a data directory that a backup has, the store first. All lie within the directory.
 fn files(config: &Config) -> Result<Vec<PathBuf>> {
     let Some(store) = &config.file.store.sqlite else {
-        return Err(Error::new(Reason::ConfigInvalid, "the records are in a PostgreSQL database")
-            .hint("back it up with the tools of PostgreSQL, as docs/operations.md says"));
+        return Err(Error::new(Reason::ConfigInvalid, "the records are in a PostgreSQL database").hint(
+            "pg_dump --format=custom --file=keyward.dump URL, and keep the data directory: see docs/operations.md",
+        ));
     };
     let files = vec![store.clone(), FILE.into(), AUDIT_TRUST.into(), config.file.tls.authority.clone()];
     let is_within = |path: &PathBuf| path.components().all(|part| matches!(part, Component::Normal(_)));
@@ -78,6 +93,8 @@ fn files(config: &Config) -> Result<Vec<PathBuf>> {
 pub(super) fn backup(args: &Backup, global: &Global) -> Result<u8> {
     let config = Config::load(&global.data)?;
     let names = files(&config)?;
+    // Without a service the directory is held, so that none begins meanwhile.
+    let _lock = args.unsigned.then(|| Lock::take(&config.directory).ok());
     let place = Place::begin(&args.out)?;
     let mut manifest =
         Manifest { keyward: env!("CARGO_PKG_VERSION").to_owned(), head: Head::empty(""), files: BTreeMap::new() };
@@ -94,12 +111,17 @@ pub(super) fn backup(args: &Backup, global: &Global) -> Result<u8> {
     let text = serde_json::to_string_pretty(&manifest)
         .map_err(|fault| Error::new(Reason::Internal, "a backup's list cannot be written").detail(fault))?;
     output::write_new(&place.partial.join(MANIFEST), text.as_bytes(), 0o600)?;
+    if !args.unsigned {
+        let proof = runtime()?.block_on(sign(global, &text))?;
+        output::write_new(&place.partial.join(PROOF), proof.as_bytes(), 0o600)?;
+    }
     place.finish()?;
     let shown = json!({
         "backup": args.out.display().to_string(),
         "log": manifest.head.log,
         "records": manifest.head.size,
         "last_record": manifest.head.chain.to_string(),
+        "signed": !args.unsigned,
     });
     output::object(global.output, &shown);
     if global.output == output::Format::Table {
@@ -108,10 +130,47 @@ pub(super) fn backup(args: &Backup, global: &Global) -> Result<u8> {
     Ok(0)
 }
 
+/// Has the running service record the list and prove that it did.
+async fn sign(global: &Global, manifest: &str) -> Result<String> {
+    let asked = v1::RecordBackupRequest { manifest_sha256: ChainHash::of(manifest.as_bytes()).to_string() };
+    let unsigned = "start the service, and make its token usable; or do without its signature: --unsigned";
+    let connection = connect::operator(&global.data).await.map_err(|fault| fault.hint(unsigned))?;
+    let answer = connection.audit().record_backup(asked).await;
+    Ok(answer.map_err(|status| failed(status).hint(unsigned))?.into_inner().proof)
+}
+
+/// When a backup was signed for, by whoever is trusted.
+fn signed(backup: &Path, manifest: &str, trust: &Path) -> Result<String> {
+    let path = backup.join(PROOF);
+    if !path.exists() {
+        return Err(Error::new(
+            Reason::SignatureInvalid,
+            format!("{} is not there: nobody signed for this backup", PROOF),
+        )
+        .hint("if it was made without a running service, say so: --unsigned; else find out who took it away"));
+    }
+    let proof: LogProof = read(&path)?.parse().map_err(|fault: Error| fault.while_doing(PROOF))?;
+    let record = proof.extra.clone().unwrap_or_default();
+    proof.verify(&record, &trusted(trust)?).map_err(|fault| fault.while_doing(PROOF))?;
+    let record = Record::read(&record)?;
+    let target = format!("sha256:{}", ChainHash::of(manifest.as_bytes()));
+    match record.event {
+        Event::Performed { operation, target: of, .. } if operation == Operation::BackUp.name() && of == target => {
+            Ok(record.time)
+        }
+        _ => Err(damaged(MANIFEST.as_ref()).hint("its list is not the one that was signed for: use another backup")),
+    }
+}
+
 pub(super) fn restore(args: &Restore, global: &Global) -> Result<u8> {
+    let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
+    let permit = policy::permit(&caller, &Asked { operation: Operation::Restore, cluster: None, signs: None })?;
     let anchor = checkpoint(&args.checkpoint, &args.trust)?;
     let text = read(&args.backup.join(MANIFEST))?;
     let manifest: Manifest = serde_json::from_str(&text).map_err(|fault| damaged(MANIFEST.as_ref()).detail(fault))?;
+    of_one_log(&manifest.head, &anchor)?;
+    let is_signed = !args.unsigned || args.backup.join(PROOF).exists();
+    let signed = if is_signed { Some(signed(&args.backup, &text, &args.trust)?) } else { None };
     let config = Config::load(&args.backup)?;
     let names = files(&config)?;
     let place = Place::begin(&args.directory)?;
@@ -130,7 +189,22 @@ pub(super) fn restore(args: &Restore, global: &Global) -> Result<u8> {
     let restored = Config { directory: place.partial.clone(), ..config };
     let head = runtime()?.block_on(async {
         let store = open_store(&restored, false).await?;
-        let checked = check(store.as_ref(), &anchor).await;
+        let checked = match check(store.as_ref(), &anchor).await {
+            Ok(head) if head == manifest.head => {
+                let event = Event::Restored {
+                    caller: caller.note(),
+                    rule: permit.rule().to_owned(),
+                    records: head.size,
+                    sha256: head.chain.to_string(),
+                    manifest_sha256: ChainHash::of(text.as_bytes()).to_string(),
+                    signed: signed.clone(),
+                    checkpoint: read(&args.checkpoint)?,
+                };
+                store.commit(Batch::event(event)).await.map(|_| head)
+            }
+            Ok(_) => Err(damaged(MANIFEST.as_ref())),
+            Err(fault) => Err(fault),
+        };
         store.close().await;
         checked
     })?;
@@ -141,20 +215,26 @@ pub(super) fn restore(args: &Restore, global: &Global) -> Result<u8> {
         "log": head.log,
         "records": head.size,
         "signed_records": anchor.size,
+        "backup_signed": signed,
         "to_be_put_there": missing,
     });
     output::object(global.output, &shown);
     Ok(0)
 }
 
+fn of_one_log(head: &Head, anchor: &Checkpoint) -> Result<()> {
+    if head.log == anchor.log {
+        return Ok(());
+    }
+    let words = format!("the checkpoint is of log {}, the backup of log {}", anchor.log, head.log);
+    Err(Error::new(Reason::LogMissing, words).hint("name a checkpoint and a backup of one instance"))
+}
+
 /// Reads the whole log and every object, and holds them against each other and against the checkpoint.
 async fn check(store: &dyn Store, anchor: &Checkpoint) -> Result<Head> {
     let head = store.head();
     let wrong = |words: String| Error::new(Reason::RecordBroken, words);
-    if head.log != anchor.log {
-        let words = format!("the checkpoint is of log {}, the backup of log {}", anchor.log, head.log);
-        return Err(Error::new(Reason::LogMissing, words).hint("name a checkpoint and a backup of one instance"));
-    }
+    of_one_log(&head, anchor)?;
     if head.size < anchor.size {
         let words = format!("the backup ends after {} records, and {} were signed for", head.size, anchor.size);
         return Err(Error::new(Reason::StoreRewound, words)
@@ -192,9 +272,13 @@ async fn check(store: &dyn Store, anchor: &Checkpoint) -> Result<Head> {
 
 /// A checkpoint that the trusted keys have signed.
 fn checkpoint(checkpoint: &Path, trust: &Path) -> Result<Checkpoint> {
-    let keys: Trust = read(trust)?.parse().map_err(|fault: Error| fault.while_doing(trust.display()))?;
+    let keys = trusted(trust)?;
     let note: Note = read(checkpoint)?.parse().map_err(|fault: Error| fault.while_doing(checkpoint.display()))?;
     keys.checkpoint(&note).map_err(|fault| fault.while_doing(checkpoint.display()))
+}
+
+fn trusted(trust: &Path) -> Result<Trust> {
+    read(trust)?.parse().map_err(|fault: Error| fault.while_doing(trust.display()))
 }
 
 /// What the configuration names and no backup has.

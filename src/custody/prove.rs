@@ -3,9 +3,10 @@
 use crate::audit::checkpoint::Checkpoint;
 use crate::audit::merkle::{TreeHash, consistency_path, inclusion_path, verify_inclusion};
 use crate::audit::proof::{ConsistencyProof, LogProof};
-use crate::custody::Custody;
+use crate::custody::{Custody, performed};
 use crate::error::{Error, Reason, Result};
-use crate::store::ask;
+use crate::policy::Permit;
+use crate::store::{Batch, ask};
 
 impl Custody {
     /// The proof that the record at a place is in the log, with the record itself as its extra data. It leads to the last
@@ -27,6 +28,20 @@ impl Custody {
             Error::new(Reason::RecordBroken, format!("record {seq} is not the one that was signed")).detail(fault)
         })?;
         Ok(LogProof { extra: Some(record), index: seq, path, checkpoint: note })
+    }
+
+    /// Records that a backup was made, by the SHA-256 of its list of files, and proves that record.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if that is no SHA-256; those of the store and of [`Custody::checkpoint`].
+    pub async fn record_backup(&self, permit: Permit, manifest_sha256: &str) -> Result<LogProof> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if manifest_sha256.len() != 64 || !manifest_sha256.bytes().all(is_digit) {
+            return Err(Error::new(Reason::InvalidArgument, "manifest_sha256 is 64 lower-case hexadecimal digits"));
+        }
+        let event = performed(permit, &format!("sha256:{manifest_sha256}"));
+        let seq = self.store.commit(Batch::event(event)).await?;
+        self.prove_entry(seq).await
     }
 
     /// The proof that the log as it ends now continues its first `old` records. Only who has a checkpoint of that size can

@@ -112,6 +112,15 @@ impl v1::audit_server::Audit for Door {
         self.answer(&caller, Operation::ExportLog, "log", done).await
     }
 
+    async fn record_backup(
+        &self,
+        request: Request<v1::RecordBackupRequest>,
+    ) -> Result<Response<v1::RecordBackupResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let done = self.recorded_backup(&caller, &request.get_ref().manifest_sha256).await;
+        self.answer(&caller, Operation::BackUp, "backup", done).await
+    }
+
     async fn rotate_audit_key(
         &self,
         request: Request<v1::RotateAuditKeyRequest>,

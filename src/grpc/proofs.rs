@@ -31,6 +31,16 @@ impl Door {
         Ok(v1::ProveConsistencyResponse { proof: self.custody.prove_consistency(old).await?.to_string() })
     }
 
+    pub(super) async fn recorded_backup(
+        &self,
+        caller: &Caller,
+        manifest_sha256: &str,
+    ) -> Result<v1::RecordBackupResponse> {
+        let permit = self.permit_on_log(caller, Operation::BackUp)?;
+        let proof = self.custody.record_backup(permit, manifest_sha256).await?;
+        Ok(v1::RecordBackupResponse { proof: proof.to_string() })
+    }
+
     pub(super) async fn rotate(&self, caller: &Caller) -> Result<v1::RotateAuditKeyResponse> {
         let (key, trust) = instance::rotate_audit_key(&self.custody, caller).await?;
         Ok(v1::RotateAuditKeyResponse { key, trust: trust.to_string() })
