@@ -18,7 +18,7 @@ fn every_device_does_what_its_profile_says_and_no_more() {
         let test = TestToken::make(name, Held::InProcess);
         let open = test.described_as(permissive(&test.profile), test.binding.clone());
         let token = open.try_open(USER_PIN).unwrap();
-        let report = probe(&*token, &test.profile, &[1, 2], Duration::from_millis(100)).unwrap();
+        let report = probe(&*token, &test.profile, &[1, 2], Duration::from_millis(100), |_| {}).unwrap();
         assert!(report.as_profile, "{name}: {:#?}", report.matrix);
         assert!(report.curve.iter().all(|point| point.per_second > Some(10.0)), "{name}: {:?}", report.curve);
     }
@@ -41,7 +41,7 @@ fn the_example_starts_three_kinds_of_token_by_itself_and_leaves_a_report_of_each
 fn a_profile_that_promises_too_much_is_found_out() {
     let mut test = TestToken::make("softhsm", Held::InProcess);
     test.profile = permissive(&test.profile);
-    let report = probe(&*test.open(), &test.profile, &[], Duration::ZERO).unwrap();
+    let report = probe(&*test.open(), &test.profile, &[], Duration::ZERO, |_| {}).unwrap();
     let wrong: Vec<_> = report.matrix.iter().filter(|row| Some(row.profile) != row.device).collect();
     let [row] = wrong.as_slice() else { panic!("{wrong:#?}") };
     assert_eq!(row.capability, "RSA-2048 decrypt OAEP SHA-256");

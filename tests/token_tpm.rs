@@ -144,3 +144,12 @@ fn behind_a_resource_manager_keys_take_turns_within_the_three_objects_that_it_gi
     assert!(made.evidence.attributes.iter().any(|(name, _)| name == "certifySignature"), "{:?}", made.evidence.gaps);
     assert_eq!(manager.count(CREATE_PRIMARY), 2);
 }
+
+#[test]
+fn of_a_tpm_that_cannot_be_reached_the_system_says_why() {
+    let mut test = TestToken::make("swtpm", Held::InProcess);
+    test.profile.tpm.as_mut().unwrap().tcti = "device:/nowhere/tpm".to_owned();
+    let error = test.try_open(USER_PIN).err().unwrap();
+    assert_eq!(error.reason(), Reason::TokenUnavailable);
+    assert!(error.private_detail().unwrap().contains("No such file"), "{error:?}");
+}

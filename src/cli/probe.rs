@@ -1,6 +1,7 @@
 //! `keyward token probe`: tries out everything that a token does, and says where it differs from its profile. With a token
 //! of the configuration, or with one that is made for it in a directory of its own.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
 use crate::serve::{self, Lock};
 use crate::token::host::{HostProgram, HostToken};
-use crate::token::probe::{Report, Row, permissive, probe};
+use crate::token::probe::{KEY_LABEL, Report, Row, permissive, probe};
 use crate::token::profile::Profile;
 use crate::token::{self, Binding, Class, Failure};
 
@@ -90,11 +91,21 @@ fn tell(report: &Report, restarts: u64) {
     );
     println!("profile  {}\n", report.profile);
     let yes = |is: bool| if is { "yes" } else { "no" };
-    let remark = |row: &Row| match (row.device, &row.first) {
-        (None, _) => "not found out",
-        (Some(device), _) if device != row.profile => "DIFFERS",
-        (_, Some(_)) => "at the second try",
-        _ => "",
+    let remark = |row: &Row| {
+        let answer = row.answer.as_ref().or(row.first.as_ref()).map(|answer| format!(": {answer}"));
+        let words = match (row.device, &row.first) {
+            (None, _) => "not found out",
+            (Some(false), _) if row.must => "MISSING",
+            (Some(device), _) if device != row.profile => "DIFFERS",
+            (Some(true), Some(_)) => "at the second try; at first",
+            (Some(true), None) => "",
+            (Some(false), _) => "as expected",
+        };
+        format!("{words}{}", answer.unwrap_or_default())
+    };
+    let milliseconds = |row: &Row| match row.device {
+        Some(true) => format!("{:.1}", Duration::from_micros(row.microseconds).as_secs_f64() * 1000.0),
+        _ => String::new(),
     };
     let rows: Vec<Value> = report
         .matrix
@@ -104,9 +115,8 @@ fn tell(report: &Report, restarts: u64) {
                 "capability": row.capability,
                 "profile": yes(row.profile),
                 "device": row.device.map_or("?", yes),
-                "milliseconds": format!("{:.1}", Duration::from_micros(row.microseconds).as_secs_f64() * 1000.0),
-                "": remark(row),
-                "answer": row.answer.as_ref().or(row.first.as_ref()).map(ToString::to_string),
+                "milliseconds": milliseconds(row),
+                "remark": remark(row),
             })
         })
         .collect();
@@ -116,24 +126,42 @@ fn tell(report: &Report, restarts: u64) {
         .curve
         .iter()
         .map(|point| {
-            let answer = point.answer.as_ref().map(ToString::to_string);
-            json!({"sessions": point.threads, "signatures_per_second": point.per_second.map(f64::round), "answer": answer})
+            let rate = point.per_second.map(|rate| format!("{rate:.0}"));
+            let rate = rate.or(point.answer.as_ref().map(ToString::to_string));
+            json!({"sessions": point.threads, "signatures_per_second": rate})
         })
         .collect();
-    output::list(Format::Table, &points);
+    if points.is_empty() {
+        println!("rate     not measured: there is no RSA-2048 key to sign with");
+    } else {
+        output::list(Format::Table, &points);
+    }
     println!();
     for (attribute, answer) in &report.gaps {
         println!("gap      {attribute}: {answer}");
     }
+    println!("left     {} keys, labelled {KEY_LABEL:?}, which stay in the token", report.keys.len());
     if restarts > 0 {
-        println!("host     the module failed and was started anew, {restarts} times: look at its own log");
+        println!("host     the module failed and was started anew, restarts: {restarts}; look at its own log");
     }
+    let missing = report.matrix.iter().any(|row| row.must && row.device == Some(false));
     match (&report.lost, report.as_profile) {
         (Some(failure), _) => println!("broken off: {failure}"),
         (None, true) => println!("as its profile says"),
-        (None, false) => {
-            println!("not as its profile says: correct a copy of the profile, and name that in the configuration");
-        }
+        (None, false) if missing => println!("this token lacks what every one must do: give it no key"),
+        (None, false) => println!(
+            "not as its profile says: correct a copy of the profile, and name that in the configuration by its path"
+        ),
+    }
+}
+
+/// Says on a terminal what is being tried, line over line: a key may take a device a minute.
+fn progress() -> impl FnMut(&str) {
+    let (terminal, mut over) = (std::io::stderr().is_terminal(), false);
+    move |trying| match (terminal, std::mem::replace(&mut over, true)) {
+        (false, _) => {}
+        (true, false) => eprintln!("trying: {trying}"),
+        (true, true) => output::tell_over(format_args!("trying: {trying}\n")),
     }
 }
 
@@ -152,7 +180,7 @@ fn configured(name: &str, sessions: usize, points: &[usize], global: &Global) ->
     let runtime = runtime()?;
     let opening = serve::open_for_probe(&config, name, sessions, &caller, prompt::pin);
     let (profile, device, store) = runtime.block_on(opening)?;
-    let report = probe(&device, &profile, points, POINT);
+    let report = probe(&device, &profile, points, POINT, progress());
     let restarts = device.restarts();
     drop(device);
     runtime.block_on(store.close());
@@ -172,6 +200,6 @@ fn made(profile: &str, directory: &Path, sessions: usize, points: &[usize]) -> R
     let directory = Some(directory.to_owned());
     let binding = Binding { name: "probe".to_owned(), profile: name, directory, label, serial: made.serial, sessions };
     let device = HostToken::start(HostProgram::this(), &binding, &permissive(&profile), Pin::new(user_pin))?;
-    let report = probe(&device, &profile, points, POINT)?;
+    let report = probe(&device, &profile, points, POINT, progress())?;
     Ok((report, device.restarts()))
 }

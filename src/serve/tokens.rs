@@ -199,7 +199,15 @@ pub async fn open_for_probe(
         Ok(device) => Ok((profile.clone(), device, store)),
         Err(fault) => {
             store.close().await;
-            Err(fault.while_doing(format!("token {name}")))
+            let token = format!("token {name}");
+            let fault = if fault.message().contains(&token) { fault } else { fault.while_doing(token) };
+            Err(match fault.reason() {
+                Reason::PinRefused | Reason::PinLatched => fault.hint(format!(
+                    "no PIN is tried twice; put the right one into its source, then: keyward token unlatch {name}, and \
+                     probe again"
+                )),
+                _ => fault,
+            })
         }
     }
 }

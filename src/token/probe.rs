@@ -14,6 +14,8 @@ use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
 const BACK_MAX: Duration = Duration::from_secs(20);
 /// How often it is looked for meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
+/// Label of the keys that a probe makes.
+pub const KEY_LABEL: &str = "keyward probe";
 /// What is signed and sealed by a probe.
 const MESSAGE: &[u8] = b"keyward token probe";
 
@@ -26,6 +28,8 @@ pub struct Report {
     pub token: Description,
     /// One row for each capability.
     pub matrix: Vec<Row>,
+    /// Ids of the keys that were made: they stay in the token.
+    pub keys: Vec<KeyId>,
     /// Attributes of the probe's key that the device does not take or show.
     pub gaps: Vec<(String, String)>,
     /// Signatures per second of an RSA-2048 key by number of threads.
@@ -43,6 +47,8 @@ pub struct Row {
     pub capability: String,
     /// Whether the profile says that it works.
     pub profile: bool,
+    /// Whether every token must do it, so that a profile has no word on it.
+    pub must: bool,
     /// Whether it worked: the result was checked outside the token. `None` if that was not found out.
     pub device: Option<bool>,
     /// The device's answer, if it did not.
@@ -66,18 +72,25 @@ pub struct Rate {
 
 /// Tries everything that Keyward asks of a token, with fresh keys of role `probe`, which stay in the token. `device`
 /// should be opened with a profile that allows everything ([`permissive`]), so that the device answers and not the
-/// profile. `second` is how long each point of the curve is measured.
+/// profile. `second` is how long each point of the curve is measured; `trying` is told what is tried next.
 ///
 /// What the device itself fails of (it goes away, or its module must be started anew) says nothing of a capability: when
 /// it is back, that is tried once more. If it does not come back, the report ends there and says so.
 ///
 /// # Errors
 /// `INTERNAL` if no key id can be made; the device's answer if it does not even describe itself.
-pub fn probe(device: &dyn Token, profile: &Profile, curve: &[usize], second: Duration) -> Result<Report> {
+pub fn probe(
+    device: &dyn Token,
+    profile: &Profile,
+    curve: &[usize],
+    second: Duration,
+    mut trying: impl FnMut(&str),
+) -> Result<Report> {
     let mut report = Report {
         profile: profile.name.clone(),
         token: device.describe()?,
         matrix: Vec::new(),
+        keys: Vec::new(),
         gaps: Vec::new(),
         curve: Vec::new(),
         as_profile: false,
@@ -93,15 +106,17 @@ pub fn probe(device: &dyn Token, profile: &Profile, curve: &[usize], second: Dur
         let ids = [KeyId::random()?, KeyId::random()?];
         let mut next = ids.iter();
         let decrypt = algorithm != KeyAlgorithm::P256;
-        let made = report.try_row(device, format!("generate {name}"), profile.makes(algorithm), || {
-            let id = *next.next().unwrap_or(&ids[0]);
-            let request = Generate { id, label: "keyward probe".to_owned(), algorithm, sign: true, decrypt };
-            device.generate(&request).map(|made| (KeyRef { id, public: made.public }, made.evidence.gaps))
-        });
+        let made =
+            report.try_row(device, &mut trying, format!("generate {name}"), Some(profile.makes(algorithm)), || {
+                let id = *next.next().unwrap_or(&ids[0]);
+                let request = Generate { id, label: KEY_LABEL.to_owned(), algorithm, sign: true, decrypt };
+                device.generate(&request).map(|made| (KeyRef { id, public: made.public }, made.evidence.gaps))
+            });
         let Some((key, gaps)) = made else { continue };
-        report.try_row(device, format!("{name} SHA-256"), true, || sign(device, &key, Hash::Sha256));
+        report.keys.push(key.id);
+        report.try_row(device, &mut trying, format!("{name} SHA-256"), None, || sign(device, &key, Hash::Sha256));
         if algorithm == KeyAlgorithm::Rsa(1024) {
-            report.try_row(device, format!("{name} SHA-1"), true, || sign(device, &key, Hash::Sha1));
+            report.try_row(device, &mut trying, format!("{name} SHA-1"), None, || sign(device, &key, Hash::Sha1));
         }
         if algorithm == KeyAlgorithm::Rsa(2048) {
             report.gaps = gaps;
@@ -109,7 +124,7 @@ pub fn probe(device: &dyn Token, profile: &Profile, curve: &[usize], second: Dur
         }
     }
     if let Some(key) = main_key {
-        report.try_row(device, "RSA-2048 SHA-1".to_owned(), true, || sign(device, &key, Hash::Sha1));
+        report.try_row(device, &mut trying, "RSA-2048 SHA-1".to_owned(), None, || sign(device, &key, Hash::Sha1));
         for (padding, name) in [
             (Padding::Pkcs1, "RSA-2048 decrypt PKCS#1 v1.5"),
             (Padding::Oaep(Hash::Sha1), "RSA-2048 decrypt OAEP SHA-1"),
@@ -119,10 +134,13 @@ pub fn probe(device: &dyn Token, profile: &Profile, curve: &[usize], second: Dur
                 Padding::Pkcs1 => profile.keys.pkcs1_decrypt,
                 Padding::Oaep(hash) => profile.keys.oaep.contains(&hash),
             };
-            report.try_row(device, name.to_owned(), listed, || round_trip(device, &key, padding));
+            report.try_row(device, &mut trying, name.to_owned(), Some(listed), || round_trip(device, &key, padding));
         }
-        report.try_row(device, "refuses what does not decrypt".to_owned(), true, || refuses_garbage(device, &key));
+        report.try_row(device, &mut trying, "refuses what does not decrypt".to_owned(), None, || {
+            refuses_garbage(device, &key)
+        });
         for threads in curve {
+            trying(&format!("the rate of {threads} sessions"));
             let (_, measured) = report.twice(device, || rate(device, &key, *threads, second));
             let Some(measured) = measured else { break };
             let (per_second, answer) = (measured.as_ref().ok().copied(), measured.err());
@@ -158,10 +176,12 @@ impl Report {
     fn try_row<T>(
         &mut self,
         device: &dyn Token,
+        trying: &mut impl FnMut(&str),
         capability: String,
-        profile: bool,
+        profile: Option<bool>,
         mut act: impl FnMut() -> Result<T, Failure>,
     ) -> Option<T> {
+        trying(&capability);
         let (first, tried) = self.twice(device, || {
             let begin = Instant::now();
             act().map(|done| (done, u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX)))
@@ -173,7 +193,8 @@ impl Report {
             None => (None, None),
         };
         let (done, microseconds) = done.map_or((None, 0), |(done, microseconds)| (Some(done), microseconds));
-        self.matrix.push(Row { capability, profile, device: worked, answer, first, microseconds });
+        let (profile, must) = (profile.unwrap_or(true), profile.is_none());
+        self.matrix.push(Row { capability, profile, must, device: worked, answer, first, microseconds });
         done
     }
 

@@ -92,7 +92,7 @@ fn a_probe_goes_on_when_its_module_must_be_started_anew_and_says_so() {
     }
     fs::write(&script, "C_GenerateKeyPair 1 crash").unwrap();
     let said = instance.cli(&["token", "probe", "main", "--sessions", "1"]).good();
-    assert!(said.contains("at the second try") && said.contains("started anew, 1 times"), "{said}");
+    assert!(said.contains("at the second try") && said.contains("restarts: 1;"), "{said}");
     // Every login was recorded, and none is left open.
     let status = replica(&instance, "main");
     assert_eq!(status["latched"], "", "{status}");
@@ -117,7 +117,8 @@ fn a_probe_whose_pin_is_refused_in_between_ends_there_and_says_nothing_of_the_re
     let faulty = Faulty::new();
     faulty.script("C_Login always log\nC_Login always return 0xa0\nC_SignInit 1 logout");
     faulty.calls();
-    let report = probe(&*faulty.token, &permissive(&faulty.test.profile), &[1], Duration::from_millis(50)).unwrap();
+    let report =
+        probe(&*faulty.token, &permissive(&faulty.test.profile), &[1], Duration::from_millis(50), |_| {}).unwrap();
     assert_eq!(report.lost.as_ref().map(|failure| failure.class), Some(Class::Pin), "{report:#?}");
     let found: Vec<_> = report.matrix.iter().map(|row| row.device).collect();
     assert!(found[0] == Some(true) && found[1..].iter().all(Option::is_none), "{found:?}");
@@ -162,5 +163,33 @@ fn what_a_device_answered_at_its_opening_is_told_by_function_and_value() {
     let ran = instance.cli(&["token", "probe", "main", "--output", "json"]);
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(report["answer"], json!({"function": "C_Login", "value": "CKR_PIN_LOCKED"}), "{report}");
-    ran.refused(69, "PIN_REFUSED");
+    let said = ran.refused(69, "PIN_REFUSED");
+    assert!(said.contains("error: token main: the token refused the PIN ["), "{said}");
+    assert!(said.contains("keyward token unlatch main"), "{said}");
+    let said = instance.cli(&["token", "probe", "main"]).refused(69, "PIN_LATCHED");
+    assert!(said.contains("keyward token unlatch main"), "{said}");
+}
+
+#[test]
+fn a_token_that_lacks_what_every_one_must_do_is_not_excused_by_a_profile() {
+    let instance = Instance::new();
+    let script = fail_by_script(&instance);
+    let probe = || instance.cli(&["token", "probe", "main", "--sessions", "1"]);
+    let said = probe().good();
+    assert!(
+        said.ends_with("\nas its profile says\n") && said.contains("as expected: C_DecryptInit answered"),
+        "{said}"
+    );
+    assert!(said.contains("left     4 keys, labelled \"keyward probe\", which stay in the token"), "{said}");
+    assert!(!said.contains("DIFFERS") && !said.contains("MISSING"), "{said}");
+    fs::write(&script, "C_Sign always corrupt").unwrap();
+    let Ran { code, stdout, .. } = probe();
+    assert_eq!(code, Some(1));
+    assert!(stdout.contains("MISSING: probe answered a signature that does not verify"), "{stdout}");
+    assert!(stdout.ends_with("give it no key\n"), "{stdout}");
+    fs::write(&script, "C_GenerateKeyPair always return 0x70").unwrap();
+    let Ran { code, stdout, .. } = probe();
+    assert_eq!(code, Some(1));
+    assert!(stdout.contains("left     0 keys") && stdout.contains("rate     not measured"), "{stdout}");
+    assert!(stdout.contains("DIFFERS: C_GenerateKeyPair answered CKR_MECHANISM_INVALID"), "{stdout}");
 }

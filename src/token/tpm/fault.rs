@@ -1,5 +1,7 @@
 //! What a TPM response code means: class, outcome and words.
 
+use std::fs::OpenOptions;
+
 use tss_esapi::Error as Tss;
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind as Kind;
 
@@ -21,13 +23,20 @@ pub(super) fn failure(function: &'static str, error: &Tss) -> Failure {
             class: Class::Session,
             outcome: Outcome::Unknown,
             function,
-            code: "the connection to the TPM broke".to_owned(),
+            code: format!("the connection to the TPM broke ({code:?})"),
         };
     };
     let class = classify(function, kind);
     let advice =
         advice(kind).filter(|_| class != Class::Undecided).map(|advice| format!("; {advice}")).unwrap_or_default();
     Failure { class, outcome: Outcome::Refused, function, code: format!("TPM_RC {kind:?}: {code}{advice}") }
+}
+
+/// Why a TPM cannot be reached: what the system says of its device file, where it has one, else the software stack's word.
+pub(super) fn unreachable(tcti: &str, error: &Tss) -> String {
+    let device = tcti.strip_prefix("device:");
+    let refused = device.and_then(|path| OpenOptions::new().read(true).write(true).open(path).err());
+    refused.map_or_else(|| format!("{error:?}"), |refused| refused.to_string())
 }
 
 /// The one table. A TPM answers with a code only when it did not do the command.

@@ -75,7 +75,8 @@ struct Loaded {
 pub(super) fn initialise(profile: &Profile, dir: &Path, label: &str, pin: &Pin) -> Result<Description> {
     let file = dir.join("token.json");
     if file.exists() {
-        return Err(Error::new(Reason::AlreadyExists, format!("{} holds a token", dir.display())));
+        return Err(Error::new(Reason::AlreadyExists, format!("{} holds a token", dir.display()))
+            .hint("Name another directory; the keys of a token are in its directory, so none is overwritten."));
     }
     let auth = auth_of(pin)?;
     prepare_directory(profile, dir)?;
@@ -309,7 +310,7 @@ impl Connection {
         let text = profile.tcti(directory)?;
         let unreachable = |e: Tss| {
             Error::new(Reason::TokenUnavailable, format!("the TPM at {text} cannot be reached"))
-                .detail(e)
+                .detail(fault::unreachable(&text, &e))
                 .hint("Check that the device exists and that this user may open it (group tss).")
         };
         let conf = TctiNameConf::from_str(&text).map_err(unreachable)?;
