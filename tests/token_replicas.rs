@@ -180,7 +180,7 @@ async fn a_flood_of_ciphertexts_that_do_not_decrypt_costs_one_probe_in_five_seco
         pair.replicas.probe(Duration::from_secs(3600), counted.clone()).await;
         assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
     }
-    let at_most = 2 * begun.elapsed().as_secs() as usize / 5;
+    let at_most = 2 * usize::try_from(begun.elapsed().as_secs()).unwrap() / 5;
     assert!(probes.load(Ordering::Relaxed) <= at_most, "{probes:?} probes in {:?}", begun.elapsed());
     // What was doubted is tried out, and that is the end of it.
     while probes.load(Ordering::Relaxed) == 0 {
