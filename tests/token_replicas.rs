@@ -11,9 +11,11 @@ use keyward::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
 use keyward::token::host::HostToken;
 use keyward::token::lane::{Lane, LaneError, Priority};
 use keyward::token::probe::heartbeat;
+use keyward::token::profile::Profile;
 use keyward::token::replica::{Health, Replicas};
 use keyward::token::{Class, Failure, Generate, KeyRef, Outcome, Padding, Token, prepare_directory};
 
+use crate::kit::token::faulty::Faulty;
 use crate::kit::token::{Held, TestToken, USER_PIN, copy_files};
 
 const MESSAGE: &[u8] = b"a message for replicas";
@@ -41,10 +43,9 @@ impl Pair {
         second.directory = Some(copy);
         let second = first.described_as(first.profile.clone(), second);
         let hosts = [&first, &second].map(|test| Arc::new(test.host(USER_PIN).unwrap())).to_vec();
-        let lane = |host: &Arc<HostToken>| Lane::start(Arc::clone(host) as Arc<dyn Token>, 2, 64).unwrap();
-        let members = hosts.iter().zip(["one", "two"]).map(|(host, name)| (name.to_owned(), lane(host))).collect();
+        let replicas = replicas_of([&hosts[0], &hosts[1]]);
         let key = Arc::new(KeyRef { id, public: made.public });
-        Pair { hosts, replicas: Arc::new(Replicas::new(members)), key, _first: first }
+        Pair { hosts, replicas, key, _first: first }
     }
 
     async fn sign(&self, key: &Arc<KeyRef>) -> Result<String, LaneError> {
@@ -58,6 +59,15 @@ impl Pair {
         public.verify(MESSAGE, &served.value).unwrap();
         Ok(served.replica)
     }
+}
+
+/// Replicas `one`, which serves first if neither is busy, and `two`.
+fn replicas_of(hosts: [&Arc<HostToken>; 2]) -> Arc<Replicas> {
+    let member = |(host, name): (&Arc<HostToken>, &str)| {
+        let lane = Lane::start(Arc::clone(host) as Arc<dyn Token>, 2, 64).unwrap();
+        (name.to_owned(), lane, host.call_max())
+    };
+    Arc::new(Replicas::new(hosts.into_iter().zip(["one", "two"]).map(member).collect()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,6 +261,55 @@ async fn a_replica_that_says_nothing_costs_its_part_of_the_time_and_the_other_on
     let served = pair.replicas.run(Priority::License, Instant::now() + Duration::from_secs(3), act).await;
     held.wait();
     served.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_hangs_costs_a_patient_caller_one_try_and_the_next_ones_none() {
+    let faulty = Faulty::new();
+    let mut well = faulty.test.described_as(Profile::load("softhsm").unwrap(), faulty.test.binding.clone());
+    well.binding.name = "well".to_owned();
+    let well = Arc::new(well.host(USER_PIN).unwrap());
+    let replicas = replicas_of([&faulty.token, &well]);
+    faulty.sign().unwrap();
+    faulty.script("C_Sign always log\nC_Sign always hang");
+    faulty.calls();
+    let key = faulty.key.clone();
+    let act = move |token: &dyn Token| token.sign(&key, Hash::Sha256, Faulty::digest().as_ref());
+    for _ in 0..8 {
+        let patience = Instant::now() + Duration::from_secs(3600);
+        let served = replicas.run(Priority::License, patience, act.clone()).await.unwrap();
+        assert!(served.replica == "two" && faulty.verifies(&served.value));
+    }
+    assert_eq!(faulty.calls(), ["C_Sign"]);
+    assert_eq!(faulty.token.restarts(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_act_is_overdue_is_passed_over_before_that_act_ends() {
+    let pair = Pair::new();
+    let (calls, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(2)));
+    let act = {
+        let held = Arc::clone(&held);
+        move |_: &dyn Token| {
+            if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+                held.wait();
+            }
+            Ok(())
+        }
+    };
+    let patience = Instant::now() + Duration::from_secs(3600);
+    let served = pair.replicas.run(Priority::License, patience, act).await.unwrap();
+    assert_eq!(served.replica, "two");
+    let health = || pair.replicas.status()[0].1.clone();
+    assert!(matches!(health(), Health::Failed { .. }), "{:?}", health());
+    // What its other session does tells nothing of the one that is held; its end does.
+    pair.replicas.probe(Duration::from_secs(60), |_| Ok(())).await;
+    assert!(matches!(health(), Health::Failed { .. }), "{:?}", health());
+    for _ in 0..5 {
+        assert_eq!(pair.sign(&pair.key).await.unwrap(), "two");
+    }
+    held.wait();
+    crate::kit::eventually("the act ended", || health() == Health::Healthy);
 }
 
 #[tokio::test]

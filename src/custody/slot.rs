@@ -87,10 +87,11 @@ impl Slot {
     /// # Errors
     /// `INTERNAL` if the system gives no threads; those of the store, which knows what is latched or quarantined.
     pub async fn open(store: &dyn Store, name: &str, oaep: Hash, devices: Vec<Device>) -> Result<(Self, Vec<Error>)> {
-        let lane = |device: &Device| -> Result<(String, Lane)> {
+        let lane = |device: &Device| -> Result<(String, Lane, Duration)> {
             let sessions = device.binding.sessions;
             let token: Arc<dyn Token> = Arc::<HostToken>::clone(&device.host);
-            Ok((device.binding.name.clone(), Lane::start(token, sessions, sessions * QUEUE_PER_SESSION)?))
+            let lane = Lane::start(token, sessions, sessions * QUEUE_PER_SESSION)?;
+            Ok((device.binding.name.clone(), lane, device.host.call_max()))
         };
         let lanes = devices.iter().map(lane).collect::<Result<_>>()?;
         let member = |device| Member { device, description: Mutex::default(), quarantined: AtomicBool::new(false) };

@@ -196,6 +196,12 @@ impl Lane {
         }
     }
 
+    /// How long an act that comes now is likely to wait before a thread takes it.
+    #[must_use]
+    pub fn expected_wait(&self, priority: Priority) -> Duration {
+        self.shared.expected_wait(&self.shared.lock(), priority)
+    }
+
     /// Acts that wait now.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -248,26 +254,42 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn act(&self) -> Duration {
+        Duration::from_nanos(self.act_ns.load(Ordering::Relaxed))
+    }
+
+    /// What so many places in the queue cost.
+    fn turns(&self, places: usize) -> Duration {
+        self.act() * u32::try_from(places).unwrap_or(u32::MAX) / self.threads
+    }
+
+    fn is_free(&self, queue: &Queue) -> bool {
+        queue.running + queue.license.len() + queue.bulk.len() < self.threads as usize
+    }
+
+    /// Nothing while a thread is free, whatever the average says: it may be stale. Otherwise a job waits for those ahead
+    /// and, on average, half an act.
+    fn expected_wait(&self, queue: &Queue, priority: Priority) -> Duration {
+        let ahead = match priority {
+            Priority::License => queue.license.len(),
+            Priority::Bulk => queue.license.len() + queue.bulk.len(),
+        };
+        if self.is_free(queue) { Duration::ZERO } else { self.turns(ahead) + self.act() / 2 }
+    }
+
     /// Queues a job, or refuses at once what would wait longer than it may.
     fn admit(&self, priority: Priority, job: Job) -> Result<(), LaneError> {
-        let act = Duration::from_nanos(self.act_ns.load(Ordering::Relaxed));
         let mut queue = self.lock();
         if queue.closed {
             return Err(LaneError::Closed);
         }
         let waiting = queue.license.len() + queue.bulk.len();
-        let ahead = match priority {
-            Priority::License => queue.license.len(),
-            Priority::Bulk => waiting,
-        };
-        let turns = |places: usize| act * u32::try_from(places).unwrap_or(u32::MAX) / self.threads;
-        // A free thread takes the job at once, whatever the average says: it may be stale. Otherwise the job waits for
-        // those ahead and, on average, half an act, and then takes an act itself.
-        let free = queue.running + waiting < self.threads as usize;
-        let need = if free { Duration::ZERO } else { turns(ahead) + act / 2 + act };
+        let free = self.is_free(&queue);
+        // A job that waits takes an act itself, too.
+        let need = if free { Duration::ZERO } else { self.expected_wait(&queue, priority) + self.act() };
         let remaining = job.deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() || need > remaining || !free && waiting >= self.depth_max {
-            return Err(LaneError::Busy { retry_after: turns(waiting) + act });
+            return Err(LaneError::Busy { retry_after: self.turns(waiting) + self.act() });
         }
         match priority {
             Priority::License => queue.license.push_back(job),

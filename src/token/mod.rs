@@ -1,6 +1,7 @@
 //! Port to a token: a PKCS#11 token or a TPM, with its private keys.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::error::{Answer, Error, Reason};
 use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
@@ -103,8 +104,13 @@ pub struct Binding {
 /// parallel. `Ok` means the device did it. [`Outcome::Refused`] means the device certainly did not do it;
 /// [`Outcome::Unknown`] means it may have. An implementation retries only acts that change nothing in the token
 /// (`sign`, `decrypt`, `public_key`), once, after it has found the key again and compared its public half.
-/// Nobody above retries. No PIN is ever tried twice.
+/// Nobody above retries, but for another replica that is asked. No PIN is ever tried twice.
 pub trait Token: Send + Sync {
+    /// This token as one caller uses it; `None` if it is used as it is, because nobody has to wait for it.
+    fn allowing(&self, _: Allowance) -> Option<Box<dyn Token + '_>> {
+        None
+    }
+
     /// What the device says of itself.
     ///
     /// # Errors
@@ -134,6 +140,16 @@ pub trait Token: Send + Sync {
     /// # Errors
     /// [`Class::Caller`] or [`Class::Undecided`] if the ciphertext does not decrypt, whatever the device calls that.
     fn decrypt(&self, key: &KeyRef, padding: Padding, ciphertext: &[u8]) -> Result<Secret, Failure>;
+}
+
+/// What one caller allows an act on a token.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    /// The device is not given the act after this. If it has the act by then, it has the time of its profile for it:
+    /// that a caller has given up does not end the device.
+    pub until: Instant,
+    /// Whether an act that changes nothing is made once more if what holds the device went down under it.
+    pub again: bool,
 }
 
 /// A key as custody recorded it.

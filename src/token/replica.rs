@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::lane::{Lane, LaneError, Priority};
-use super::{Class, Failure, Token};
+use super::{Allowance, Class, Failure, Token};
 use crate::error::{Answer, Error};
 
 /// Longest act of a probe: generous, since nobody waits for it.
 const PROBE_MAX: Duration = Duration::from_secs(5);
 /// Between two probes of a replica that serves, at least: so many may be brought about by who sends bad ciphertexts.
 const PROBES_APART: Duration = Duration::from_secs(5);
+/// What an act may take beyond the device's own time for it: the way to its host and back, and the end of one that hangs.
+const MARGIN: Duration = Duration::from_millis(500);
 
 /// How a replica stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +117,8 @@ pub struct Replicas {
 struct Member {
     name: String,
     lane: Lane,
+    /// Longest time of a signature or decryption.
+    call_max: Duration,
     standing: Arc<Standing>,
 }
 
@@ -136,6 +140,8 @@ struct State {
     /// A probe failed, or a quarantine was ended: only a probe that succeeds brings it back, whatever else it does.
     on_trial: bool,
     told: bool,
+    /// When each act that runs must have ended.
+    due: Vec<Instant>,
 }
 
 /// How one replica does.
@@ -157,9 +163,49 @@ pub struct Status {
     pub busy: usize,
 }
 
+/// An act that runs, and when it must have ended.
+struct Running {
+    standing: Arc<Standing>,
+    due: Instant,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut state = self.standing.lock();
+        if let Some(place) = state.due.iter().position(|due| *due == self.due) {
+            state.due.swap_remove(place);
+        }
+    }
+}
+
+impl State {
+    fn overdue(&self) -> bool {
+        let now = Instant::now();
+        self.due.iter().any(|due| *due <= now)
+    }
+}
+
 impl Standing {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it stands now. One whose act is overdue has failed: nobody waits until that act ends.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        if state.health == Health::Healthy && state.overdue() {
+            let why = "an act takes longer than its profile allows".into();
+            self.put(&mut state, Health::Failed { why });
+        }
+        state
+    }
+
+    /// Has the device do an act that must have ended within this time.
+    fn watch<T>(self: &Arc<Self>, max: Duration, act: impl FnOnce() -> T) -> T {
+        let due = Instant::now() + max;
+        self.lock().due.push(due);
+        let _running = Running { standing: Arc::clone(self), due };
+        act()
     }
 
     /// What an act's end says of the device: nothing, if the input did not fit or it has not this one key.
@@ -182,7 +228,7 @@ impl Standing {
         let mut state = self.state();
         if next == Health::Healthy {
             state.answered = Some(Instant::now());
-            if state.on_trial {
+            if state.on_trial || state.overdue() {
                 return;
             }
         }
@@ -232,11 +278,12 @@ pub struct Served<T> {
 }
 
 impl Replicas {
-    /// Takes lanes with the names of their tokens, at least one.
+    /// Takes lanes with the names of their tokens, and the longest time of a signature or decryption by their profiles;
+    /// at least one.
     #[must_use]
-    pub fn new(members: Vec<(String, Lane)>) -> Self {
+    pub fn new(members: Vec<(String, Lane, Duration)>) -> Self {
         let (now, changed) = (Instant::now(), Arc::new(AtomicBool::new(false)));
-        let member = |(name, lane)| {
+        let member = |(name, lane, call_max)| {
             let state = State {
                 health: Health::Healthy,
                 since: now,
@@ -245,9 +292,10 @@ impl Replicas {
                 doubted: false,
                 on_trial: false,
                 told: true,
+                due: Vec::new(),
             };
             let standing = Standing { state: Mutex::new(state), changed: Arc::clone(&changed) };
-            Member { name, lane, standing: Arc::new(standing) }
+            Member { name, lane, call_max, standing: Arc::new(standing) }
         };
         Replicas { members: members.into_iter().map(member).collect(), changed: Arc::clone(&changed) }
     }
@@ -255,7 +303,9 @@ impl Replicas {
     /// Has the least busy healthy replica do an act that changes nothing in the token, and another one if that fails
     /// and time is left. A replica that fails is passed over until a probe of [`Replicas::probe`] succeeds; one whose
     /// key is not the recorded one is quarantined; one whose PIN was refused waits. While other healthy ones are left, one
-    /// that says nothing costs its part of the time and no more. That a caller's time was short says nothing of a replica.
+    /// that says nothing costs its part of the time, at most the wait for it and the time of its profile, and nothing is
+    /// made once more behind it. That a caller's time was short says nothing of a replica; that an act is overdue does, at
+    /// once and for all callers.
     ///
     /// # Errors
     /// The last replica's [`LaneError`]; that a key is missing only if every replica says so. What one replica may have
@@ -272,10 +322,16 @@ impl Replicas {
         for (place, member) in members.into_iter().enumerate() {
             let left = u32::try_from(healthy.saturating_sub(place)).unwrap_or(1).max(1);
             let now = Instant::now();
-            let until = if left == 1 { deadline } else { now + deadline.saturating_duration_since(now) / left };
+            let (again, max) = (left == 1, member.call_max + MARGIN);
+            let until = if again {
+                deadline
+            } else {
+                let part = deadline.saturating_duration_since(now) / left;
+                now + part.min(member.lane.expected_wait(priority) + max)
+            };
             let (act, standing) = (act.clone(), Arc::clone(&member.standing));
             let judged = move |token: &dyn Token| {
-                let done = act(token);
+                let done = standing.watch(max, || allowing(token, Allowance { until, again }, act));
                 done.as_ref().map_or_else(|f| standing.judge(f), |_| standing.becomes(Health::Healthy));
                 done
             };
@@ -313,7 +369,8 @@ impl Replicas {
     ) -> Result<T, LaneError> {
         let Some(member) = self.member(replica) else { return Err(LaneError::Closed) };
         let standing = Arc::clone(&member.standing);
-        let judged = move |token: &dyn Token| act(token).inspect_err(|f| standing.judge(f));
+        let allowance = Allowance { until: deadline, again: true };
+        let judged = move |token: &dyn Token| allowing(token, allowance, act).inspect_err(|f| standing.judge(f));
         member.lane.run_as(Priority::Bulk, deadline, judged).await
     }
 
@@ -435,7 +492,12 @@ impl Replicas {
     async fn probe_one(&self, member: &Member, act: impl FnOnce(&dyn Token) -> Result<(), Failure> + Send + 'static) {
         // What is doubted from here on needs another one.
         let doubted = std::mem::take(&mut member.state().doubted);
-        let done = member.lane.run_as(Priority::Bulk, Instant::now() + PROBE_MAX, act).await;
+        let until = Instant::now() + PROBE_MAX;
+        // It signs and decrypts.
+        let (standing, max) = (Arc::clone(&member.standing), member.call_max * 2 + MARGIN);
+        let watched =
+            move |token: &dyn Token| standing.watch(max, || allowing(token, Allowance { until, again: false }, act));
+        let done = member.lane.run_as(Priority::Bulk, until, watched).await;
         member.state().probed = Some(Instant::now());
         match done {
             Ok(()) => member.standing.tried(Health::Healthy),
@@ -455,6 +517,18 @@ impl Replicas {
     /// Closes all lanes. Blocks until they are drained.
     pub fn close(&self) {
         self.members.iter().for_each(|member| member.lane.close());
+    }
+}
+
+/// Does an act with a token as one caller uses it.
+fn allowing<T>(
+    token: &dyn Token,
+    allowance: Allowance,
+    act: impl FnOnce(&dyn Token) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    match token.allowing(allowance) {
+        Some(token) => act(&*token),
+        None => act(token),
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -19,13 +19,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use self::wire::{Answer, Call, Hello, Opened};
 use super::back_off::BackOff;
 use super::profile::Profile;
-use super::{
-    Binding, Class, Description, Failure, Generate, Generated, KeyRef, Outcome, Padding, Token, refusal, unopened,
-};
+use super::{Binding, Class, Failure, Outcome, refusal, unopened};
 use crate::error::{Error, Reason, Result};
-use crate::key::{Hash, KeyId, PublicKey};
-use crate::secret::{Pin, Secret};
+use crate::secret::Pin;
 
+mod asked;
 mod serve;
 mod wire;
 
@@ -35,8 +33,6 @@ pub use serve::serve;
 const HOST: &str = "token host";
 /// Longest wait for a host to open its token.
 const OPEN_MAX: Duration = Duration::from_secs(15);
-/// Longest wait for a generation: slow devices take a minute for RSA-4096.
-const GENERATE_MAX: Duration = Duration::from_secs(120);
 
 /// The program that is a token host.
 #[derive(Clone, Debug)]
@@ -190,6 +186,12 @@ impl HostToken {
         self.lock().host.as_ref().filter(|host| !host.ended.load(Ordering::Acquire)).map(|host| host.pid)
     }
 
+    /// Longest time of a signature or decryption by its profile: after it the host is killed.
+    #[must_use]
+    pub fn call_max(&self) -> Duration {
+        Duration::from_millis(self.profile.sessions.call_ms_max)
+    }
+
     /// Hosts that were started before the present one.
     #[must_use]
     pub fn restarts(&self) -> u64 {
@@ -291,18 +293,16 @@ impl HostToken {
         Ok(channels)
     }
 
-    /// Borrows a channel, starting the host again if it is gone and its time has come.
-    fn channel(&self) -> Result<(UnixStream, u64), Failure> {
+    /// Borrows a channel, starting the host again if it is gone and its time has come; none after `until`.
+    fn channel(&self, until: Instant) -> Result<(UnixStream, u64), Failure> {
+        let too_late =
+            || Err(refusal(Class::Token, HOST, "the caller's time was over before a token host could be asked"));
         let mut state = self.lock();
         loop {
             if let Some(refused) = &state.pin_refused {
                 return Err(refused.clone());
             }
-            if state.starting {
-                state = self.wait(state);
-                continue;
-            }
-            if state.host.is_none() {
+            if !state.starting && state.host.is_none() {
                 if !state.back_off.is_over() {
                     let gone = state.gone.clone();
                     return Err(gone.unwrap_or_else(|| refusal(Class::Token, HOST, "it is tried again soon")));
@@ -314,17 +314,27 @@ impl HostToken {
                     let class = if state.pin_refused.is_some() { Class::Pin } else { Class::Token };
                     return Err(unopened(class, HOST, &e));
                 }
+                if Instant::now() >= until {
+                    return too_late();
+                }
             }
-            if let Some(channel) = state.idle.pop() {
+            if !state.starting
+                && let Some(channel) = state.idle.pop()
+            {
                 return Ok((channel, state.generation));
             }
-            state = self.wait(state);
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return too_late();
+            }
+            state = self.returned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// One call and its answer, within the limit. A host that does not keep it, or says nonsense, is killed.
-    fn call(&self, call: &Call, limit: Duration) -> Result<Answer, Failure> {
-        let (mut channel, generation) = self.channel()?;
+    /// One call and its answer: asked before `until`, answered within the limit. A host that does not keep the limit, or
+    /// says nonsense, is killed.
+    fn call(&self, call: &Call, limit: Duration, until: Instant) -> Result<Answer, Failure> {
+        let (mut channel, generation) = self.channel(until)?;
         let asked = channel
             .set_read_timeout(Some(limit))
             .and_then(|()| wire::write_message(&mut channel, call))
@@ -385,58 +395,10 @@ impl HostToken {
         drop(state);
         self.returned.notify_all();
     }
-
-    /// A call that changes nothing: once more if the host went down under it.
-    fn twice(&self, call: &Call) -> Result<Answer, Failure> {
-        let limit = Duration::from_millis(self.profile.sessions.call_ms_max);
-        match self.call(call, limit) {
-            Err(f) if f.class == Class::Module => {
-                let wait = self.lock().back_off.remaining();
-                std::thread::sleep(wait);
-                self.call(call, limit).map_err(|again| again.after(f.outcome))
-            }
-            answer => answer,
-        }
-    }
-}
-
-impl Token for HostToken {
-    fn describe(&self) -> Result<Description, Failure> {
-        from_json(&self.twice(&Call::describe())?.json)
-    }
-
-    fn generate(&self, request: &Generate) -> Result<Generated, Failure> {
-        let answer = self.call(&Call::generate(request), GENERATE_MAX)?;
-        Ok(Generated { public: public(&answer)?, evidence: from_json(&answer.json)? })
-    }
-
-    fn public_key(&self, id: KeyId) -> Result<PublicKey, Failure> {
-        public(&self.twice(&Call::public_key(id))?)
-    }
-
-    fn sign(&self, key: &KeyRef, hash: Hash, digest: &[u8]) -> Result<Vec<u8>, Failure> {
-        Ok(self.twice(&Call::sign(key, hash, digest))?.output)
-    }
-
-    fn decrypt(&self, key: &KeyRef, padding: Padding, ciphertext: &[u8]) -> Result<Secret, Failure> {
-        Ok(Secret::new(self.twice(&Call::decrypt(key, padding, ciphertext))?.output))
-    }
-}
-
-fn public(answer: &Answer) -> Result<PublicKey, Failure> {
-    wire::public_of(&answer.public).ok_or_else(nonsense)
-}
-
-fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Failure> {
-    serde_json::from_str(text).map_err(|_| nonsense())
 }
 
 fn not_logged_in() -> Failure {
     refusal(Class::Pin, HOST, "it has not been logged in yet")
-}
-
-fn nonsense() -> Failure {
-    failure(Class::Module, Outcome::Unknown, "an answer that makes no sense".to_owned())
 }
 
 fn failure(class: Class, outcome: Outcome, code: String) -> Failure {
