@@ -34,6 +34,8 @@ pub use tokens::{Ask, faults, open_for_probe, open_pkcs11, prepare_module, prepa
 
 /// How long to wait before this server's certificate is asked for again, when the token could not make it.
 const CERTIFY_AGAIN: Duration = Duration::from_millis(250);
+/// Longest wait for probe keys to be made before nodes are served.
+const PROBE_KEYS: Duration = Duration::from_secs(5);
 /// How often health checks learn how tokens stand.
 const REPORT: Duration = Duration::from_millis(100);
 /// Connections that the kernel keeps until they are accepted.
@@ -211,7 +213,9 @@ async fn run(
             certified = certify(door, &start) => certified?,
             () = until(stopped.clone()) => return Ok(()),
         };
-        door.custody.make_probe_keys(&start.caller).await;
+        let probe_keys = tokio::spawn(Arc::clone(&door.custody).make_probe_keys(start.caller.clone()));
+        // A token that says nothing keeps no node waiting: its key comes when it can.
+        let _ = tokio::time::timeout(PROBE_KEYS, probe_keys).await;
         let (nodes, joiners) = (listen("api.listen", nodes)?, listen("join.listen", joiners)?);
         opened.store(true, Ordering::Relaxed);
         services.report(is_open(&door.custody, &opened, &records), &door.custody.readiness()).await;

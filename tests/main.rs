@@ -24,6 +24,7 @@ mod tamper;
 mod tidy;
 mod token_contract;
 mod token_faults;
+mod token_hangs;
 mod token_load;
 mod token_probe;
 mod token_replicas;

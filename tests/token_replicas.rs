@@ -48,6 +48,13 @@ impl Pair {
         Pair { hosts, replicas, key, _first: first }
     }
 
+    /// A round of probes.
+    async fn probe(&self, idle: Duration, act: impl Fn(&dyn Token) -> Result<(), Failure> + Clone + Send + 'static) {
+        for replica in ["one", "two"] {
+            self.replicas.probe(replica, idle, act.clone()).await;
+        }
+    }
+
     async fn sign(&self, key: &Arc<KeyRef>) -> Result<String, LaneError> {
         let key = Arc::clone(key);
         let sha256 = digest::digest(&digest::SHA256, MESSAGE);
@@ -146,7 +153,7 @@ async fn a_failed_replica_comes_back_by_a_probe_and_not_by_a_license() {
     let key = Arc::clone(&pair.key);
     let probe = move |token: &dyn Token| heartbeat(token, &key, Padding::Oaep(Hash::Sha1));
     assert!(!pair.replicas.changes().is_empty() && pair.replicas.changes().is_empty(), "told once");
-    pair.replicas.probe(Duration::from_secs(60), probe).await;
+    pair.probe(Duration::from_secs(60), probe).await;
     assert_eq!(pair.replicas.status()[0].1, Health::Healthy);
     assert_eq!(pair.replicas.changes(), [("one".to_owned(), Health::Healthy)]);
 }
@@ -180,14 +187,14 @@ async fn a_flood_of_ciphertexts_that_do_not_decrypt_costs_one_probe_in_five_seco
         }
     };
     // Both have done something, so that no round tries them out for idleness.
-    pair.replicas.probe(Duration::ZERO, counted.clone()).await;
+    pair.probe(Duration::ZERO, counted.clone()).await;
     assert_eq!(probes.swap(0, Ordering::Relaxed), 2);
     let begun = Instant::now();
     for _ in 0..100 {
         let key = Arc::clone(&pair.key);
         let bad = move |token: &dyn Token| token.decrypt(&key, Padding::Oaep(Hash::Sha1), &[1; 256]);
         pair.replicas.run(Priority::License, deadline(), bad).await.unwrap_err();
-        pair.replicas.probe(Duration::from_secs(3600), counted.clone()).await;
+        pair.probe(Duration::from_secs(3600), counted.clone()).await;
         assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
     }
     let at_most = 2 * usize::try_from(begun.elapsed().as_secs()).unwrap() / 5;
@@ -196,7 +203,7 @@ async fn a_flood_of_ciphertexts_that_do_not_decrypt_costs_one_probe_in_five_seco
     while probes.load(Ordering::Relaxed) == 0 {
         assert!(begun.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(100)).await;
-        pair.replicas.probe(Duration::from_secs(3600), counted.clone()).await;
+        pair.probe(Duration::from_secs(3600), counted.clone()).await;
     }
     assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
 }
@@ -205,12 +212,12 @@ async fn a_flood_of_ciphertexts_that_do_not_decrypt_costs_one_probe_in_five_seco
 async fn a_replica_that_failed_its_probe_is_not_back_because_it_still_does_something_else() {
     let pair = Pair::new();
     let broken = |_: &dyn Token| Err(failure(Class::Undecided, Outcome::Refused));
-    pair.replicas.probe(Duration::ZERO, broken).await;
+    pair.probe(Duration::ZERO, broken).await;
     assert!(!pair.replicas.serve());
     // Nobody else is left, so they are asked.
     pair.sign(&pair.key).await.unwrap();
     assert!(!pair.replicas.serve());
-    pair.replicas.probe(Duration::from_secs(3600), |_: &dyn Token| Ok(())).await;
+    pair.probe(Duration::from_secs(3600), |_: &dyn Token| Ok(())).await;
     assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
 }
 
@@ -303,7 +310,7 @@ async fn a_replica_whose_act_is_overdue_is_passed_over_before_that_act_ends() {
     let health = || pair.replicas.status()[0].1.clone();
     assert!(matches!(health(), Health::Failed { .. }), "{:?}", health());
     // What its other session does tells nothing of the one that is held; its end does.
-    pair.replicas.probe(Duration::from_secs(60), |_| Ok(())).await;
+    pair.probe(Duration::from_secs(60), |_| Ok(())).await;
     assert!(matches!(health(), Health::Failed { .. }), "{:?}", health());
     for _ in 0..5 {
         assert_eq!(pair.sign(&pair.key).await.unwrap(), "two");

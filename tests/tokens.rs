@@ -24,7 +24,7 @@ mod probe;
 /// Longest wait for a token to be back: the service has two seconds, and this machine is shared.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn sign(node: &Connection, draft: &Draft) -> Result<(), Error> {
+pub(crate) async fn sign(node: &Connection, draft: &Draft) -> Result<(), Error> {
     node.licensing().sign_document(draft.request("clusters/demo")).await.map(|_| ()).map_err(failed)
 }
 
@@ -46,7 +46,7 @@ fn replica(instance: &Instance, name: &str) -> Value {
 
 /// Waits until a replica stands so.
 #[track_caller]
-fn becomes(instance: &Instance, name: &str, health: &str) -> Value {
+pub(crate) fn becomes(instance: &Instance, name: &str, health: &str) -> Value {
     let begun = Instant::now();
     loop {
         let now = replica(instance, name);

@@ -1,10 +1,12 @@
 //! Keys that a token does not show: their records are kept, and they serve again when the token shows them.
 
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use std::collections::BTreeSet;
+
+use tokio::task::JoinSet;
 
 use crate::audit::record::Event;
 use crate::caller::CallerNote;
@@ -61,11 +63,14 @@ impl Custody {
         }
     }
 
-    /// Looks for every key of a token that came back, or was just opened.
-    pub async fn look_for_all_keys(&self) {
+    /// Looks for every key of the tokens that serve, in all of them at once.
+    pub async fn look_for_all_keys(self: &Arc<Self>) {
+        let mut looks = JoinSet::new();
         for slot in self.tokens.values().filter(|slot| slot.serves()) {
-            self.look_for_keys(slot).await;
+            let (custody, slot) = (Arc::clone(self), Arc::clone(slot));
+            looks.spawn(async move { custody.look_for_keys(&slot).await });
         }
+        while looks.join_next().await.is_some() {}
     }
 
     pub(super) async fn look_for_keys(&self, slot: &Slot) {
@@ -80,13 +85,12 @@ impl Custody {
         }
     }
 
-    /// Looks for the keys that are missing; those that their tokens show again are what they were before.
-    pub(super) async fn look_for_missing(&self) {
+    /// Looks for the keys of a token that are missing; those that it shows again are what they were before.
+    pub(super) async fn look_for_missing(&self, slot: &Slot) {
         let missing: Vec<String> = self.missing().iter().cloned().collect();
         for name in missing {
             let Ok(key) = self.key(&name).await else { continue };
-            let Ok(slot) = self.slot(&key.record.token) else { continue };
-            if slot.serves() && self.look(slot, &key.record).await.is_ok() {
+            if key.record.token == slot.name && slot.serves() && self.look(slot, &key.record).await.is_ok() {
                 let next = key.record.before_missing.unwrap_or(KeyState::Disabled);
                 self.becomes(&key, next, "the token shows the key again").await;
             }

@@ -57,7 +57,7 @@ pub use unseal::{StandIn, unseal};
 /// The custody of this instance: its tokens behind their lanes, and its records.
 pub struct Custody {
     store: Arc<dyn Store>,
-    tokens: BTreeMap<String, Slot>,
+    tokens: BTreeMap<String, Arc<Slot>>,
     ledger: Ledger,
     held: RwLock<HashMap<String, Arc<Held>>>,
     refusals: Arc<Refusals>,
@@ -82,7 +82,7 @@ impl Custody {
         let refusals = Refusals::new(Arc::clone(&store));
         Custody {
             store,
-            tokens,
+            tokens: tokens.into_iter().map(|(name, slot)| (name, Arc::new(slot))).collect(),
             ledger,
             held: RwLock::default(),
             missing: Mutex::default(),
@@ -217,7 +217,7 @@ impl Custody {
         asked.map_err(|fault| failed(slot, fault))
     }
 
-    fn slot(&self, token: &str) -> Result<&Slot> {
+    fn slot(&self, token: &str) -> Result<&Arc<Slot>> {
         self.tokens.get(token).ok_or_else(|| {
             Error::new(Reason::TokenUnavailable, format!("token {token} is not in this instance's configuration"))
         })

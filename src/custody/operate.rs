@@ -1,5 +1,7 @@
 //! What a person sees of tokens and decides about them.
 
+use std::sync::Arc;
+
 use crate::caller::CallerNote;
 use crate::custody::record::Standing;
 use crate::custody::slot::{Member, Slot};
@@ -156,7 +158,7 @@ impl Custody {
             let slot: &Slot = slot;
             slot.members.iter().find(|member| member.name() == name).map(|member| (slot, vec![member]))
         };
-        self.tokens.values().find_map(of).ok_or_else(|| self.no_token(name))
+        self.tokens.values().map(Arc::as_ref).find_map(of).ok_or_else(|| self.no_token(name))
     }
 
     fn no_token(&self, name: &str) -> Error {

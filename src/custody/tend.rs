@@ -3,6 +3,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use crate::audit::record::Event;
 use crate::caller::{Caller, CallerNote};
 use crate::custody::{Custody, Making, Slot, Standing};
@@ -55,30 +57,22 @@ impl Custody {
         }
     }
 
+    /// Looks after each device on its own, and after each token's keys: what one of them does not answer keeps nothing
+    /// else waiting. Whoever drops this ends it all.
     async fn look_after(self: &Arc<Self>, caller: Caller) {
-        let mut made = vec![None; self.tokens.len()];
-        let mut recorded = false;
-        loop {
-            if !recorded {
-                recorded = match self.record_tending().await {
-                    Ok(()) => true,
-                    Err(fault) => {
-                        tracing::warn!(?fault, "tokens are not tried out while that cannot be recorded");
-                        tokio::time::sleep(ROUND).await;
-                        continue;
-                    }
-                };
-            }
-            for (slot, made) in self.tokens.values().zip(&mut made) {
-                if made.is_none_or(|tried: Instant| tried.elapsed() > AGAIN) && slot.probe_key().is_none() {
-                    *made = Some(Instant::now());
-                    self.make_probe_key(&caller, slot).await;
-                }
-                self.try_out(slot).await;
-            }
-            self.look_for_missing().await;
+        while let Err(fault) = self.record_tending().await {
+            tracing::warn!(?fault, "tokens are not tried out while that cannot be recorded");
             tokio::time::sleep(ROUND).await;
         }
+        let mut cares = JoinSet::new();
+        for slot in self.tokens.values() {
+            for member in &slot.members {
+                cares.spawn(Arc::clone(self).try_out(Arc::clone(slot), member.name().to_owned()));
+            }
+            cares.spawn(Arc::clone(self).keep_a_probe_key(Arc::clone(slot), caller.clone()));
+            cares.spawn(Arc::clone(self).keep_looking_for_keys(Arc::clone(slot)));
+        }
+        while cares.join_next().await.is_some() {}
     }
 
     /// Records, once in a run, that the tokens' probe keys are used without a record each time.
@@ -91,10 +85,43 @@ impl Custody {
         self.store.commit(Batch::event(event)).await.map(|_| ())
     }
 
-    /// Has a key of role `probe` made in each token that has none and serves.
-    pub async fn make_probe_keys(self: &Arc<Self>, caller: &Caller) {
+    /// Has a key of role `probe` made in each token that has none and serves; in all of them at once.
+    pub async fn make_probe_keys(self: Arc<Self>, caller: Caller) {
+        let mut makers = JoinSet::new();
         for slot in self.tokens.values() {
-            self.make_probe_key(caller, slot).await;
+            let (custody, slot, caller) = (Arc::clone(&self), Arc::clone(slot), caller.clone());
+            makers.spawn(async move { custody.make_probe_key(&caller, &slot).await });
+        }
+        while makers.join_next().await.is_some() {}
+    }
+
+    /// Has a probe key made, for ever until there is one.
+    async fn keep_a_probe_key(self: Arc<Self>, slot: Arc<Slot>, caller: Caller) {
+        let mut tried: Option<Instant> = None;
+        while slot.probe_key().is_none() {
+            if tried.is_none_or(|tried| tried.elapsed() > AGAIN) {
+                tried = Some(Instant::now());
+                self.make_probe_key(&caller, &slot).await;
+            }
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    /// Looks for the keys that are missing, for ever, and for all keys of the token when a replica came back.
+    async fn keep_looking_for_keys(self: Arc<Self>, slot: Arc<Slot>) {
+        let healthy = || -> Vec<_> {
+            let statuses = slot.replicas.statuses().into_iter();
+            statuses.map(|status| (status.health == Health::Healthy).then_some(status.since)).collect()
+        };
+        let mut before = healthy();
+        loop {
+            let now = healthy();
+            if now.iter().zip(&before).any(|(now, before)| now.is_some() && now != before) {
+                self.look_for_keys(&slot).await;
+            }
+            before = now;
+            self.look_for_missing(&slot).await;
+            tokio::time::sleep(ROUND).await;
         }
     }
 
@@ -134,26 +161,19 @@ impl Custody {
         Ok(self.generate(permit, making, Instant::now() + MAKE).await?.answer().in_token())
     }
 
-    /// One round of probes of a token.
-    async fn try_out(self: &Arc<Self>, slot: &Slot) {
-        let (key, padding) = (slot.probe_key(), Padding::Oaep(slot.oaep));
-        let act = move |token: &dyn Token| -> Result<(), Failure> {
-            match &key {
-                Some(key) => heartbeat(token, key, padding),
-                None => token.describe().map(|_| ()),
-            }
-        };
-        let before = slot.replicas.status();
-        slot.replicas.probe(IDLE, act).await;
-        slot.keep_changes(self.store.as_ref()).await;
-        let came_back = slot
-            .replicas
-            .status()
-            .iter()
-            .zip(&before)
-            .any(|((_, now), (_, before))| *now == Health::Healthy && *before != Health::Healthy);
-        if came_back {
-            self.look_for_keys(slot).await;
+    /// Tries one replica out, for ever.
+    async fn try_out(self: Arc<Self>, slot: Arc<Slot>, replica: String) {
+        loop {
+            let (key, padding) = (slot.probe_key(), Padding::Oaep(slot.oaep));
+            let act = move |token: &dyn Token| -> Result<(), Failure> {
+                match &key {
+                    Some(key) => heartbeat(token, key, padding),
+                    None => token.describe().map(|_| ()),
+                }
+            };
+            slot.replicas.probe(&replica, IDLE, act).await;
+            slot.keep_changes(self.store.as_ref()).await;
+            tokio::time::sleep(ROUND).await;
         }
     }
 }

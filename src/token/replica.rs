@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinSet;
-
 use super::lane::{Lane, LaneError, Priority};
 use super::{Allowance, Class, Failure, Token};
 use crate::error::{Answer, Error};
@@ -465,33 +463,27 @@ impl Replicas {
         }
     }
 
-    /// One round of probes, all at once: of each replica that failed, and of each that serves and did nothing for
-    /// `idle`, or at which a ciphertext did not decrypt, though not again within five seconds. The act uses a key of role
-    /// `probe` only, or none.
+    /// Tries a replica out if it failed, or if it serves and did nothing for `idle`, or if a ciphertext did not decrypt at
+    /// it, though for that not again within five seconds. The act uses a key of role `probe` only, or none.
     pub async fn probe(
-        self: &Arc<Self>,
+        &self,
+        replica: &str,
         idle: Duration,
-        act: impl Fn(&dyn Token) -> Result<(), Failure> + Clone + Send + 'static,
+        act: impl FnOnce(&dyn Token) -> Result<(), Failure> + Send + 'static,
     ) {
-        let mut probes = JoinSet::new();
-        for place in 0..self.members.len() {
-            let due = {
-                let state = self.members[place].state();
-                let rested = state.answered.is_none_or(|answered| answered.elapsed() >= idle);
-                let doubted = state.doubted && state.probed.is_none_or(|probed| probed.elapsed() >= PROBES_APART);
-                matches!(state.health, Health::Failed { .. }) || state.health == Health::Healthy && (rested || doubted)
-            };
-            if due {
-                let (replicas, act) = (Arc::clone(self), act.clone());
-                probes.spawn(async move { replicas.probe_one(&replicas.members[place], act).await });
+        let Some(member) = self.member(replica) else { return };
+        let doubted = {
+            let mut state = member.state();
+            let rested = state.answered.is_none_or(|answered| answered.elapsed() >= idle);
+            let doubted = state.doubted && state.probed.is_none_or(|probed| probed.elapsed() >= PROBES_APART);
+            let due =
+                matches!(state.health, Health::Failed { .. }) || state.health == Health::Healthy && (rested || doubted);
+            if !due {
+                return;
             }
-        }
-        while probes.join_next().await.is_some() {}
-    }
-
-    async fn probe_one(&self, member: &Member, act: impl FnOnce(&dyn Token) -> Result<(), Failure> + Send + 'static) {
-        // What is doubted from here on needs another one.
-        let doubted = std::mem::take(&mut member.state().doubted);
+            // What is doubted from here on needs another one.
+            std::mem::take(&mut state.doubted)
+        };
         let until = Instant::now() + PROBE_MAX;
         // It signs and decrypts.
         let (standing, max) = (Arc::clone(&member.standing), member.call_max * 2 + MARGIN);
