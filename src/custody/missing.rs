@@ -109,7 +109,7 @@ impl Custody {
                 code: "the key of this id has another public half".to_owned(),
             }),
         };
-        let looked = slot.replicas.run(Priority::Bulk, Instant::now() + LOOK, act).await;
+        let looked = slot.replicas.run(Priority::Upkeep, Instant::now() + LOOK, act).await;
         slot.keep_changes(self.store.as_ref()).await;
         looked.map(|_| ())
     }

@@ -19,6 +19,9 @@ pub enum Priority {
     License,
     /// Everything that can wait: lists, templates, maintenance.
     Bulk,
+    /// What the device itself needs: logins, generations, looking whether it is well. Queues as [`Priority::Bulk`]; how
+    /// long it takes says nothing of how long others take.
+    Upkeep,
 }
 
 /// Why a lane gives no result.
@@ -90,8 +93,27 @@ struct Shared {
     arrived: Condvar,
     threads: u32,
     depth_max: usize,
-    /// Moving average of how long an act holds a thread, in nanoseconds: what a place in the queue costs.
-    act_ns: AtomicU64,
+    /// What a place in the queue costs, by what the acts are.
+    license: Average,
+    bulk: Average,
+}
+
+/// Moving average of how long an act that did what it should holds a thread, in nanoseconds; 0 before the first.
+#[derive(Default)]
+struct Average(AtomicU64);
+
+impl Average {
+    fn get(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+
+    fn add(&self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.0.load(Ordering::Relaxed);
+        // Two threads may overwrite each other's step; an average forgives that.
+        let after = if before == 0 { took } else { before - before / 8 + took / 8 };
+        self.0.store(after, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -102,9 +124,11 @@ struct Queue {
     closed: bool,
 }
 
-type Act = dyn FnOnce(&dyn Token) + Send;
+/// Says whether it did what it should.
+type Act = dyn FnOnce(&dyn Token) -> bool + Send;
 
 struct Job {
+    priority: Priority,
     deadline: Instant,
     started: Arc<AtomicU8>,
     act: Box<Act>,
@@ -127,7 +151,8 @@ impl Lane {
             arrived: Condvar::new(),
             threads: u32::try_from(threads).unwrap_or(u32::MAX),
             depth_max: queue_depth_max,
-            act_ns: AtomicU64::new(0),
+            license: Average::default(),
+            bulk: Average::default(),
         });
         let lane = Lane { shared: Arc::clone(&shared), threads: Mutex::default() };
         for number in 0..threads {
@@ -171,6 +196,7 @@ impl Lane {
         let started = Arc::new(AtomicU8::new(WAITING));
         let withdrawal = Withdrawal(Arc::clone(&started));
         let job = Job {
+            priority,
             deadline,
             started,
             act: Box::new(move |token| {
@@ -182,11 +208,13 @@ impl Lane {
                         code: "the act panicked".to_owned(),
                     })
                 });
+                let done = answer.is_ok();
                 // The receiver is gone if the caller gave up; then nobody wants the answer.
                 let _ = sender.send(answer);
+                done
             }),
         };
-        self.shared.admit(priority, job)?;
+        self.shared.admit(job)?;
         match tokio::time::timeout_at(deadline.into(), receiver).await {
             Ok(Ok(answer)) => answer.map_err(LaneError::Failed),
             // The thread dropped the job: its deadline had passed.
@@ -254,13 +282,16 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn act(&self) -> Duration {
-        Duration::from_nanos(self.act_ns.load(Ordering::Relaxed))
+    /// What an act of this kind costs.
+    fn act(&self, priority: Priority) -> Duration {
+        if priority == Priority::License { self.license.get() } else { self.bulk.get() }
     }
 
-    /// What so many places in the queue cost.
-    fn turns(&self, places: usize) -> Duration {
-        self.act() * u32::try_from(places).unwrap_or(u32::MAX) / self.threads
+    /// What those in the queue cost whom an act of this kind has to wait for.
+    fn turns(&self, queue: &Queue, priority: Priority) -> Duration {
+        let all = |jobs: &VecDeque<Job>, act: Duration| act * u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+        let bulk = if priority == Priority::License { Duration::ZERO } else { all(&queue.bulk, self.bulk.get()) };
+        (all(&queue.license, self.license.get()) + bulk) / self.threads
     }
 
     fn is_free(&self, queue: &Queue) -> bool {
@@ -270,15 +301,12 @@ impl Shared {
     /// Nothing while a thread is free, whatever the average says: it may be stale. Otherwise a job waits for those ahead
     /// and, on average, half an act.
     fn expected_wait(&self, queue: &Queue, priority: Priority) -> Duration {
-        let ahead = match priority {
-            Priority::License => queue.license.len(),
-            Priority::Bulk => queue.license.len() + queue.bulk.len(),
-        };
-        if self.is_free(queue) { Duration::ZERO } else { self.turns(ahead) + self.act() / 2 }
+        if self.is_free(queue) { Duration::ZERO } else { self.turns(queue, priority) + self.act(priority) / 2 }
     }
 
     /// Queues a job, or refuses at once what would wait longer than it may.
-    fn admit(&self, priority: Priority, job: Job) -> Result<(), LaneError> {
+    fn admit(&self, job: Job) -> Result<(), LaneError> {
+        let priority = job.priority;
         let mut queue = self.lock();
         if queue.closed {
             return Err(LaneError::Closed);
@@ -286,14 +314,14 @@ impl Shared {
         let waiting = queue.license.len() + queue.bulk.len();
         let free = self.is_free(&queue);
         // A job that waits takes an act itself, too.
-        let need = if free { Duration::ZERO } else { self.expected_wait(&queue, priority) + self.act() };
+        let need = if free { Duration::ZERO } else { self.expected_wait(&queue, priority) + self.act(priority) };
         let remaining = job.deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() || need > remaining || !free && waiting >= self.depth_max {
-            return Err(LaneError::Busy { retry_after: self.turns(waiting) + self.act() });
+            return Err(LaneError::Busy { retry_after: self.turns(&queue, Priority::Bulk) + self.act(priority) });
         }
         match priority {
             Priority::License => queue.license.push_back(job),
-            Priority::Bulk => queue.bulk.push_back(job),
+            Priority::Bulk | Priority::Upkeep => queue.bulk.push_back(job),
         }
         drop(queue);
         self.arrived.notify_one();
@@ -326,12 +354,12 @@ impl Shared {
         {
             return;
         }
-        (job.act)(token);
-        let took = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let before = self.act_ns.load(Ordering::Relaxed);
-        // Two threads may overwrite each other's step; an average forgives that.
-        let after = if before == 0 { took } else { before - before / 8 + took / 8 };
-        self.act_ns.store(after, Ordering::Relaxed);
+        let done = (job.act)(token);
+        match job.priority {
+            Priority::License if done => self.license.add(begin.elapsed()),
+            Priority::Bulk if done => self.bulk.add(begin.elapsed()),
+            _ => {}
+        }
     }
 }
 
@@ -448,6 +476,22 @@ mod tests {
         let begin = Instant::now();
         let refused = lane.run(within(10), |_| Ok(())).await.unwrap_err();
         assert!(matches!(refused, LaneError::Busy { .. }) && begin.elapsed() < Duration::from_millis(10));
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn what_fails_and_what_the_device_needs_itself_refuses_nobody_afterwards() {
+        let lane = lane(1, 64);
+        let slow = |_: &dyn Token| {
+            std::thread::sleep(Duration::from_millis(300));
+            Ok(())
+        };
+        lane.run_as(Priority::Upkeep, within(60_000), slow).await.unwrap();
+        lane.run_as(Priority::Bulk, within(60_000), slow).await.unwrap();
+        lane.run(within(60_000), move |token| slow(token).and(Err::<(), _>(NO))).await.unwrap_err();
+        let release = block(&lane).await;
+        // It waits for what it may hope for, and not for three hundred milliseconds that no license has ever taken.
+        assert_eq!(lane.run(within(20), |_| Ok(())).await, Err(LaneError::Expired));
         drop(release);
     }
 

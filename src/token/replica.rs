@@ -369,7 +369,7 @@ impl Replicas {
         let standing = Arc::clone(&member.standing);
         let allowance = Allowance { until: deadline, again: true };
         let judged = move |token: &dyn Token| allowing(token, allowance, act).inspect_err(|f| standing.judge(f));
-        member.lane.run_as(Priority::Bulk, deadline, judged).await
+        member.lane.run_as(Priority::Upkeep, deadline, judged).await
     }
 
     /// Healthy ones first, the least busy of them at the head; then failed ones; none that only a person brings back.
@@ -489,7 +489,7 @@ impl Replicas {
         let (standing, max) = (Arc::clone(&member.standing), member.call_max * 2 + MARGIN);
         let watched =
             move |token: &dyn Token| standing.watch(max, || allowing(token, Allowance { until, again: false }, act));
-        let done = member.lane.run_as(Priority::Bulk, until, watched).await;
+        let done = member.lane.run_as(Priority::Upkeep, until, watched).await;
         member.state().probed = Some(Instant::now());
         match done {
             Ok(()) => member.standing.tried(Health::Healthy),
