@@ -144,9 +144,9 @@ pub struct Token {
     pub label: String,
     /// The token's serial number.
     pub serial: String,
-    /// Working sessions, each with a thread of its own.
-    #[serde(default = "sessions")]
-    pub sessions: usize,
+    /// Working sessions, each with a thread of its own; as many as the profile recommends if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<usize>,
     /// Where the PIN comes from.
     pub pin: PinSource,
     /// Further devices that hold the same keys, made by the device's own cloning.
@@ -177,10 +177,6 @@ pub struct Replica {
     /// Where its PIN comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<PinSource>,
-}
-
-fn sessions() -> usize {
-    2
 }
 
 /// A copy of the log: a file of JSON lines, or syslog.
@@ -298,6 +294,7 @@ impl Config {
         ];
         words.extend(tokens.iter().flat_map(Token::devices).map(|token| {
             let Token { name, profile, label, serial, sessions, .. } = token;
+            let sessions = sessions.map_or("as recommended".to_owned(), |sessions| sessions.to_string());
             format!("token {name}: profile {profile}, label {label}, serial {serial}, sessions {sessions}")
         }));
         words.extend(sinks.iter().map(|sink| format!("sink {}: {}", sink.name, sink.place())));
@@ -367,7 +364,7 @@ impl Config {
             if crate::cluster::check_id("name", name).is_err() {
                 faults.push(format!("token {name:?}: a name is lower-case letters, digits and hyphens"));
             }
-            if device.sessions == 0 || device.sessions > SESSIONS_MAX {
+            if device.sessions.is_some_and(|sessions| !(1..=SESSIONS_MAX).contains(&sessions)) {
                 faults.push(format!("token {name}: sessions is 1 to {SESSIONS_MAX}"));
             }
             if matches!(&device.pin, PinSource::Credential(name) if name.contains('/') || name.starts_with('.')) {
@@ -396,7 +393,7 @@ impl Token {
             tcti: None,
             label: replica.label.clone().unwrap_or_else(|| own.label.clone()),
             serial: replica.serial.clone().unwrap_or_else(|| own.serial.clone()),
-            sessions: replica.sessions.unwrap_or(own.sessions),
+            sessions: replica.sessions.or(own.sessions),
             pin: replica.pin.clone().unwrap_or_else(|| own.pin.clone()),
             replicas: Vec::new(),
         };
@@ -499,7 +496,10 @@ mod tests {
         let devices = parse(&text).0.unwrap().tokens[0].devices();
         let seen: Vec<_> = devices.iter().map(|d| (d.name.as_str(), d.serial.as_str(), d.sessions, &d.pin)).collect();
         let file = PinSource::File("pin".into());
-        assert_eq!(seen, [("main", "s", 7, &file), ("b", "t", 7, &file), ("c", "s", 7, &PinSource::Prompt)]);
+        assert_eq!(
+            seen,
+            [("main", "s", Some(7), &file), ("b", "t", Some(7), &file), ("c", "s", Some(7), &PinSource::Prompt)]
+        );
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::tls::{Authority, Identity};
 
 mod tokens;
 
-pub use tokens::{Ask, faults, open_for_probe, open_pkcs11, prepare_module, prepare_modules};
+pub use tokens::{Ask, faults, open_for_probe, open_pkcs11, prepare_module, prepare_modules, sessions};
 
 /// How long to wait before this server's certificate is asked for again, when the token could not make it.
 const CERTIFY_AGAIN: Duration = Duration::from_millis(250);

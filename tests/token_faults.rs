@@ -12,7 +12,7 @@ use keyward::key::{Hash, KeyAlgorithm, KeyId};
 use keyward::token::host::HostToken;
 use keyward::token::pkcs11::fault::{Act, classify, is_about_an_attribute};
 use keyward::token::profile::UserType;
-use keyward::token::{Allowance, Class, Generate, Outcome, Padding, Token};
+use keyward::token::{Class, Generate, Outcome, Padding, Token};
 
 use crate::kit::token::faulty::{Faulty, make};
 use crate::kit::token::{USER_PIN, host_program, pin};
@@ -22,6 +22,7 @@ use values::VALUES;
 mod attributes;
 mod hosts;
 mod opening;
+mod time;
 mod values;
 
 #[test]
@@ -103,47 +104,6 @@ fn a_hanging_module_is_killed_and_the_signature_comes_from_the_next_host() {
     assert!(begin.elapsed() < limit, "it took {:?}", begin.elapsed());
     assert_eq!(faulty.token.restarts(), 1);
     assert_ne!(faulty.token.pid(), before);
-}
-
-#[test]
-fn a_caller_that_gives_up_ends_no_host_that_has_time_left() {
-    let faulty = Faulty::new();
-    faulty.script("C_Sign 1 delay 300");
-    let until = Instant::now() + Duration::from_millis(100);
-    let asked = faulty.token.allowing(Allowance { until, again: true }).unwrap();
-    assert!(faulty.verifies(&asked.sign(&faulty.key, Hash::Sha256, Faulty::digest().as_ref()).unwrap()));
-    assert_eq!((faulty.happened(), faulty.token.restarts()), (1, 0));
-}
-
-#[test]
-fn nobody_waits_longer_than_his_time_for_a_host_that_another_caller_has_started() {
-    let faulty = Faulty::new();
-    faulty.sign().unwrap();
-    faulty.script("C_SignInit 1 crash\nC_OpenSession 1 delay 3000");
-    std::thread::scope(|scope| {
-        let first = scope.spawn(|| faulty.sign().unwrap());
-        crate::kit::eventually("its host is gone", || faulty.token.restarts() == 1 && faulty.token.pid().is_none());
-        let until = Instant::now() + Duration::from_millis(300);
-        let asked = faulty.token.allowing(Allowance { until, again: true }).unwrap();
-        let failure = asked.sign(&faulty.key, Hash::Sha256, Faulty::digest().as_ref()).unwrap_err();
-        assert_eq!((failure.class, failure.outcome), (Class::Token, Outcome::Refused), "{failure}");
-        assert!(faulty.verifies(&first.join().unwrap()), "who has time gets his signature");
-    });
-}
-
-#[test]
-fn an_act_is_not_begun_by_a_host_that_was_started_too_late_for_its_caller() {
-    let faulty = Faulty::new();
-    faulty.sign().unwrap();
-    faulty.script("C_Sign always log\nC_SignInit 1 crash\nC_OpenSession 1 delay 1000");
-    faulty.calls();
-    let until = Instant::now() + Duration::from_millis(500);
-    let asked = faulty.token.allowing(Allowance { until, again: true }).unwrap();
-    let failure = asked.sign(&faulty.key, Hash::Sha256, Faulty::digest().as_ref()).unwrap_err();
-    // What the first host may have done stays open.
-    assert_eq!(failure.outcome, Outcome::Unknown, "{failure}");
-    assert_eq!(faulty.calls().len(), 0);
-    faulty.signs_again_within(Duration::from_secs(20));
 }
 
 #[test]

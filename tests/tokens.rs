@@ -386,7 +386,13 @@ fn what_does_not_fit_together_in_a_tokens_configuration_is_said_all_at_once() {
     instance.reconfigure("profile = \"softhsm\"", "profile = \"softhsm\"\ntcti = \"device:/dev/tpm0\"");
     instance.configure("\n[[token.replica]]\nname = \"b\"\nprofile = \"tpm2\"\npin = { file = \"none\" }\n");
     let said = instance.cli(&["config", "check"]).refused(78, "CONFIG_INVALID");
-    for words in ["token main: tcti is for a TPM", "the PIN of token b", "keys of a TPM are in that TPM alone"] {
+    let all = [
+        "token main: tcti is for a TPM",
+        "the PIN of token b",
+        "keys of a TPM are in that TPM alone",
+        "token b: a TPM does one thing at a time",
+    ];
+    for words in all {
         assert!(said.contains(words), "{words}: {said}");
     }
     instance.configure("colour = 1\n");
@@ -411,10 +417,23 @@ fn a_profile_file_is_found_wherever_the_service_is_started_from() {
 }
 
 #[test]
+fn a_token_has_the_sessions_that_its_profile_recommends_if_the_configuration_says_nothing() {
+    let instance = Instance::new();
+    instance.reconfigure("sessions = 2\n", "");
+    instance.cli(&["config", "check"]).good();
+    assert_eq!(replica(&instance, "main")["sessions"], 2);
+    instance.reconfigure("profile = \"softhsm\"", "profile = \"tpm2\"");
+    instance.cli(&["config", "check"]).good();
+    assert_eq!(replica(&instance, "main")["sessions"], 1);
+}
+
+#[test]
 fn a_tpm_without_a_way_to_it_is_refused_with_the_next_step() {
     let instance = Instance::nothing();
     let said = instance.init(&["--profile", "swtpm"]).refused(78, "CONFIG_INVALID");
     assert!(said.contains("--tcti"), "{said}");
+    let said = instance.init(&["--profile", "tpm2", "--sessions", "2"]).refused(78, "CONFIG_INVALID");
+    assert!(said.contains("leave --sessions out"), "{said}");
     let said = instance.init(&["--profile", "luna"]).refused(69, "TOKEN_UNSUPPORTED");
     assert!(said.contains("next:") && said.contains("--label"), "{said}");
     assert!(!instance.data().exists());

@@ -165,7 +165,7 @@ fn plan(args: &Args, profile: &Profile) -> File {
             tcti: args.tcti.clone(),
             label: args.label.clone().unwrap_or_default(),
             serial: args.serial.clone().unwrap_or_default(),
-            sessions: args.sessions.unwrap_or(profile.sessions.recommended),
+            sessions: Some(args.sessions.unwrap_or(profile.sessions.recommended)),
             pin: PinSource::File(args.pin_file.as_deref().map_or_else(|| "pins/main.user".into(), absolute)),
             replicas: Vec::new(),
         }],
@@ -216,6 +216,9 @@ fn check_device(args: &Args, profile: &Profile) -> Result<()> {
             &format!("the profile {} does not say where the TPM is", profile.name),
             format!("{}, then name it: --tcti swtpm:host=127.0.0.1,port=2321", tpm.install),
         ),
+        Some(_) if args.sessions.is_some_and(|sessions| sessions > 1) => {
+            no("a TPM does one thing at a time, in one session", "leave --sessions out".into())
+        }
         None if args.tcti.is_some() => no("--tcti is for a TPM", "leave it out, or name a profile of a TPM".into()),
         _ => Ok(()),
     }

@@ -11,7 +11,7 @@ use crate::error::{Error, Reason, Result};
 use crate::grpc::client::{Connection, failed};
 use crate::grpc::v1;
 use crate::policy::{self, Asked, Operation};
-use crate::serve::{Lock, open_anchored_store, open_store};
+use crate::serve::{Lock, open_anchored_store, open_store, sessions};
 use crate::store::Store;
 
 #[derive(clap::Subcommand)]
@@ -111,13 +111,14 @@ async fn recorded(config: &Config, store: &dyn Store) -> Result<Vec<v1::Token>> 
         let mut replicas = Vec::new();
         for (member, twin) in token.devices().into_iter().zip(token.twins()) {
             let (standing, _) = Standing::of(store, &standing(&member, twin)).await?;
+            let sessions = sessions(config, &member)?;
             replicas.push(v1::Replica {
                 name: format!("tokens/{}/replicas/{}", token.name, member.name),
+                sessions: i32::try_from(sessions).unwrap_or(i32::MAX),
                 profile: member.profile,
                 label: member.label,
                 serial: member.serial,
                 health: "stopped".to_owned(),
-                sessions: i32::try_from(member.sessions).unwrap_or(i32::MAX),
                 latched: standing.latched.unwrap_or_default(),
                 quarantined: standing.quarantined.unwrap_or_default(),
                 ..v1::Replica::default()

@@ -90,6 +90,9 @@ fn misfits(token: &config::Token, device: &config::Token, profile: &Profile) -> 
     if tpm && device.directory.is_none() {
         words.push("a TPM needs a directory, where its wrapped keys are kept");
     }
+    if tpm && device.sessions.is_some_and(|sessions| sessions > 1) {
+        words.push("a TPM does one thing at a time: leave sessions out, or set it to 1");
+    }
     if tpm && !token.replicas.is_empty() {
         words.push("the keys of a TPM are in that TPM alone; it can be no replica and have none");
     }
@@ -221,6 +224,14 @@ pub fn open_pkcs11(config: &Config, token: &config::Token) -> Result<Pkcs11Token
     pkcs11::open(&binding, &profile, || token.read_pin(config))
 }
 
+/// How many sessions a device is used with: as its configuration says, or as its profile recommends.
+///
+/// # Errors
+/// `CONFIG_INVALID` for its profile.
+pub fn sessions(config: &Config, token: &config::Token) -> Result<usize> {
+    bind(config, token).map(|(_, binding)| binding.sessions)
+}
+
 /// A device of the configuration as the tokens' room knows it, with its profile as it is at this site.
 ///
 /// # Errors
@@ -236,7 +247,7 @@ fn bind(config: &Config, token: &config::Token) -> Result<(Profile, Binding)> {
         directory: token.directory.as_deref().map(|directory| absolute(&config.path(directory))),
         label: token.label.clone(),
         serial: token.serial.clone(),
-        sessions: token.sessions,
+        sessions: token.sessions.unwrap_or(profile.sessions.recommended),
     };
     Ok((profile, binding))
 }

@@ -154,6 +154,14 @@ pub struct Sessions {
     pub read_only: bool,
     /// Longest signature or decryption in milliseconds; a host that takes longer hangs and is killed.
     pub call_ms_max: u64,
+    /// The same of a generation.
+    #[serde(default = "generate_ms_max")]
+    pub generate_ms_max: u64,
+}
+
+/// Slow devices take a minute for RSA-4096.
+fn generate_ms_max() -> u64 {
+    120_000
 }
 
 /// What keys a device makes and what they do.
@@ -264,6 +272,12 @@ impl Profile {
         }
         if profile.sessions.recommended == 0 {
             faults.push("sessions.recommended is 0".to_owned());
+        }
+        if profile.kind == Kind::Tpm && profile.sessions.recommended > 1 {
+            faults.push("sessions.recommended: a TPM does one command at a time".to_owned());
+        }
+        if profile.sessions.generate_ms_max < profile.sessions.call_ms_max {
+            faults.push("sessions.generate_ms_max is below call_ms_max".to_owned());
         }
         for file in profile.directory.iter().flat_map(|d| &d.files).map(|f| &f.name).chain(profile.folders()) {
             if file.contains('/') || file.starts_with('.') || file.is_empty() {

@@ -8,8 +8,6 @@ use crate::key::{Hash, KeyId, PublicKey};
 use crate::secret::Secret;
 use crate::token::{Allowance, Class, Description, Failure, Generate, Generated, KeyRef, Outcome, Padding, Token};
 
-/// Longest wait for a generation: slow devices take a minute for RSA-4096.
-const GENERATE_MAX: Duration = Duration::from_secs(120);
 /// How long a call waits for a host that is being started if no caller says how long it may.
 const NO_CALLER: Duration = Duration::from_secs(120);
 
@@ -43,7 +41,8 @@ impl Token for Asked<'_> {
     }
 
     fn generate(&self, request: &Generate) -> Result<Generated, Failure> {
-        let answer = self.host.call(&Call::generate(request), GENERATE_MAX, self.allowance.until)?;
+        let limit = Duration::from_millis(self.host.profile.sessions.generate_ms_max);
+        let answer = self.host.call(&Call::generate(request), limit, self.allowance.until)?;
         Ok(Generated { public: public(&answer)?, evidence: from_json(&answer.json)? })
     }
 
