@@ -1,5 +1,6 @@
 //! Elements and attributes that this room does not know: found by name and place, kept in the text, reported.
 
+use super::certificate::ISSUE;
 use super::kind::Kind;
 use super::markup::Element;
 use super::text::Document;
@@ -129,6 +130,9 @@ pub fn paths(document: &Document) -> Vec<String> {
         let known = known_of(element.name()).iter().copied().filter(|name| !is_body || has_place(kind, name));
         found.walk(element, &known.collect::<Vec<_>>());
     }
+    if kind.is_some_and(Kind::issues) {
+        document.body().element().all("WORK").for_each(|work| found.beside_issue(work));
+    }
     found.paths
 }
 
@@ -156,6 +160,22 @@ impl Found {
         let known = ATTRIBUTES.iter().find(|(name, _)| *name == own).map_or(&[][..], |(_, known)| known);
         for name in names.filter(|name| !known.contains(name)) {
             self.tell(format!("{}@{name}", self.path));
+        }
+    }
+
+    /// What is known and stands in WORK of an issuing certificate beside its right to issue, which is all that this grants.
+    fn beside_issue(&mut self, work: Element<'_>) {
+        for part in work.children() {
+            match part.name() {
+                "METADATA" | "CONDITIONLIST" | "PRECONDITIONLIST" => self.tell(format!("BODY/WORK/{}", part.name())),
+                _ => {}
+            }
+        }
+        let groups = work.all("RIGHTSGROUP").flat_map(|group| group.all("RIGHTSLIST"));
+        for right in groups.flat_map(Element::children) {
+            if right.name() != "RIGHT" || right.attribute("name").as_deref() != Some(ISSUE) {
+                self.tell(format!("BODY/WORK/RIGHTSGROUP/RIGHTSLIST/{}", right.name()));
+            }
         }
     }
 

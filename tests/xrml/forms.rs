@@ -242,6 +242,8 @@ fn what_is_unknown_is_told_in_every_place() {
     let point =
         "<DISTRIBUTIONPOINT><OBJECT type=\"Activation\"><ID type=\"MS-GUID\" /></OBJECT></DISTRIBUTIONPOINT></BODY>";
     let list = "<CONDITIONLIST><REFRESH /></CONDITIONLIST></BODY>";
+    let owner = "<METADATA><OWNER><OBJECT><ID type=\"Windows\" /></OBJECT></OWNER></METADATA><RIGHTSGROUP";
+    let lists = "<CONDITIONLIST><REFRESH /></CONDITIONLIST><RIGHTSGROUP";
     let version = ("version=\"3.0\"", "version=\"9.9\"");
     for (name, (from, to), told) in [
         ("rac.xml", ("</BODY>", "<POLICYLIST type=\"exclusion\" /></BODY>"), &["BODY/POLICYLIST"][..]),
@@ -252,6 +254,10 @@ fn what_is_unknown_is_told_in_every_place() {
         ("pl-online.xml", ("</BODY>", list), &[]),
         ("slc.xml", ("</BODY>", point), &["BODY/DISTRIBUTIONPOINT"]),
         ("clc.xml", ("</BODY>", point), &[]),
+        ("slc.xml", ("<RIGHTSGROUP", owner), &["BODY/WORK/METADATA"]),
+        ("slc.xml", ("<RIGHTSGROUP", lists), &["BODY/WORK/CONDITIONLIST"]),
+        ("clc.xml", ("<RIGHTSLIST>", "<RIGHTSLIST><VIEW />"), &["BODY/WORK/RIGHTSGROUP/RIGHTSLIST/VIEW"]),
+        ("ul.xml", ("<RIGHTSLIST>", "<RIGHTSLIST><PRINT />"), &[]),
         ("ul.xml", version, &["BODY/@version"]),
         ("ul.xml", (" version=\"3.0\"", ""), &[]),
     ] {
