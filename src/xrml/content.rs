@@ -2,8 +2,9 @@
 
 use super::element::{DistributionPoint, Object, Principal};
 use super::kind::LICENSE;
-use super::license::{AuthenticatedData, Conditions, PolicyList, Refresh, Work};
+use super::license::{AuthenticatedData, Conditions, Refresh, Work};
 use super::markup::{Element, incomplete, read_each, salvage_each};
+use super::policy::PolicyList;
 use super::text::Body;
 use super::time::{Range, XrmlTime};
 use super::weight;

@@ -24,7 +24,7 @@
 //! | write a document | the kind's own module (`certificate` or a struct with `write`), then sign the digest |
 //! | judge a chain | [`chain::check`] for findings, [`chain::require`] for yes or why not; [`revocation::apply`] |
 //! | seal and open keys | [`sealed::seal`], [`sealed::open`]; bound to [`pl::bound_text`] or the text of ISSUER |
-//! | turn rights data into rights | [`rights_data::decrypt`], [`rights::evaluate`] |
+//! | turn rights data into rights | [`rights_data::decrypt`], [`rights::evaluate`]; for applications [`policy::admits`] |
 //!
 //! Whatever is written goes through the same strict reader as what comes from outside. Random bytes, the time, and the
 //! private half of a decryption are arguments. What a text may be made of is bounded in [`markup`] and [`text`], and the
@@ -45,6 +45,7 @@ pub mod license;
 pub mod markup;
 pub mod message;
 pub mod pl;
+pub mod policy;
 pub mod rac;
 pub mod revocation;
 pub mod rights;

@@ -3,8 +3,9 @@
 use super::content::{Content, end, write_descriptor, write_principal};
 use super::element::{DistributionPoint, EnablingBits, Object, Principal};
 use super::kind::{Kind, RIGHTS_LABEL};
-use super::license::{AuthenticatedData, Conditions, PolicyList, Work};
+use super::license::{AuthenticatedData, Conditions, Work};
 use super::markup::incomplete;
+use super::policy::PolicyList;
 use super::text::Body;
 use super::time::{Range, XrmlTime};
 use super::write::Xml;

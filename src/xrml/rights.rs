@@ -6,10 +6,11 @@ use std::collections::hash_map::Entry;
 use time::OffsetDateTime;
 
 use super::element::{Object, Principal};
-use super::license::{Conditions, PolicyKind, PolicyList, Right, has_element};
+use super::license::{Conditions, Right, has_element};
 use super::pl::PublishingLicense;
+use super::policy::PolicyList;
 use super::rights_data::RightsData;
-use super::time::{Interval, Range, XrmlTime, number};
+use super::time::{Interval, Range, XrmlTime};
 
 /// Somebody or a group: everything by which rights data may name it.
 #[derive(Clone, Debug, Default)]
@@ -82,7 +83,7 @@ pub struct Evaluation {
     pub grants: Vec<Grant>,
     /// Rights that name who asks, and are not granted.
     pub withheld: Vec<Withheld>,
-    /// POLICYLISTs that a use license must have, whoever gets it (MS-RMPR 3.4.4.1): see [`admits`].
+    /// POLICYLISTs that a use license must have, whoever gets it (MS-RMPR 3.4.4.1).
     pub policies: Vec<PolicyList>,
 }
 
@@ -111,22 +112,23 @@ pub fn evaluate(
     moment: OffsetDateTime,
 ) -> Evaluation {
     let policies = policies(data, license);
-    let nothing = |why| Evaluation { withheld: vec![Withheld { name: None, why }], ..Evaluation::default() };
-    match license.and_then(|license| license.validity) {
-        Some(validity) if moment < validity.from.moment() => return nothing("the publishing license is not valid yet"),
-        Some(validity) if !validity.holds(moment) => return nothing("the publishing license is not valid any more"),
-        _ => {}
+    let mut outcome = Evaluation { policies, ..Evaluation::default() };
+    let nothing = |outcome, why| Evaluation { withheld: vec![Withheld { name: None, why }], ..outcome };
+    let missed = license.and_then(|license| license.validity).filter(|validity| !validity.holds(moment));
+    if let Some(validity) = missed {
+        let is_early = moment < validity.from.moment();
+        let why = ["the publishing license is not valid any more", "the publishing license is not valid yet"];
+        return nothing(outcome, why[usize::from(is_early)]);
     }
     let owners = [license.and_then(|license| license.work.owner.as_ref()), data.work.owner.as_ref()];
     let is_owner = owners.into_iter().flatten().any(|object| is_named(object, &asker.user));
     if asker.is_super_user || is_owner {
-        return Evaluation { grants: vec![Grant::owner()], policies, ..Evaluation::default() };
+        return Evaluation { grants: vec![Grant::owner()], ..outcome };
     }
     let whole = match whole(data, license, moment) {
         Ok(whole) => whole,
-        Err(why) => return nothing(why),
+        Err(why) => return nothing(outcome, why),
     };
-    let mut outcome = Evaluation { policies, ..Evaluation::default() };
     let mut places: HashMap<&str, usize> = HashMap::new();
     for right in data.work.rights.iter().filter(|right| names(right, asker)) {
         let grant = match grant(right, whole, moment) {
@@ -226,31 +228,6 @@ fn grant(right: &Right, whole: Option<Range>, moment: OffsetDateTime) -> Result<
 }
 
 const NEVER: &str = "the times of the right have none in common";
-
-/// Whether an application may use the content under a license's lists: named by no exclusion, and by an inclusion if there
-/// is one that names any. Versions are compared number by number; a bound that is no version excludes and does not include.
-#[must_use]
-pub fn admits(policies: &[PolicyList], application: &str, version: &str) -> bool {
-    let names = |list: &PolicyList, unclear: bool| {
-        let policies = list.policies.iter().filter(|policy| policy.id.value.eq_ignore_ascii_case(application));
-        let mut spans = policies.map(|policy| policy.versions.as_ref());
-        spans.any(|span| span.is_none_or(|(least, most)| is_within(version, least, most).unwrap_or(unclear)))
-    };
-    let of = |kind: PolicyKind| policies.iter().filter(move |list| list.kind == kind && !list.policies.is_empty());
-    !of(PolicyKind::Exclusion).any(|list| names(list, true))
-        && (of(PolicyKind::Inclusion).next().is_none() || of(PolicyKind::Inclusion).any(|list| names(list, false)))
-}
-
-fn is_within(version: &str, least: &str, most: &str) -> Option<bool> {
-    let parse = |text: &str| {
-        let mut parts = text.split('.').map(number).collect::<Option<Vec<_>>>()?;
-        // What is not written counts zero: 1.0 is 1.0.0.0.
-        parts.truncate(parts.iter().rposition(|part| *part != 0).map_or(0, |at| at + 1));
-        Some(parts)
-    };
-    let (version, least, most) = (parse(version)?, parse(least)?, parse(most)?);
-    Some(least <= version && version <= most)
-}
 
 fn names(right: &Right, asker: &Asker) -> bool {
     right.conditions.access.iter().any(|principal| is_asker(principal, asker))

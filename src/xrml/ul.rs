@@ -3,8 +3,9 @@
 use super::content::{Content, begin_license, end, write_descriptor, write_principal};
 use super::element::{DistributionPoint, Object, Principal};
 use super::kind::Kind;
-use super::license::{AuthenticatedData, Conditions, PolicyList, Right, Work};
+use super::license::{AuthenticatedData, Conditions, Right, Work};
 use super::markup::incomplete;
+use super::policy::PolicyList;
 use super::text::Body;
 use super::time::XrmlTime;
 use crate::error::Result;

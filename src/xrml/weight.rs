@@ -4,8 +4,9 @@
 //! is made, and a document that is made of little else is refused.
 
 use super::element::{Address, DistributionPoint, Principal, SecurityLevel};
-use super::license::{AuthenticatedData, Condition, Policy, PolicyList, Right};
+use super::license::{AuthenticatedData, Condition, Right};
 use super::markup::{Element, NODE_BYTES};
+use super::policy::{Policy, PolicyList};
 use super::revocation::Revoke;
 use super::unknown::{below, known_of};
 use crate::error::{Error, Reason, Result};

@@ -5,8 +5,9 @@ use keyward::key::Hash;
 use keyward::xrml::clc::ClientCertificate;
 use keyward::xrml::element::{Id, Object};
 use keyward::xrml::kind::Kind;
-use keyward::xrml::license::{Condition, Conditions, PolicyKind, Right};
+use keyward::xrml::license::{Condition, Conditions, Right};
 use keyward::xrml::pl::{self, PublishingLicense};
+use keyward::xrml::policy::PolicyKind;
 use keyward::xrml::rac::AccountCertificate;
 use keyward::xrml::revocation::RevocationList;
 use keyward::xrml::rights_data::RightsData;
@@ -182,9 +183,9 @@ fn a_full_use_license_goes_through_writing_and_reading_unchanged() {
     let condition = Condition::os_exclusion("0", "2.1.5.2600");
     assert_eq!(condition.version_span(), Some(("0", "2.1.5.2600")));
     license.conditions = Some(Conditions { named: vec![condition], ..Conditions::default() });
-    license.policies.push(keyward::xrml::license::PolicyList {
+    license.policies.push(keyward::xrml::policy::PolicyList {
         kind: PolicyKind::Exclusion,
-        policies: vec![keyward::xrml::license::Policy {
+        policies: vec![keyward::xrml::policy::Policy {
             id: Id { kind: "filename".into(), value: "bad.exe".into() },
             versions: Some(("0.0.0.0".into(), "1.2.3.4".into())),
         }],
@@ -240,7 +241,7 @@ fn rights_have_elements_of_their_own_where_their_kind_of_document_has_them() {
 #[test]
 fn a_list_of_no_applications_is_written_as_an_empty_element() {
     let mut license = UseLicense::read(vectors::document("mode2/ul.xml").body()).unwrap();
-    license.policies.push(keyward::xrml::license::PolicyList { kind: PolicyKind::Exclusion, policies: vec![] });
+    license.policies.push(keyward::xrml::policy::PolicyList { kind: PolicyKind::Exclusion, policies: vec![] });
     assert!(license.write().unwrap().as_str().ends_with("<POLICYLIST type=\"exclusion\" /></BODY>"));
 }
 

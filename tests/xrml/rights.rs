@@ -1,9 +1,10 @@
 //! Who gets which rights: one table, one check.
 
 use keyward::xrml::element::{Id, Object};
-use keyward::xrml::license::{Conditions, Policy, PolicyKind, PolicyList, Refresh};
+use keyward::xrml::license::{Conditions, Refresh};
 use keyward::xrml::pl::PublishingLicense;
-use keyward::xrml::rights::{Asker, Grant, Identity, Withheld, admits, evaluate};
+use keyward::xrml::policy::{Policy, PolicyKind, PolicyList, admits};
+use keyward::xrml::rights::{Asker, Grant, Identity, Withheld, evaluate};
 use keyward::xrml::rights_data::RightsData;
 use keyward::xrml::text::Document;
 use keyward::xrml::time::{Range, XrmlTime};
