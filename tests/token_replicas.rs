@@ -219,6 +219,12 @@ async fn a_replica_that_failed_its_probe_is_not_back_because_it_still_does_somet
     assert!(!pair.replicas.serve());
     pair.probe(Duration::from_secs(3600), |_: &dyn Token| Ok(())).await;
     assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
+    // That it lacks the probe key alone is no such failure: it is passed over, unless it is all that is left.
+    let lacking = |_: &dyn Token| Err(failure(Class::KeyMissing, Outcome::Refused));
+    pair.probe(Duration::ZERO, lacking).await;
+    assert!(!pair.replicas.serve());
+    pair.sign(&pair.key).await.unwrap();
+    assert!(pair.replicas.serve());
 }
 
 #[tokio::test]

@@ -493,9 +493,10 @@ impl Replicas {
         member.state().probed = Some(Instant::now());
         match done {
             Ok(()) => member.standing.tried(Health::Healthy),
+            // That one key is missing says nothing of the device: what else it does counts.
             Err(LaneError::Failed(f)) if f.class == Class::KeyMissing => {
                 let why = "it does not show the probe key, which all replicas hold".into();
-                member.standing.tried(Health::Failed { why });
+                member.standing.becomes(Health::Failed { why });
             }
             Err(LaneError::Failed(f)) => member.standing.tried(verdict(&f)),
             Err(LaneError::Late) => {
