@@ -91,3 +91,31 @@ async fn a_store_whose_migrations_are_not_ours_is_refused() {
     assert_eq!(fault.reason(), Reason::StoreUnavailable);
     assert!(fault.message().contains("schema"), "{fault:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_instances_that_start_together_on_an_earlier_schema_one_brings_it_up_to_date_and_the_other_waits() {
+    let server = Postgres::start();
+    server.sql_file(&vector("postgres-1-instance.sql"));
+    std::thread::scope(|scope| {
+        // For longer than any answer may take, nobody can change the table: so the one is at work, and the other waits.
+        let held = scope.spawn(|| server.sql("BEGIN; LOCK TABLE log; SELECT pg_sleep(7); COMMIT"));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let open = |name: &'static str, create| {
+            let url = server.url();
+            move || {
+                let runtime = tokio::runtime::Runtime::new().unwrap();
+                runtime.block_on(async {
+                    let store = keyward::store::Postgres::open(&url, None, name, create).await.unwrap();
+                    if !create {
+                        holds_what_was_signed(&store, "postgres-1-instance", 8).await;
+                    }
+                    store.commit(Batch::default()).await.unwrap();
+                    store.close().await;
+                });
+            }
+        };
+        let opened = [scope.spawn(open("first", false)), scope.spawn(open("second", true))];
+        opened.into_iter().for_each(|opened| opened.join().unwrap());
+        held.join().unwrap();
+    });
+}

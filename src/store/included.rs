@@ -32,35 +32,35 @@ pub(super) struct Included {
     rows: RwLock<HashMap<(String, u64), Vec<TreeHash>>>,
     /// Where the other logs of the database ended when they were last looked at.
     ends: tokio::sync::Mutex<HashMap<String, Frontier>>,
-    /// The latest version of each object that was read or written here.
+    /// The latest version of each object that was read here.
     versions: RwLock<HashMap<(Kind, String), u64>>,
     /// Other logs for which somebody vouches, and those for which nobody did when that was waited for.
     vouched: RwLock<HashMap<String, bool>>,
 }
 
 impl Included {
-    /// Requires that an object is not older than this process has known it: 0 if it is not there. A row that is put back
-    /// together with the record of its last change looks like one that was never changed.
+    /// The latest version of an object that was seen here; 0 if none was.
+    pub(super) fn seen(&self, kind: Kind, name: &str) -> u64 {
+        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
+        versions.get(&(kind, name.to_owned())).copied().unwrap_or_default()
+    }
+
+    /// Requires that an object is not older than the version that was seen before it was read: 0 if it is not there. A row
+    /// that is put back together with the record of its last change looks like one that was never changed.
     ///
     /// # Errors
     /// `OBJECT_ALTERED` if it is.
-    pub(super) fn no_older(&self, kind: Kind, name: &str, version: u64) -> Result<()> {
-        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
-        match versions.get_mut(&(kind, name.to_owned())) {
-            Some(known) if *known > version => {
-                let words = format!("{name} was put back to version {version}, and version {known} was here before");
-                Err(altered(words))
-            }
-            Some(known) => {
-                *known = version;
-                Ok(())
-            }
-            None if version > 0 => {
-                versions.insert((kind, name.to_owned()), version);
-                Ok(())
-            }
-            None => Ok(()),
+    pub(super) fn no_older(&self, kind: Kind, name: &str, version: u64, seen: u64) -> Result<()> {
+        if version < seen {
+            let words = format!("{name} was put back to version {version}, and version {seen} was here before");
+            return Err(altered(words));
         }
+        if version > seen {
+            let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
+            let latest = versions.entry((kind, name.to_owned())).or_default();
+            *latest = version.max(*latest);
+        }
+        Ok(())
     }
 
     /// Has another log count: its tree must be the one that was signed where that ends, and agree with what was seen of

@@ -117,10 +117,15 @@ impl Postgres {
             .disable_statement_logging();
         let mut connection = connect(&options).await?;
         check_server(&mut connection).await?;
-        // An index over a long log takes longer than any answer may.
-        run::<sqlx::Postgres>(&mut connection, "SET statement_timeout = 0").await?;
+        // An index over a long log takes longer than any answer may; and of several instances that start together one
+        // brings the schema up to date, and the others wait for it.
+        for setting in ["SET statement_timeout = 0", "SET lock_timeout = '10min'"] {
+            run::<sqlx::Postgres>(&mut connection, setting).await?;
+        }
         MIGRATIONS.run(&mut connection).await.map_err(migration)?;
-        run::<sqlx::Postgres>(&mut connection, "RESET statement_timeout").await?;
+        for setting in ["RESET statement_timeout", "RESET lock_timeout"] {
+            run::<sqlx::Postgres>(&mut connection, setting).await?;
+        }
         if create {
             let empty = Head::empty(uuid::Uuid::new_v4().to_string());
             let made = sqlx::query(
@@ -246,8 +251,10 @@ impl Store for Postgres {
     }
 
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>> {
+        // Before the row is read: others read and write meanwhile.
+        let seen = self.included.seen(kind, name);
         let Some((object, last)) = answered(self.sql.get(kind, name)).await? else {
-            return self.included.no_older(kind, name, 0).map(|()| None);
+            return self.included.no_older(kind, name, 0, seen).map(|()| None);
         };
         let read = |row| self.sql.subtrees(&last.log, row);
         if last.log == self.log {
@@ -259,7 +266,7 @@ impl Store for Postgres {
             }
             self.included.in_other(&last, answered(self.sql.tree(&last.log)), read).await?;
         }
-        self.included.no_older(kind, name, object.version)?;
+        self.included.no_older(kind, name, object.version, seen)?;
         Ok(Some(object))
     }
 
