@@ -21,6 +21,7 @@ mod store_contract;
 mod store_model;
 mod store_upgrade;
 mod tamper;
+mod tamper_store;
 mod tidy;
 mod token_contract;
 mod token_faults;

@@ -43,7 +43,7 @@ impl Signer {
         note
     }
 
-    fn trust(&self, log: &str) -> Trust {
+    pub(crate) fn trust(&self, log: &str) -> Trust {
         self.sign(Trust::first(log, 0, &self.key).unwrap()).to_string().parse().unwrap()
     }
 }
@@ -114,7 +114,7 @@ fn found(lines: &[Vec<u8>], checkpoint: &Checkpoint, finding: Finding, line: u64
 
 /// Writes the records anew with numbers and hashes that fit each other, from one place on: what a forger without the key
 /// can do.
-fn mended(lines: &[Vec<u8>], from: usize) -> Vec<Vec<u8>> {
+pub(crate) fn mended(lines: &[Vec<u8>], from: usize) -> Vec<Vec<u8>> {
     let mut out = lines[..from].to_vec();
     for line in &lines[from..] {
         let mut record: Value = serde_json::from_slice(line).unwrap();

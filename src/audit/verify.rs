@@ -265,6 +265,13 @@ impl Verifier {
         self
     }
 
+    /// Says which log it is, where that is known and no checkpoint says so.
+    #[must_use]
+    pub fn of(mut self, log: &str) -> Self {
+        self.at.get_or_insert_with(|| Head::empty(log));
+        self
+    }
+
     /// Takes the next record, without its line feed.
     pub fn line(&mut self, bytes: &[u8]) {
         if let Some(doubt) = &mut self.doubt {

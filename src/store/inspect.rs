@@ -93,6 +93,7 @@ async fn look(
 ) -> Result<Looked> {
     let is_own = head.log == store.head().log;
     let vouched = is_own || signed.is_some();
+    verifier = verifier.of(&head.log);
     let mut at = 0;
     while at < head.size {
         let page = store.entries(&head.log, at, PAGE).await?;
@@ -136,6 +137,11 @@ async fn look(
         Some(Err(wrong)) => (false, Some(wrong), Vec::new()),
     };
     let holds = holds && report.records == head.size;
+    // From which place on intents are open, the store does not check when it is opened.
+    let unknown = is_own && holds && report.open_intents != store.open_intents().await?;
+    let unclosed =
+        || (Finding::StoreBroken, format!("intents {:?} are open, and others by its head", report.open_intents));
+    let wrong = wrong.or_else(|| unknown.then(unclosed));
     let report = report.with(wrong);
     let report = if is_signed { report.signed() } else { report };
     Ok(Looked { head, report, holds, vouched, told, named })

@@ -136,6 +136,9 @@ where
                 .await
                 .map_err(unavailable)?;
         let head = head((log.to_owned(), size, chain, time_us))?;
+        if !(0..=size).contains(&open_from) {
+            return Err(broken("its head says that intents are open from a place on that it has not"));
+        }
         let tree = Frontier::from_bytes(head.size, &frontier)?;
         self.check_end(&head, &tree).await?;
         let mut open = BTreeSet::new();
