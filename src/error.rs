@@ -86,7 +86,7 @@ reasons! {
     TokenUnavailable "TOKEN_UNAVAILABLE" Token "The token cannot be reached now."
     TokenRefused "TOKEN_REFUSED" Token "The token answered that it will not do this."
     TokenUnknown "TOKEN_OUTCOME_UNKNOWN" Token "It is not known whether the token did it."
-    TokenBusy "TOKEN_BUSY" Token "The queue in front of the token is full, or the deadline would pass in it."
+    TokenBusy "TOKEN_BUSY" Token "The token is at something else: its queue is full, the deadline would pass in it, or a login is under way."
     TokenMismatch "TOKEN_MISMATCH" Token "The token's key or signature is not the recorded one; the token is quarantined."
     TokenUnsupported "TOKEN_UNSUPPORTED" Token "The token or its profile cannot do this."
     StoreUnavailable "STORE_UNAVAILABLE" Store "The store cannot be read or written; nothing was released."

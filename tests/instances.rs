@@ -321,6 +321,29 @@ async fn a_login_waits_until_another_instance_has_ended_its_own_to_the_same_devi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_login_of_another_instance_is_unlatched_when_it_broke_off_and_not_before() {
+    let server = Postgres::start();
+    let (first, _second) = two(&server);
+    let device = device(&first);
+    let other = keyward::store::Postgres::open(&server.url(), None, "third", true).await.unwrap();
+    assert!(other.lease(&format!("login {device}"), 60).await.unwrap());
+    let service = keyward::caller::CallerNote::service();
+    let begun = |standing: &mut Standing| {
+        standing.latched = Some("a login was begun and its end is not recorded".into());
+    };
+    Standing::change(&other, &device, "login-begun", &service, "", begun).await.unwrap();
+    let main = || first.json(&["token", "status"])[0].clone();
+    assert_eq!((main()["login_under_way"].clone(), main()["latched"].clone()), (true.into(), "".into()));
+    first.cli(&["token", "unlatch", "main"]).refused(69, "TOKEN_BUSY");
+    // It ends without a word.
+    assert!(other.lease(&format!("login {device}"), 0).await.unwrap());
+    assert_eq!(main()["login_under_way"], false);
+    assert!(main()["latched"].as_str().unwrap().contains("a login was begun"), "{}", main());
+    first.cli(&["token", "unlatch", "main"]).good();
+    assert_eq!(main()["latched"], "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_quarantine_that_one_instance_imposes_holds_in_the_others_and_so_does_its_end() {
     let server = Postgres::start();
     let (first, second) = two(&server);

@@ -19,6 +19,7 @@ use crate::kit::token::faulty::{fail_by_script, faulty_profile};
 use crate::kit::token::{Swtpm, copy_files};
 use crate::kit::{Draft, Instance, KEYWARD, ends, events, eventually, keyward};
 
+mod login;
 mod probe;
 
 /// Longest wait for a token to be back: the service has two seconds, and this machine is shared.

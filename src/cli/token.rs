@@ -110,7 +110,8 @@ async fn recorded(config: &Config, store: &dyn Store) -> Result<Vec<v1::Token>> 
     for token in &config.file.tokens {
         let mut replicas = Vec::new();
         for (member, twin) in token.devices().into_iter().zip(token.twins()) {
-            let (standing, _) = Standing::of(store, &standing(&member, twin)).await?;
+            // Another instance on the same database may be at it.
+            let (standing, _, login_under_way) = Standing::seen(store, &standing(&member, twin), || false).await?;
             let sessions = sessions(config, &member)?;
             replicas.push(v1::Replica {
                 name: format!("tokens/{}/replicas/{}", token.name, member.name),
@@ -119,7 +120,8 @@ async fn recorded(config: &Config, store: &dyn Store) -> Result<Vec<v1::Token>> 
                 label: member.label,
                 serial: member.serial,
                 health: "stopped".to_owned(),
-                latched: standing.latched.unwrap_or_default(),
+                login_under_way,
+                latched: standing.latched.filter(|_| !login_under_way).unwrap_or_default(),
                 quarantined: standing.quarantined.unwrap_or_default(),
                 ..v1::Replica::default()
             });
@@ -239,6 +241,7 @@ fn view(replica: &v1::Replica, tokens: &[v1::Token]) -> Value {
         "host_pid": replica.host_pid,
         "last_probe_seconds": seconds(replica.last_probe_age),
         "last_answer_seconds": seconds(replica.last_answer_age),
+        "login_under_way": replica.login_under_way,
         "latched": replica.latched,
         "quarantined": replica.quarantined,
     })
@@ -266,10 +269,12 @@ fn describe(replica: &v1::Replica, tokens: &[v1::Token]) {
         println!("last probe   {}", ago(replica.last_probe_age));
         println!("last answer  {}", ago(replica.last_answer_age));
     }
-    println!(
-        "PIN          {}",
-        if replica.latched.is_empty() { "not latched".into() } else { format!("latched: {}", replica.latched) }
-    );
+    let pin = match (replica.login_under_way, replica.latched.as_str()) {
+        (true, _) => "a login is under way".to_owned(),
+        (false, "") => "not latched".to_owned(),
+        (false, why) => format!("latched: {why}"),
+    };
+    println!("PIN          {pin}");
     println!("quarantine   {}", if replica.quarantined.is_empty() { "none" } else { &replica.quarantined });
     if let Some(next) = next(replica, of.is_some_and(|token| token.serves)) {
         println!("next         {next}");
@@ -286,6 +291,9 @@ fn next(replica: &v1::Replica, serves: bool) -> Option<String> {
     let others = if serves { " (another replica serves meanwhile)" } else { "" };
     if !replica.quarantined.is_empty() {
         return Some(format!("find out what happened to the device, then: keyward token release {name}{others}"));
+    }
+    if replica.login_under_way {
+        return Some(format!("wait for the end of the login{others}"));
     }
     if !replica.latched.is_empty() {
         let login =
@@ -420,7 +428,7 @@ async fn lift_recorded(
     let mut was = None;
     for (device, twin) in token.devices().iter().zip(token.twins()) {
         if name == token.name || device.name == member.name {
-            was = clear(store, &permit, &standing(device, twin), hold).await?.or(was);
+            was = clear(store, &permit, &standing(device, twin), hold, || false).await?.or(was);
         }
     }
     Ok(was.unwrap_or_default())

@@ -39,6 +39,8 @@ pub struct ReplicaStatus {
     pub restarts: u64,
     /// Process id of the child that holds it, if one does.
     pub pid: Option<u32>,
+    /// A login to it is under way: whether its PIN is latched is known when that has ended.
+    pub login_under_way: bool,
     /// What latched its PIN.
     pub latched: Option<String>,
     /// What put it into quarantine.
@@ -70,14 +72,16 @@ impl Custody {
     async fn status(&self, slot: &Slot) -> Result<TokenStatus> {
         let mut replicas = Vec::new();
         for (member, status) in slot.members.iter().zip(slot.replicas.statuses()) {
-            let (standing, _) = Standing::of(self.store.as_ref(), &member.standing()).await?;
+            let here = || member.device.host.is_logging_in();
+            let (standing, _, login_under_way) = Standing::seen(self.store.as_ref(), &member.standing(), here).await?;
             replicas.push(ReplicaStatus {
                 binding: member.device.binding.clone(),
                 description: member.description(),
                 status: Some(status),
                 restarts: member.device.host.restarts(),
                 pid: member.device.host.pid(),
-                latched: standing.latched,
+                login_under_way,
+                latched: standing.latched.filter(|_| !login_under_way),
                 quarantined: standing.quarantined,
             });
         }
@@ -124,12 +128,13 @@ impl Custody {
     /// Allows one more try of a device's PIN. Gives why it was latched, if it was.
     ///
     /// # Errors
-    /// `NOT_FOUND`; those of the store.
+    /// `NOT_FOUND`; `TOKEN_BUSY` while a login is under way; those of the store.
     pub async fn unlatch(&self, permit: Permit, name: &str) -> Result<Option<String>> {
         let (_, members) = self.named(name)?;
         let mut was = None;
         for member in members {
-            was = clear(self.store.as_ref(), &permit, &member.standing(), Hold::Latch).await?.or(was);
+            let here = || member.device.host.is_logging_in();
+            was = clear(self.store.as_ref(), &permit, &member.standing(), Hold::Latch, here).await?.or(was);
         }
         Ok(was)
     }
@@ -142,7 +147,7 @@ impl Custody {
         let (slot, members) = self.named(name)?;
         let mut was = None;
         for member in members {
-            was = clear(self.store.as_ref(), &permit, &member.standing(), Hold::Quarantine).await?.or(was);
+            was = clear(self.store.as_ref(), &permit, &member.standing(), Hold::Quarantine, || false).await?.or(was);
             slot.heed(member, None);
             slot.replicas.release(member.name());
         }
@@ -183,11 +188,19 @@ pub enum Hold {
     Quarantine,
 }
 
-/// Clears what holds a device back, and records who did it. Gives what it was held for, if it was.
+/// Clears what holds a device back, and records who did it. Gives what it was held for, if it was. A login under way, in
+/// this instance as `logging_in` tells or in another, is not cleared: what its crash would leave is all that keeps the PIN
+/// from another try.
 ///
 /// # Errors
-/// `INTERNAL` for a permit of another operation; those of the store.
-pub async fn clear(store: &dyn Store, permit: &Permit, device: &str, hold: Hold) -> Result<Option<String>> {
+/// `INTERNAL` for a permit of another operation; `TOKEN_BUSY` while a login is under way; those of the store.
+pub async fn clear(
+    store: &dyn Store,
+    permit: &Permit,
+    device: &str,
+    hold: Hold,
+    logging_in: impl Fn() -> bool,
+) -> Result<Option<String>> {
     let (operation, state) = match hold {
         Hold::Latch => (Operation::UnlatchToken, "unlatched"),
         Hold::Quarantine => (Operation::ReleaseToken, "released"),
@@ -195,18 +208,22 @@ pub async fn clear(store: &dyn Store, permit: &Permit, device: &str, hold: Hold)
     if permit.operation() != operation {
         return Err(Error::new(Reason::Internal, "a permit of another operation"));
     }
-    let (standing, _) = Standing::of(store, device).await?;
-    let was = match hold {
-        Hold::Latch => standing.latched,
-        Hold::Quarantine => standing.quarantined,
-    };
-    if let Some(was) = &was {
-        let change = |standing: &mut Standing| match hold {
-            Hold::Latch => standing.latched = None,
-            Hold::Quarantine => standing.quarantined = None,
+    let caller: CallerNote = permit.caller().note();
+    loop {
+        let (mut standing, version, under_way) = Standing::seen(store, device, &logging_in).await?;
+        let was = match hold {
+            Hold::Latch if under_way => {
+                return Err(Error::new(Reason::TokenBusy, format!("a login to {device} is under way"))
+                    .hint("wait for its end, which says whether the PIN is latched: keyward token status"));
+            }
+            Hold::Latch => standing.latched.take(),
+            Hold::Quarantine => standing.quarantined.take(),
         };
-        let caller: CallerNote = permit.caller().note();
-        Standing::change(store, device, state, &caller, was, change).await?;
+        let Some(was) = was else { return Ok(None) };
+        match standing.keep(store, device, version, state, &caller, &was).await {
+            // It is another standing than the one that was judged.
+            Err(fault) if fault.reason() == Reason::StoreConflict => {}
+            done => return done.map(|()| Some(was)),
+        }
     }
-    Ok(was)
 }

@@ -53,6 +53,14 @@ impl KeyRecord {
     }
 }
 
+/// What latches a device while a login to it is under way, and stays if its end is never recorded.
+const BEGUN: &str = "a login was begun and its end is not recorded";
+
+/// The work that a login to a device is, as instances lease it.
+fn login_to(device: &str) -> String {
+    format!("login {device}")
+}
+
 /// Whether a token may be used, and if not, why. Kept across restarts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
@@ -114,6 +122,30 @@ impl Standing {
         }
     }
 
+    /// The standing of a token, the version of its record, and whether what latches it is a login that is under way: in
+    /// this instance, which `here` tells, or in another one. Otherwise that login broke off.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn seen(store: &dyn Store, token: &str, here: impl Fn() -> bool) -> Result<(Self, u64, bool)> {
+        let (mut standing, mut version) = Standing::of(store, token).await?;
+        loop {
+            if standing.latched.as_deref() != Some(BEGUN) {
+                return Ok((standing, version, false));
+            }
+            // Nobody else's if it can be given back.
+            if here() || !store.lease(&login_to(token), 0).await? {
+                return Ok((standing, version, true));
+            }
+            let now = Standing::of(store, token).await?;
+            if now.1 == version {
+                return Ok((standing, version, false));
+            }
+            // That login has ended meanwhile.
+            (standing, version) = now;
+        }
+    }
+
     /// What a device's host does around each of its logins: that a try is under way is durable before the host gets the
     /// PIN. Whatever becomes of the host, of this process or of the store meanwhile, a PIN that was refused is not tried
     /// again before a person says so; nor is one that another instance saw refused. Called from a runtime, used outside.
@@ -125,7 +157,7 @@ impl Standing {
     }
 
     async fn log_in(store: &dyn Store, device: &str, login: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let work = format!("login {device}");
+        let work = login_to(device);
         wait_for(store, &work).await?;
         let done = Standing::try_log_in(store, device, login).await;
         if let Err(fault) = store.lease(&work, 0).await {
@@ -140,9 +172,8 @@ impl Standing {
         if let Some(latched) = standing.latched {
             return Err(Error::new(Reason::PinLatched, format!("its PIN is latched: {latched}")));
         }
-        let begun = "a login was begun and its end is not recorded";
         Standing::change(store, device, "login-begun", &service, "", |standing| {
-            standing.latched = Some(begun.to_owned());
+            standing.latched = Some(BEGUN.to_owned());
         })
         .await?;
         let done = login();
@@ -178,18 +209,34 @@ impl Standing {
         loop {
             let (mut standing, version) = Standing::of(store, token).await?;
             change(&mut standing);
-            let event = Event::TokenState {
-                token: token.to_owned(),
-                state: state.to_owned(),
-                caller: caller.clone(),
-                reason: reason.to_owned(),
-            };
-            let writes = vec![Write::new(Kind::Token, token, version, &standing)?];
-            match store.commit(Batch { writes, events: vec![event] }).await {
+            match standing.keep(store, token, version, state, caller, reason).await {
                 // Somebody else changed another side of it meanwhile.
                 Err(fault) if fault.reason() == Reason::StoreConflict => {}
-                done => return done.map(|_| ()),
+                done => return done,
             }
         }
+    }
+
+    /// Records this standing of a token over that version of it.
+    ///
+    /// # Errors
+    /// `STORE_CONFLICT` if it has changed since; those of the store.
+    pub(super) async fn keep(
+        &self,
+        store: &dyn Store,
+        token: &str,
+        version: u64,
+        state: &str,
+        caller: &CallerNote,
+        reason: &str,
+    ) -> Result<()> {
+        let event = Event::TokenState {
+            token: token.to_owned(),
+            state: state.to_owned(),
+            caller: caller.clone(),
+            reason: reason.to_owned(),
+        };
+        let writes = vec![Write::new(Kind::Token, token, version, self)?];
+        store.commit(Batch { writes, events: vec![event] }).await.map(|_| ())
     }
 }

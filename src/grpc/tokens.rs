@@ -135,6 +135,7 @@ fn replica_message(token: &str, replica: &ReplicaStatus) -> v1::Replica {
         host_pid: replica.pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0),
         last_probe_age: status.as_ref().and_then(|status| age(status.probed?)),
         last_answer_age: status.as_ref().and_then(|status| age(status.answered?)),
+        login_under_way: replica.login_under_way,
         latched: replica.latched.clone().unwrap_or_default(),
         quarantined: replica.quarantined.clone().unwrap_or_default(),
     }

@@ -74,6 +74,8 @@ struct State {
     host: Option<Host>,
     /// A thread starts a host; the others wait until it has.
     starting: bool,
+    /// The host that is being started is within what is done around its login.
+    logging_in: bool,
     idle: Vec<UnixStream>,
     /// Counts the hosts: a channel of an earlier one is not given back.
     generation: u64,
@@ -180,6 +182,12 @@ impl HostToken {
         self.lock().pin_refused.is_none()
     }
 
+    /// Whether a login is under way: its end says what stands of it.
+    #[must_use]
+    pub fn is_logging_in(&self) -> bool {
+        self.lock().logging_in
+    }
+
     /// Process id of the host now, if one runs: for tests and for `status`.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
@@ -213,7 +221,7 @@ impl HostToken {
         let spawned = catch_unwind(AssertUnwindSafe(|| self.spawn(pin)))
             .unwrap_or_else(|_| Err(Error::new(Reason::Internal, "the start of a token host broke off")));
         let mut state = self.lock();
-        state.starting = false;
+        (state.starting, state.logging_in) = (false, false);
         let done = spawned.map(|(host, idle)| {
             (state.host, state.idle, state.served) = (Some(host), idle, false);
         });
@@ -253,6 +261,7 @@ impl HostToken {
         if !found.wants_pin {
             return found.into_result().map(|()| (host, idle));
         }
+        self.lock().logging_in = true;
         (self.around_login)(&mut || {
             wire::write_frame(&mut control, pin.expose().as_bytes()).map_err(unopened)?;
             wire::read_message::<Opened>(&mut control).map_err(|e| self.unknown_login(&e))?.into_result()

@@ -1,0 +1,32 @@
+//! Logins: what is seen of one that is under way, and what a person may do meanwhile.
+
+use std::fs;
+
+use super::{becomes, replica, sign, states};
+use crate::kit::token::faulty::faulty_profile;
+use crate::kit::{Instance, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_under_way_is_shown_as_what_it_is_and_cannot_be_unlatched() {
+    let mut instance = Instance::with_cluster();
+    let draft = instance.draft("demo");
+    assert_eq!(instance.stop(), Some(0));
+    let script = instance.path("script");
+    let profile = faulty_profile(&instance, &script);
+    instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
+    instance.start();
+    let node = instance.connect("node-1").await;
+    sign(&node, &draft).await.unwrap();
+    // The login is lost, and the next one takes its time.
+    fs::write(&script, "C_Login 1 delay 6000\nC_SignInit 1 logout").unwrap();
+    let signing = tokio::spawn(async move { sign(&node, &draft).await });
+    eventually("a login is under way", || replica(&instance, "main")["login_under_way"] == true);
+    assert_eq!(replica(&instance, "main")["latched"], "");
+    assert!(instance.cli(&["token", "status", "main"]).good().contains("PIN          a login is under way"));
+    let said = instance.cli(&["token", "unlatch", "main"]).refused(69, "TOKEN_BUSY");
+    assert!(said.contains("is under way"), "{said}");
+    signing.await.unwrap().unwrap();
+    let main = becomes(&instance, "main", "healthy");
+    assert!(main["login_under_way"] == false && main["latched"] == "", "{main}");
+    assert!(states(&instance.log()).iter().all(|(state, _)| state != "unlatched"));
+}
