@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::fs;
+
 use aws_lc_rs::{digest, signature};
 use keyward::error::Reason;
 use keyward::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
@@ -108,6 +110,29 @@ fn a_cleared_tpm_is_recognised_and_named() {
     let error = test.try_open(USER_PIN).err().unwrap();
     assert_eq!(error.reason(), Reason::TokenMissing);
     assert!(error.message().contains("cleared or replaced") && error.next_step().is_some(), "{error}");
+}
+
+#[test]
+fn a_key_file_that_cannot_be_used_is_a_missing_key_and_says_nothing_of_other_keys() {
+    let test = TestToken::make("swtpm", Held::InProcess);
+    let token = test.open();
+    let ((key, _), (other, _)) = (make(&*token), make(&*token));
+    drop(token);
+    let file = test.binding.directory.as_ref().unwrap().join(format!("{}.tpmkey", key.id));
+    let right = fs::read(&file).unwrap();
+    for (text, words) in
+        [("", "cannot be read"), ("{\"public\":\"00\",\"private\":\"00\",\"label\":\"\"}", "holds no key")]
+    {
+        fs::write(&file, text).unwrap();
+        let token = test.open();
+        let failure = token.sign(&key, Hash::Sha256, &[7; 32]).unwrap_err();
+        assert_eq!((failure.class, failure.outcome), (Class::KeyMissing, Outcome::Refused), "{failure}");
+        assert!(failure.code.contains(words) && failure.code.contains(".tpmkey"), "{failure}");
+        token.sign(&other, Hash::Sha256, &[7; 32]).unwrap();
+        // It is back as soon as the file is.
+        fs::write(&file, &right).unwrap();
+        token.sign(&key, Hash::Sha256, &[7; 32]).unwrap();
+    }
 }
 
 #[test]

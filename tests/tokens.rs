@@ -305,6 +305,8 @@ async fn a_key_that_its_token_does_not_show_is_missing_and_serves_again_when_it_
     let log = instance.log();
     let steps: Vec<_> = events(&log, "key-state").iter().map(|e| (e["from"].clone(), e["to"].clone())).collect();
     assert_eq!(steps, [("active".into(), "missing".into()), ("missing".into(), "active".into())]);
+    let why = events(&log, "key-state")[0]["reason"].as_str().unwrap().to_owned();
+    assert!(why.contains("TPM2_Load answered no private key of this id"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

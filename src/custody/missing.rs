@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use tokio::task::JoinSet;
 
-use crate::audit::record::Event;
+use crate::audit::record::{Event, brief};
 use crate::caller::CallerNote;
 use crate::custody::{Custody, Held, KeyRecord, Slot};
 use crate::error::{Error, Reason, Result};
@@ -79,8 +79,10 @@ impl Custody {
             Err(fault) => return tracing::warn!(?fault, "the keys of token {} cannot be looked for", slot.name),
         };
         for key in keys.iter().filter(|key| key.token == slot.name && key.state != KeyState::Missing) {
-            if let Err(LaneError::Failed(Failure { class: Class::KeyMissing, .. })) = self.look(slot, key).await {
-                self.miss(&key.name).await;
+            if let Err(LaneError::Failed(failure)) = self.look(slot, key).await
+                && failure.class == Class::KeyMissing
+            {
+                self.miss(&key.name, &failure.to_string()).await;
             }
         }
     }
@@ -114,11 +116,12 @@ impl Custody {
         looked.map(|_| ())
     }
 
-    /// No replica shows the key: it is missing from now on.
-    pub(super) async fn miss(&self, name: &str) {
+    /// No replica shows the key: it is missing from now on. `why` is what the first of them answered.
+    pub(super) async fn miss(&self, name: &str, why: &str) {
         match self.key(name).await {
             Ok(key) if key.record.state != KeyState::Missing => {
-                self.becomes(&key, KeyState::Missing, "no replica of its token shows it").await;
+                let reason = format!("no replica of its token shows it: {why}");
+                self.becomes(&key, KeyState::Missing, &reason).await;
             }
             _ => {}
         }
@@ -137,7 +140,7 @@ impl Custody {
             from: before.name().to_owned(),
             to: next.name().to_owned(),
             caller: CallerNote::service(),
-            reason: reason.to_owned(),
+            reason: brief(reason),
         };
         let write = Write::new(Kind::Key, &record.name, key.version, &record);
         let done = match write {

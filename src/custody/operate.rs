@@ -105,10 +105,11 @@ impl Custody {
     }
 
     /// One new try to log in to what a name means: a token, or one of its replicas. With this PIN, or that of its
-    /// source.
+    /// source. What one replica answers keeps none of the others from being tried.
     ///
     /// # Errors
-    /// `NOT_FOUND`; `PIN_LATCHED` if a person has not cleared the latch yet; those of logging in.
+    /// `NOT_FOUND`; `PIN_LATCHED` if a person has not cleared the latch yet; those of logging in, of every replica that
+    /// could not be logged in.
     pub async fn log_in(&self, permit: Permit, name: &str, pin: Option<Pin>) -> Result<TokenStatus> {
         let (slot, members) = self.named(name)?;
         let caller = permit.caller().note();
@@ -116,13 +117,18 @@ impl Custody {
         let healthy = slot.replicas.status();
         let serves =
             |member: &Member| healthy.iter().any(|(n, health)| n == member.name() && *health == Health::Healthy);
-        let mut pin = pin;
+        let (mut pin, mut faults) = (pin, Vec::new());
         for member in members.into_iter().filter(|member| !serves(member)) {
-            slot.log_in(member, pin.take()).await?;
-            tracing::info!(by = caller.name, "{} is logged in", slot.label(member.name()));
+            match slot.log_in(member, pin.take()).await {
+                Ok(()) => tracing::info!(by = caller.name, "{} is logged in", slot.label(member.name())),
+                Err(fault) => faults.push(fault),
+            }
         }
         self.look_for_keys(slot).await;
-        self.status(slot).await
+        match faults.into_iter().reduce(both) {
+            Some(fault) => Err(fault),
+            None => self.status(slot).await,
+        }
     }
 
     /// Allows one more try of a device's PIN. Gives why it was latched, if it was.
@@ -170,6 +176,24 @@ impl Custody {
         let members = self.tokens.values().flat_map(|slot| slot.members.iter().map(Member::name));
         no_token(name, &members.collect::<Vec<_>>())
     }
+}
+
+/// Two failures as one: of the reason of the first, with the words and the next steps of both.
+fn both(first: Error, second: Error) -> Error {
+    let joined = |one: Option<&str>, two: Option<&str>| match (one, two) {
+        (Some(one), Some(two)) => Some(format!("{one}; {two}")),
+        (one, two) => one.or(two).map(str::to_owned),
+    };
+    let hint = joined(first.next_step(), second.next_step());
+    let detail = joined(first.private_detail(), second.private_detail());
+    let mut fault = Error::new(first.reason(), format!("{}; {}", first.message(), second.message()));
+    if let Some(hint) = hint {
+        fault = fault.hint(hint);
+    }
+    if let Some(detail) = detail {
+        fault = fault.detail(detail);
+    }
+    fault
 }
 
 /// There is no token or replica of this name.

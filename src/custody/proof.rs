@@ -69,9 +69,9 @@ impl Failed {
         Failed { outcome: Outcome::Unknown, ..self }
     }
 
-    /// Whether it failed because no replica shows the key.
-    pub(super) fn is_key_missing(&self) -> bool {
-        self.error.reason() == Reason::KeyMissing
+    /// What the device answered, if it failed because no replica shows the key.
+    pub(super) fn key_missing(&self) -> Option<&str> {
+        (self.error.reason() == Reason::KeyMissing).then(|| self.error.private_detail().unwrap_or_default())
     }
 
     /// The words.

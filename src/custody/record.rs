@@ -14,8 +14,9 @@ use crate::store::{Batch, Kind, Store, Write};
 use crate::token::host::AroundLogin;
 use crate::token::{Evidence, KeyRef};
 
-/// Time for a login to a device, which one instance at a time makes, in seconds.
-const LOGIN_S: u32 = 30;
+/// Time for a login to a device, which one instance at a time makes, in seconds: the longest that a host is waited for with
+/// its PIN, and then some for the records around it.
+const LOGIN_S: u32 = 45;
 /// How often to ask whether the other instance has ended its login, in milliseconds.
 const AGAIN_MS: u64 = 200;
 

@@ -133,8 +133,8 @@ impl AsyncAct<Vec<u8>> for Sign {
                 Ok(served) => served,
                 // A signature that was not released is the reason, not that nobody is left to make another.
                 Err(failed) => {
-                    if failed.is_key_missing() {
-                        custody.miss(&key.record.name).await;
+                    if let Some(why) = failed.key_missing() {
+                        custody.miss(&key.record.name, why).await;
                     }
                     return Err(if wrong.is_empty() { failed } else { all_wrong(&wrong) });
                 }

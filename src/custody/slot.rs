@@ -18,7 +18,7 @@ use crate::token::{Binding, Description, KeyRef, Token};
 /// Jobs that may wait for one working session.
 const QUEUE_PER_SESSION: usize = 64;
 /// Longest wait for a device to be found, for other instances to end their logins to it, and for its own.
-const LOGIN_MAX: Duration = Duration::from_secs(95);
+const LOGIN_MAX: Duration = Duration::from_secs(180);
 
 /// Gives a device's PIN from where it is kept, each time anew.
 pub type ReadPin = Box<dyn Fn() -> Result<Pin> + Send + Sync>;

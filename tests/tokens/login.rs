@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{becomes, replica, sign, states};
+use super::{becomes, replica, sign, states, with_copy};
 use crate::kit::token::faulty::faulty_profile;
 use crate::kit::{Instance, eventually};
 
@@ -29,4 +29,26 @@ async fn a_login_under_way_is_shown_as_what_it_is_and_cannot_be_unlatched() {
     let main = becomes(&instance, "main", "healthy");
     assert!(main["login_under_way"] == false && main["latched"] == "", "{main}");
     assert!(states(&instance.log()).iter().all(|(state, _)| state != "unlatched"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_to_a_token_tries_each_replica_and_tells_of_each_that_refuses() {
+    let (mut instance, _) = with_copy("");
+    let script = instance.path("script");
+    let profile = faulty_profile(&instance, &script);
+    instance.reconfigure("profile = \"softhsm\"", &format!("profile = \"{}\"", profile.display()));
+    fs::write(&script, "C_Login always log\nC_Login always return 0xa0").unwrap();
+    instance.start_waiting();
+    let said = instance.cli(&["token", "login", "main"]).refused(69, "PIN_LATCHED");
+    for words in ["token main: the token refused", "replica copy: its PIN", "token unlatch main", "token unlatch copy"]
+    {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    fs::write(&script, "C_Login always log").unwrap();
+    instance.cli(&["token", "unlatch", "copy"]).good();
+    let said = instance.cli(&["token", "login", "main"]).refused(69, "PIN_LATCHED");
+    assert!(said.contains("token main: the token refused") && !said.contains("copy"), "{said}");
+    becomes(&instance, "copy", "healthy");
+    assert_eq!(replica(&instance, "main")["health"], "waiting");
+    assert_eq!(fs::read_to_string(script.with_extension("calls")).unwrap().lines().count(), 3, "no PIN twice");
 }

@@ -354,11 +354,14 @@ impl Connection {
             let Loaded { handle, public, .. } = &self.loaded[self.loaded.len() - 1];
             return Ok((*handle, public.clone()));
         }
-        let file = object::read::<KeyFile>(&object::key_path(directory, id))
-            .map_err(|e| super::refusal(Class::Token, "TPM2_Load", e.message()))?
-            .ok_or_else(|| super::refusal(Class::KeyMissing, "TPM2_Load", "no private key of this id"))?;
+        // A file that cannot be used says nothing of the TPM, and nothing of other keys.
+        let missing = |why: String| super::refusal(Class::KeyMissing, "TPM2_Load", why);
+        let path = object::key_path(directory, id);
+        let file = object::read::<KeyFile>(&path)
+            .map_err(|e| missing(format!("the file of this key cannot be read: {}", e.message())))?
+            .ok_or_else(|| missing("no private key of this id".to_owned()))?;
         let loading = |e: Tss| failure("TPM2_Load", &e);
-        let (public, private) = file.parts().map_err(loading)?;
+        let (public, private) = file.parts().map_err(|e| missing(format!("{} holds no key: {e}", path.display())))?;
         let known = object::public_key(&public)
             .ok_or_else(|| super::refusal(Class::Mismatch, "TPM2_Load", "a key of another kind"))?;
         let auth = Auth::try_from(auth.expose().to_vec()).map_err(loading)?;
