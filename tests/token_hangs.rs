@@ -4,10 +4,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::kit::Instance;
 use crate::kit::token::faulty::faulty_profile;
-use crate::tokens::{becomes, sign};
+use crate::kit::{Instance, eventually};
+use crate::tokens::{becomes, replica, sign, with_copy};
 
 /// Puts the faulty module in front of a token that has this profile in the configuration; gives its script.
 fn behind_faulty(instance: &Instance, configured: &str, name: &str) -> PathBuf {
@@ -47,4 +49,40 @@ async fn a_token_that_says_nothing_delays_neither_the_start_nor_the_return_of_an
     fs::write(&main, "").unwrap();
     becomes(&instance, "main", "healthy");
     sign(&node, &draft).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_callers_get_their_signatures_while_one_of_two_replicas_hangs() {
+    let (mut instance, draft) = with_copy("profile = \"softhsm-copy\"\n");
+    let script = behind_faulty(&instance, "profile = \"softhsm-copy\"", "copy");
+    instance.start();
+    let (signed, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut callers = Vec::new();
+    for _ in 0..8 {
+        let (node, draft) = (instance.connect("node-1").await, draft.clone());
+        let (signed, over) = (Arc::clone(&signed), Arc::clone(&over));
+        callers.push(tokio::spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                sign(&node, &draft).await.unwrap();
+                signed.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    for _ in 0..2 {
+        let restarts = becomes(&instance, "copy", "healthy")["host_restarts"].as_u64();
+        fs::write(&script, "C_Sign always hang").unwrap();
+        becomes(&instance, "copy", "failed");
+        // While it hangs, again and again, all go on.
+        let so_far = signed.load(Ordering::Relaxed);
+        eventually("they sign on", || signed.load(Ordering::Relaxed) >= so_far + 50);
+        assert!(replica(&instance, "copy")["host_restarts"].as_u64() > restarts);
+        fs::write(&script, "").unwrap();
+    }
+    becomes(&instance, "copy", "healthy");
+    over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(replica(&instance, "main")["health"], "healthy");
+    instance.log();
 }

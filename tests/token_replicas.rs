@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
@@ -80,31 +80,34 @@ fn replicas_of(hosts: [&Arc<HostToken>; 2]) -> Arc<Replicas> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_caller_notices_that_one_of_two_replicas_dies_again_and_again() {
     let pair = Arc::new(Pair::new());
-    let end = Instant::now() + Duration::from_secs(3);
-    let signed = Arc::new(AtomicUsize::new(0));
+    let (signed, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let callers: Vec<_> = (0..8)
         .map(|_| {
-            let (pair, signed) = (Arc::clone(&pair), Arc::clone(&signed));
+            let (pair, signed, over) = (Arc::clone(&pair), Arc::clone(&signed), Arc::clone(&over));
             tokio::spawn(async move {
-                while Instant::now() < end {
+                while !over.load(Ordering::Relaxed) {
                     pair.sign(&pair.key).await.unwrap();
                     signed.fetch_add(1, Ordering::Relaxed);
                 }
             })
         })
         .collect();
+    let key = Arc::clone(&pair.key);
+    let probe = move |token: &dyn Token| heartbeat(token, &key, Padding::Oaep(Hash::Sha1));
     let mut killed = 0;
-    while Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    while killed < 8 || signed.load(Ordering::Relaxed) < 100 {
         if let Some(pid) = pair.hosts[0].pid().and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().unwrap())) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             killed += 1;
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // What failed comes back by a probe.
+        pair.probe(Duration::from_secs(60), probe.clone()).await;
     }
+    over.store(true, Ordering::Relaxed);
     for caller in callers {
         caller.await.unwrap();
     }
-    assert!(killed > 5 && signed.load(Ordering::Relaxed) > 100);
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ async fn signs_again(node: &Connection, draft: &Draft) {
 }
 
 /// How the replicas stand, by their names.
-fn replica(instance: &Instance, name: &str) -> Value {
+pub(crate) fn replica(instance: &Instance, name: &str) -> Value {
     let all = instance.json(&["token", "status"]);
     let found = all.as_array().unwrap().iter().find(|replica| replica["replica"] == name);
     found.unwrap_or_else(|| panic!("no replica {name} in {all}")).clone()
@@ -81,7 +81,7 @@ fn states(log: &[Value]) -> Vec<(String, String)> {
 
 /// An instance with an enrolled cluster whose token has a replica `copy`: SoftHSM imitates cloning by a copied directory.
 /// Stopped.
-fn with_copy(more: &str) -> (Instance, Draft) {
+pub(crate) fn with_copy(more: &str) -> (Instance, Draft) {
     let mut instance = Instance::with_cluster();
     let draft = instance.draft("demo");
     assert_eq!(instance.stop(), Some(0));
