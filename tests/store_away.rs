@@ -276,3 +276,50 @@ async fn a_full_disk_is_said_so_and_signing_goes_on_when_there_is_room_again() {
     place.is_back().await;
     assert!(place.asked() > signed);
 }
+
+/// A minute passes before counts are recorded, and this waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_counted_once_though_nobody_knows_at_first_whether_the_count_was_recorded() {
+    const FLOOD: u64 = 60;
+    let mut server = Postgres::start();
+    let instance = Instance::in_database(&server, "a");
+    let held = instance.path("held");
+    let wanted = format!("@{}", held.display());
+    // So that nothing else is committed meanwhile.
+    instance.reconfigure("checkpoint_seconds = 60", "checkpoint_seconds = 86400");
+    let mut place = Place::new(instance, &[("KEYWARD_FAULTPOINT", &wanted)]).await;
+    for _ in 0..FLOOD {
+        let asked = place.draft.request("clusters/other");
+        let refused = failed(place.node.licensing().sign_document(asked).await.unwrap_err());
+        assert_eq!(refused.reason(), Reason::PermissionDenied);
+    }
+    fs::write(&held, "before-commit:record").unwrap();
+    // The kit has less patience.
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    place.instance.wait_for_line("faultpoint before-commit:record");
+    // The commit happens, and neither its answer comes nor that to the question what became of it.
+    server.wait_for_standby("nobody");
+    fs::remove_file(&held).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    server.kill();
+    until_serving(&place.instance, false).await;
+    server.restart();
+    server.wait_for_standby("");
+    place.is_back().await;
+    let said = fs::read_to_string(place.instance.path("serve.log")).unwrap();
+    assert!(
+        !said.contains("no transaction in progress"),
+        "the server warns of what is done while nothing is to be done"
+    );
+    let counted = || {
+        let log = place.instance.log();
+        let counts = events(&log, "refusals-counted").into_iter();
+        counts.filter_map(|event| event["counts"]["sign-document PERMISSION_DENIED"].as_u64()).sum::<u64>()
+    };
+    // Longer than it waits before it tries again.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let log = place.instance.log();
+    let single =
+        events(&log, "refusal").into_iter().filter(|event| event["operation"] == "sign-document").count() as u64;
+    assert_eq!(single + counted(), FLOOD);
+}

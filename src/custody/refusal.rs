@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::audit::record::{Event, brief, time_text};
+use crate::audit::record::{Event, Record, brief, time_text};
 use crate::caller::{Caller, CallerNote};
 use crate::clock;
 use crate::custody::Custody;
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, Result};
 use crate::policy::Operation;
 use crate::store::{Batch, Store};
 
@@ -25,6 +25,8 @@ const WINDOW_S: u64 = 60;
 const TARGET_CHARS_MAX: usize = 200;
 /// Pause before counts that could not be recorded are tried again, in milliseconds.
 const AGAIN_MS: u64 = 500;
+/// Records that are read at a time.
+const PAGE: u32 = 1000;
 
 /// What one source was refused in a window.
 #[derive(Debug, Default)]
@@ -192,15 +194,49 @@ impl Refusals {
     }
 
     async fn record(&self, events: Vec<Event>) {
+        let from = self.store.head().size;
         loop {
-            match self.store.commit(Batch { writes: Vec::new(), events: events.clone() }).await {
-                Err(fault) if fault.reason() == Reason::StoreUnavailable && !self.ending.load(Ordering::Relaxed) => {
-                    tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
-                }
-                Err(fault) => return tracing::error!(?fault, ?events, "counted refusals cannot be recorded"),
+            let fault = match self.store.commit(Batch { writes: Vec::new(), events: events.clone() }).await {
                 Ok(_) => return,
+                Err(fault) => fault,
+            };
+            if fault.reason() != Reason::StoreUnavailable || self.ending.load(Ordering::Relaxed) {
+                return tracing::error!(?fault, ?events, "counted refusals cannot be recorded");
+            }
+            // It may have happened. Once something else can be committed, what the log holds is what it is.
+            let recorded = loop {
+                tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+                if self.store.commit(Batch::default()).await.is_ok()
+                    && let Ok(recorded) = self.is_recorded(from, &events).await
+                {
+                    break recorded;
+                }
+                if self.ending.load(Ordering::Relaxed) {
+                    break false;
+                }
+            };
+            if recorded {
+                return;
             }
         }
+    }
+
+    /// Whether the log has these records, from a place on: their times tell them from all others.
+    async fn is_recorded(&self, mut from: u64, events: &[Event]) -> Result<bool> {
+        let head = self.store.head();
+        while from < head.size {
+            let page = self.store.entries(&head.log, from, PAGE).await?;
+            if page.is_empty() {
+                break;
+            }
+            from += page.len() as u64;
+            for bytes in page {
+                if events.first() == Some(&Record::stored(&bytes)?.event) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -361,8 +361,10 @@ impl Task {
             });
         }
         if new.records.is_empty() && !kept {
-            self.backend.roll_back().await;
-            if !begun {
+            // A server warns of a rollback where nothing was begun.
+            if begun {
+                self.backend.roll_back().await;
+            } else {
                 self.backend.touch().await?;
             }
         } else {
