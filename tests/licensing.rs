@@ -68,6 +68,7 @@ async fn what_is_not_this_clusters_license_is_refused_with_its_reason_and_record
         ("a publishing license", "clusters/demo", label.into(), Reason::DocumentKind),
         ("laid out", "clusters/demo", body.replace("<WORK>", "\n  <WORK>"), Reason::DocumentForbidden),
         ("a carriage return", "clusters/demo", body.replace("</NAME>", "\r\n.</NAME>"), Reason::DocumentForbidden),
+        ("one in an end tag", "clusters/demo", body.replacen("</NAME>", "</NAME\r>", 1), Reason::DocumentForbidden),
         ("a tab in a tag", "clusters/demo", body.replacen("type=\"", "type=\"\t", 1), Reason::DocumentForbidden),
         ("no rights", "clusters/demo", no_rights, Reason::DocumentIncomplete),
         (

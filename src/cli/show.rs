@@ -167,7 +167,11 @@ fn quoted(text: &str) -> String {
 
 /// A text that somebody chose, in quotes where it could be taken for words of this command.
 fn told(text: &str) -> String {
-    let is_odd = text.contains([',', '(', ')', '"']) || text.contains(": ") || text.ends_with(':');
+    let begins = |word: &str| text.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
+    let is_odd = text.contains([',', '(', ')', '"'])
+        || text.contains(": ")
+        || text.ends_with(':')
+        || ["everybody", "the owner", "nobody"].into_iter().any(begins);
     if is_odd { quoted(text) } else { text.to_owned() }
 }
 

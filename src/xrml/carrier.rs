@@ -131,6 +131,9 @@ fn envelope(text: &str) -> Result<Vec<Document>> {
             Event::Decl(_) => {
                 return Err(malformed("an XML declaration stands within the markup around the documents"));
             }
+            Event::PI(instruction) if instruction.target().eq_ignore_ascii_case("xml") => {
+                return Err(malformed("an instruction around the documents has a name that is XML's own"));
+            }
             Event::PI(instruction) => markup::check_name(instruction.target(), at)?,
             Event::Comment(_) => {}
             Event::Eof => break,

@@ -10,6 +10,7 @@ use super::content::Content;
 use super::element::Principal;
 use super::form;
 use super::kind::Kind;
+use super::rights::OWNER;
 use super::signature;
 use super::text::Document;
 use super::unknown;
@@ -19,8 +20,6 @@ use crate::key::RsaPublicKey;
 
 /// How far clocks may differ: the certificate validity tolerance of MS-RMPR 3.1.3.3.
 pub const ISSUED_TIME_TOLERANCE: Duration = Duration::minutes(15);
-/// The right of a content's owner.
-const OWNER: &str = "OWNER";
 
 /// A trusted root key: SHA-256 over its modulus as XrML writes it, little-endian.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -106,9 +105,10 @@ impl Finding {
         self.form.is_ok() && self.signature.is_ok() && !matches!(self.link, Link::Broken(_))
     }
 
-    /// Refuses a leaf that is not good at a moment: by ISSUEDTIME, if that is still to come, by VALIDITYTIME, by the time of a certificate's right to issue, by the
-    /// times of conditions on the whole document, and a use license also if none of its rights may be used then.
-    /// Certificates above the leaf are judged by the time of issue of what hangs below them and may have ended since.
+    /// Refuses a leaf that is not good at a moment: by ISSUEDTIME, if that is still to come, by VALIDITYTIME, by the time of
+    /// a certificate's right to issue, by the times of conditions on the whole document, and a use license also if none of
+    /// its rights may be used then. Certificates above the leaf are judged by the time of issue of what hangs below them
+    /// and may have ended since.
     ///
     /// # Errors
     /// `DOCUMENT_DATES`, or why there are no dates to judge.
@@ -135,7 +135,9 @@ impl Finding {
         if let Some(issued) = content.issued.filter(|issued| issued.moment() > moment + ISSUED_TIME_TOLERANCE) {
             return Err(dates(format!("not issued before {issued}")));
         }
-        if content.conditions_of_all().any(|conditions| !conditions.hold(content.issued, moment)) {
+        // In rights data it bounds what is published with them, from its publication on.
+        let is_published = !matches!(kind, Kind::Template | Kind::RightsData);
+        if is_published && content.conditions_of_all().any(|conditions| !conditions.hold(content.issued, moment)) {
             return Err(dates("used up: the time for which it could be used from its issue on is over".into()));
         }
         let rights = content.work.as_ref().map_or(&[][..], |work| &work.rights);

@@ -103,9 +103,9 @@ impl<'a> Element<'a> {
         self.attributes().map(|(name, _)| name)
     }
 
-    /// Whether one of its attributes holds other white space than spaces, or its tag a carriage return.
+    /// Whether one of its attributes holds a line feed or a tab.
     pub(super) fn has_spaced_attribute(self) -> bool {
-        self.tag().contains('\r') || self.attributes().any(|(_, value)| value.contains(['\t', '\n']))
+        self.attributes().any(|(_, value)| value.contains(['\t', '\n']))
     }
 
     /// The value of an attribute.
@@ -386,7 +386,7 @@ pub(super) fn check_document_tag(tag: &str, at: usize) -> Result<()> {
     }
     let (name, attributes) = tag.split_at(tag.find(is_space).unwrap_or(tag.len()));
     let is_foreign = |(name, value): (&str, &str)| match name.strip_prefix("xml:") {
-        Some(rest) => rest.contains(':'),
+        Some(rest) => rest.contains(':') || check_name(rest, at).is_err(),
         None => name.contains(':') || (name == "xmlns" && !value.is_empty()),
     };
     match name.contains(':') || Attributes(attributes).filter_map(Result::ok).any(is_foreign) {

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::chain::{Finding, Link};
 use super::content::{Content, begin_license, end, write_descriptor};
-use super::element::{Object, Principal};
+use super::element::{Id, Object, Principal};
 use super::kind::Kind;
 use super::license::Refresh;
 use super::markup::{Element, incomplete, read_each};
@@ -35,7 +35,7 @@ pub enum Revoke {
     PrincipalId(Object),
     /// All licenses for a content by its ID.
     ContentId(Object),
-    /// Of no known category and type, as received.
+    /// Of no known category and type, or with an ID that names nothing, as received.
     Unknown(String),
 }
 
@@ -94,7 +94,7 @@ impl RevocationList {
         end(xml, self, RevocationList::read)
     }
 
-    /// How many of its entries are of no known category and type. What they revoke cannot be told.
+    /// How many of its entries are not understood. What they revoke cannot be told.
     #[must_use]
     pub fn unknown(&self) -> usize {
         self.entries.iter().filter(|entry| matches!(entry, Revoke::Unknown(_))).count()
@@ -133,18 +133,26 @@ pub(super) fn read_entries(body: &Body) -> Result<Vec<Revoke>> {
 }
 
 fn read_revoke(revoke: Element<'_>) -> Result<Revoke> {
-    let object = || Object::read(revoke.required("OBJECT")?);
+    let named = |make: fn(Object) -> Revoke| {
+        let object = Object::read(revoke.required("OBJECT")?)?;
+        Ok::<_, Error>(if is_usable(&object.id) { make(object) } else { Revoke::Unknown(revoke.outer().to_owned()) })
+    };
     let key = || read_key(revoke.required("PUBLICKEY")?);
     Ok(match (&*revoke.required_attribute("category")?, &*revoke.required_attribute("type")?) {
-        ("license", "license-id") => Revoke::LicenseId(object()?),
+        ("license", "license-id") => named(Revoke::LicenseId)?,
         ("license", "license-hash") => Revoke::LicenseHash(Digest::read(revoke.required("DIGEST")?)?),
         ("license", "issuer-key") => Revoke::IssuerKey(key()?),
-        ("license", "issuer-id") => Revoke::IssuerId(object()?),
+        ("license", "issuer-id") => named(Revoke::IssuerId)?,
         ("principal", "principal-key") => Revoke::PrincipalKey(key()?),
-        ("principal", "principal-id") => Revoke::PrincipalId(object()?),
-        ("content", "content-id") => Revoke::ContentId(object()?),
+        ("principal", "principal-id") => named(Revoke::PrincipalId)?,
+        ("content", "content-id") => named(Revoke::ContentId)?,
         _ => Revoke::Unknown(revoke.outer().to_owned()),
     })
+}
+
+/// Whether an ID can name anything: none, or one that is not in its form, is that of no document.
+fn is_usable(id: &Id) -> bool {
+    !id.value.is_empty() && id.value.trim() == id.value && (id.kind != "MS-GUID" || id.is_guid())
 }
 
 fn write_revoke(entry: &Revoke, xml: &mut Xml) {
@@ -174,8 +182,9 @@ fn write_revoke(entry: &Revoke, xml: &mut Xml) {
 ///
 /// A list counts for a document if its key is that of the document's issuer, or one that the document's own conditions
 /// name, or if it counts for the certificate above: who may take the certificate away may take less. Whatever hangs below
-/// a revoked certificate is revoked with it. An entry that is not understood may name anything. Of a document that cannot be read whole, only what can be read is looked at, so
-/// it is never said to be good. The lists' signatures must have been verified.
+/// a revoked certificate is revoked with it. An entry that is not understood may name anything. Of a document that cannot
+/// be read whole, only what can be read is looked at, so it is never said to be good. The lists' signatures must have been
+/// verified.
 #[must_use]
 pub fn apply(lists: &[RevocationList], documents: &[Document], findings: &[Finding]) -> Vec<Result<()>> {
     let mut outcomes: Vec<Result<()>> = vec![Ok(()); findings.len()];
@@ -209,7 +218,7 @@ pub fn apply(lists: &[RevocationList], documents: &[Document], findings: &[Findi
                 Err(Error::new(fault.reason(), format!("cannot be judged: document {} above it cannot", above + 1)))
             }
             (None, _) if counting[at].iter().any(|list| lists[*list].unknown() > 0) => {
-                let message = "cannot be judged: a list has an entry of unknown category or type";
+                let message = "cannot be judged: a list has an entry of unknown category or type, or with an ID that names nothing";
                 Err(Error::new(Reason::DocumentIncomplete, message)
                     .hint("Look at it with keyward show, and get a list that says what it means"))
             }

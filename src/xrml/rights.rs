@@ -149,9 +149,9 @@ pub fn evaluate(
             }
         }
     }
-    // Whoever holds everything needs nothing else beside it.
-    if let Some(at) = outcome.grants.iter().position(|grant| grant.name == OWNER) {
-        outcome.grants = vec![outcome.grants.swap_remove(at)];
+    // Whoever holds everything needs nothing else beside it, but what runs when that does not.
+    if let Some(owner) = outcome.grants.iter().find(|grant| grant.name == OWNER).cloned() {
+        outcome.grants.retain(|grant| grant.name == OWNER || grant.is_better(&owner, moment));
     }
     outcome
 }

@@ -103,19 +103,23 @@ impl Body {
     /// # Errors
     /// `DOCUMENT_FORBIDDEN_MARKUP`, naming the element.
     pub fn check_stable(&self) -> Result<()> {
+        let unstable = |message: String| {
+            Error::new(Reason::DocumentForbidden, message + ", which does not survive XML software")
+                .hint("Write line ends as LF, none in attributes, and no white space between tags")
+        };
+        if let Some(at) = self.as_str().find('\r') {
+            return Err(unstable(format!("a carriage return stands in the text, at byte {at}")));
+        }
         let root = self.element();
         let all = (root.index()..root.after()).map(|at| self.parsed.element(at));
         for element in all {
             let mut runs = element.runs();
             let what = match () {
                 () if element.has_spaced_attribute() => "a line end or tab in an attribute",
-                () if runs.clone().any(|run| run.contains('\r')) => "a carriage return",
                 () if runs.any(|run| !run.is_empty() && is_blank(run)) => "nothing but white space between two tags",
                 () => continue,
             };
-            let message = format!("{} has {what}, which does not survive XML software", element.name());
-            return Err(Error::new(Reason::DocumentForbidden, message)
-                .hint("Write line ends as LF, none in attributes, and no white space between tags"));
+            return Err(unstable(format!("{} has {what}", element.name())));
         }
         Ok(())
     }

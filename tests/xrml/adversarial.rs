@@ -36,6 +36,8 @@ fn markup_that_can_hide_or_add_text_is_forbidden() {
         "<:A />",
         "<A a:b=\"1\" />",
         "<A xml:a:b=\"1\" />",
+        "<A xml:=\"1\" />",
+        "<A xml:1a=\"1\" />",
     ] {
         assert_eq!(refused(&body(inner)), Reason::DocumentForbidden, "{inner}");
     }

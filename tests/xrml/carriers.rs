@@ -175,6 +175,7 @@ fn what_stands_around_documents_is_well_formed() {
         "<!-- a -- b -->",
         "<?xml version=\"1.0\"?>",
         "<?1 ?>",
+        "<?XML a?>",
     ] {
         let text = format!("<A>{slc}{around}</A>");
         assert_eq!(carrier::read_text(&text).unwrap_err().reason(), Reason::DocumentMalformed, "{around}");

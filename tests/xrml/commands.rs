@@ -307,6 +307,8 @@ fn nobody_is_taken_for_everybody_and_no_text_for_words_of_the_command() {
         (person("Unspecified", "", "Anyone"), "Unspecified Anyone"),
         (person("Unspecified", "", "everybody (Internal Anyone)"), "Unspecified \"everybody (Internal Anyone)\""),
         (person("Windows", "S-1-5-21-7", "bob, everybody"), "\"bob, everybody\" Windows S-1-5-21-7"),
+        (person("", "", "everybody"), "\"everybody\""),
+        (person("MS-GUID", "Everybody", ""), "\"Everybody\""),
         (person("everybody", "else", ""), "\"everybody\" else"),
         (person("Unspecified", "", "bob: without limit in time"), "Unspecified \"bob: without limit in time\""),
         (person("Unspecified", "", ""), "nobody named"),

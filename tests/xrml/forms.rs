@@ -166,6 +166,18 @@ fn a_use_license_is_good_at_a_time_if_one_of_its_rights_is() {
         assert!(findings[0].check_time(at("2026-01-20T00:00")).is_ok(), "{place}");
         assert!(findings[0].check_time(at("2026-02-20T00:00")).is_err(), "{place}");
     }
+    let issuer = part("ul.xml", "<ISSUER>", "</ISSUER>");
+    let template = format!(
+        "<BODY type=\"Microsoft Official Rights Template\"><ISSUEDTIME>2026-01-02T03:07</ISSUEDTIME><DESCRIPTOR><OBJECT>\
+         <ID type=\"MS-GUID\">{{8d161ff4-11ee-4d93-b1f8-fc490150dcaf}}</ID><NAME>x</NAME></OBJECT></DESCRIPTOR>{issuer}\
+         <WORK><OBJECT><ID type=\"\" /></OBJECT><PRECONDITIONLIST>{interval}</PRECONDITIONLIST><RIGHTSGROUP \
+         name=\"Main-Rights\"><RIGHTSLIST><VIEW><CONDITIONLIST><ACCESS><PRINCIPAL><OBJECT><ID type=\"Internal\">Anyone\
+         </ID></OBJECT></PRINCIPAL></ACCESS></CONDITIONLIST></VIEW></RIGHTSLIST></RIGHTSGROUP></WORK></BODY>"
+    );
+    let template = Key::load("mode2", "slc").document(Root::Server, &Body::read(&template).unwrap(), Hash::Sha256);
+    let findings = under_the_server(vec![template]);
+    assert!(findings[0].is_good(), "{:?}", findings[0]);
+    assert!(findings[0].check_time(at("2026-06-01T00:00")).is_ok(), "it bounds what is published, from then on");
 }
 
 #[test]

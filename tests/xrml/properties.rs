@@ -139,6 +139,8 @@ proptest! {
         prop_assert_eq!(&template::read(&template::write(&rights).unwrap()).unwrap(), &rights);
 
         let mut list = RevocationList::read(&vector("revocation-list.xml")).unwrap();
+        // An ID with white space around it would name nothing.
+        let named = Object { id: Id { value: named.id.value.trim().to_owned(), ..named.id }, ..named };
         list.entries.extend([Revoke::PrincipalId(named.clone()), Revoke::LicenseId(named.clone()), Revoke::ContentId(named)]);
         prop_assert_eq!(&RevocationList::read(&list.write().unwrap()).unwrap(), &list);
     }

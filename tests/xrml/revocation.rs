@@ -87,6 +87,18 @@ fn an_entry_of_unknown_meaning_is_kept_and_leaves_open_what_it_revokes() {
     let outcomes = judge(&[written]);
     assert!(outcomes[0].as_ref().unwrap_err().message().contains("unknown category or type"), "{:?}", outcomes[0]);
     assert!(outcomes[1].is_ok(), "the server's list does not count for the server");
+    // An entry of a known type that names nothing is no better understood.
+    for (category, kind, object) in [
+        ("principal", "principal-id", "<ID type=\"Windows\" /><NAME>alice@example.test</NAME>"),
+        ("principal", "principal-id", "<ID type=\"Windows\">S-1-5-21-1-2-3-1118 </ID>"),
+        ("license", "license-id", "<ID type=\"MS-GUID\">7a925b0c-b918-450b-8b7f-33719847a8b2</ID>"),
+        ("content", "content-id", "<ID type=\"MS-GUID\"> {7a925b0c-b918-450b-8b7f-33719847a8b2}</ID>"),
+    ] {
+        let text = format!("<REVOKE category=\"{category}\" type=\"{kind}\"><OBJECT>{object}</OBJECT></REVOKE>");
+        let nameless = list("slc", vec![Revoke::Unknown(text.clone())]);
+        assert_eq!(nameless.entries, [Revoke::Unknown(text)], "read as it was written");
+        assert!(judge(&[nameless])[0].is_err(), "{object}");
+    }
     let both = list("slc", vec![unknown, Revoke::LicenseId(content.descriptor.unwrap())]);
     assert_eq!(judge(&[both])[0].as_ref().unwrap_err().reason(), Reason::Revoked);
 }

@@ -135,6 +135,20 @@ fn rights_go_to_whom_they_are_given_and_to_nobody_else() {
             &in_group,
             &["OWNER"],
         ),
+        (
+            "what runs when the right to everything does not",
+            String::new(),
+            vec![right("VIEW", &anyone, ""), right("OWNER", &group, &later), right("EDIT", &anyone, &later)],
+            &in_group,
+            &["VIEW", "OWNER"],
+        ),
+        (
+            "what outlasts the right to everything",
+            String::new(),
+            vec![right("VIEW", &anyone, ""), right("OWNER", &group, &running), right("EDIT", &anyone, &running)],
+            &in_group,
+            &["VIEW", "OWNER"],
+        ),
         ("a right that is over", String::new(), view(&anyone, &over), &in_group, &[]),
         ("a right that runs", String::new(), view(&anyone, &running), &in_group, &["VIEW"]),
         (
