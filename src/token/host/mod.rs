@@ -31,6 +31,8 @@ pub use serve::serve;
 
 /// What failures are of in which no device said anything.
 const HOST: &str = "token host";
+/// So many hosts may be held by their driver beyond their end before no more are started.
+const HELD_MAX: usize = 2;
 /// Longest wait for a host to open its token.
 const OPEN_MAX: Duration = Duration::from_secs(15);
 
@@ -65,6 +67,8 @@ pub struct HostToken {
     around_login: AroundLogin,
     state: Mutex<State>,
     returned: Condvar,
+    /// Each host that has not ended holds it, killed or not.
+    living: Arc<()>,
 }
 
 #[derive(Default)]
@@ -99,7 +103,7 @@ struct Host {
 impl Host {
     /// Takes a child over. A thread waits for its end, however it comes and whether or not anybody asks for it by then:
     /// that may take as long as a driver holds it.
-    fn of(mut child: Child, control: UnixStream) -> io::Result<Host> {
+    fn of(mut child: Child, control: UnixStream, living: Arc<()>) -> io::Result<Host> {
         let opened = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
         let handle = opened.inspect_err(|_| {
             let _ = child.kill().and_then(|()| child.wait());
@@ -109,6 +113,7 @@ impl Host {
         std::thread::Builder::new().name("host-reaper".to_owned()).spawn(move || {
             let _ = child.wait();
             ended.store(true, Ordering::Release);
+            drop(living);
         })?;
         Ok(host)
     }
@@ -143,6 +148,7 @@ impl HostToken {
             around_login: Box::new(|login| login()),
             state: Mutex::new(state),
             returned: Condvar::new(),
+            living: Arc::default(),
         }
     }
 
@@ -241,6 +247,12 @@ impl HostToken {
 
     fn spawn(&self, pin: &Pin) -> Result<(Host, Vec<UnixStream>)> {
         let failed = |e: io::Error| Error::new(Reason::TokenUnavailable, "the token host cannot be started").detail(e);
+        // A process within a driver that hangs does not end before that does. More of them would help nobody.
+        if Arc::strong_count(&self.living) - 1 >= HELD_MAX {
+            let words = format!("{HELD_MAX} token hosts of {} were killed and do not end", self.binding.name);
+            return Err(Error::new(Reason::TokenUnavailable, words)
+                .hint("The device's driver holds them: bring device and driver back, or restart the machine."));
+        }
         let (mut control, theirs) = UnixStream::pair().map_err(failed)?;
         let mut command = Command::new(&self.program.path);
         command.args(&self.program.arguments).stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
@@ -251,7 +263,7 @@ impl HostToken {
         let child = command.process_group(0).spawn().map_err(failed)?;
         // The command holds the child's end of the socket; while it is open here, the child's death shows no end.
         drop(command);
-        let host = Host::of(child, control.try_clone().map_err(failed)?).map_err(failed)?;
+        let host = Host::of(child, control.try_clone().map_err(failed)?, Arc::clone(&self.living)).map_err(failed)?;
         let unopened = |e: io::Error| {
             Error::new(Reason::TokenUnavailable, format!("the token host of {} did not open it", self.binding.name))
                 .detail(e)
