@@ -222,12 +222,26 @@ async fn a_replica_that_failed_its_probe_is_not_back_because_it_still_does_somet
     assert!(!pair.replicas.serve());
     pair.probe(Duration::from_secs(3600), |_: &dyn Token| Ok(())).await;
     assert!(pair.replicas.status().iter().all(|(_, health)| *health == Health::Healthy));
-    // That it lacks the probe key alone is no such failure: it is passed over, unless it is all that is left.
+}
+
+#[tokio::test]
+async fn a_replica_that_lacks_the_probe_key_alone_is_passed_over_for_another_and_serves_if_it_is_all_that_is_left() {
+    let pair = Pair::new();
+    let standing = || pair.replicas.status().into_iter().map(|(_, health)| health.name()).collect::<Vec<_>>();
     let lacking = |_: &dyn Token| Err(failure(Class::KeyMissing, Outcome::Refused));
     pair.probe(Duration::ZERO, lacking).await;
-    assert!(!pair.replicas.serve());
-    pair.sign(&pair.key).await.unwrap();
-    assert!(pair.replicas.serve());
+    assert_eq!(standing(), ["failed", "healthy"]);
+    // The other one fails for good: the device that answers is better, though nobody asks it for anything.
+    let broken = |_: &dyn Token| Err(failure(Class::Token, Outcome::Refused));
+    pair.replicas.probe("two", Duration::ZERO, broken).await;
+    assert_eq!(standing(), ["failed", "failed"]);
+    pair.probe(Duration::from_secs(3600), lacking).await;
+    assert_eq!(standing(), ["healthy", "failed"]);
+    // Only a signature that verifies ends what a released replica is on trial for.
+    pair.replicas.quarantine("one", "for this test");
+    pair.replicas.release("one");
+    pair.replicas.probe("one", Duration::ZERO, lacking).await;
+    assert_eq!(standing(), ["failed", "failed"]);
 }
 
 #[tokio::test]

@@ -135,11 +135,19 @@ struct State {
     probed: Option<Instant>,
     /// A ciphertext did not decrypt, and only a probe can tell whose fault that is.
     doubted: bool,
-    /// A probe failed, or a quarantine was ended: only a probe that succeeds brings it back, whatever else it does.
-    on_trial: bool,
+    trial: Option<Trial>,
     told: bool,
     /// When each act that runs must have ended.
     due: Vec<Instant>,
+}
+
+/// What only a probe that succeeds ends, whatever else the replica does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    /// A probe failed.
+    Failed,
+    /// A quarantine was ended.
+    Released,
 }
 
 /// How one replica does.
@@ -217,8 +225,18 @@ impl Standing {
 
     /// What a probe showed.
     fn tried(&self, next: Health) {
-        self.state().on_trial = next != Health::Healthy;
+        let mut state = self.state();
+        state.trial = if next == Health::Healthy { None } else { state.trial.or(Some(Trial::Failed)) };
+        drop(state);
         self.becomes(next);
+    }
+
+    /// A probe showed that the device answers, and no more: it has not the key that it was to be tried with.
+    fn answers(&self) {
+        let mut state = self.state();
+        state.trial = state.trial.filter(|trial| *trial == Trial::Released);
+        drop(state);
+        self.becomes(Health::Healthy);
     }
 
     /// What an act showed. Quarantine and waiting are left by a person only, a trial by a probe.
@@ -226,7 +244,7 @@ impl Standing {
         let mut state = self.state();
         if next == Health::Healthy {
             state.answered = Some(Instant::now());
-            if state.on_trial || state.overdue() {
+            if state.trial.is_some() || state.overdue() {
                 return;
             }
         }
@@ -288,7 +306,7 @@ impl Replicas {
                 answered: None,
                 probed: None,
                 doubted: false,
-                on_trial: false,
+                trial: None,
                 told: true,
                 due: Vec::new(),
             };
@@ -400,7 +418,7 @@ impl Replicas {
         if let Some(member) = self.member(replica) {
             let mut state = member.state();
             if !matches!(state.health, Health::Quarantined { .. }) {
-                state.on_trial = false;
+                state.trial = None;
                 member.standing.put(&mut state, health);
                 state.told = true;
             }
@@ -414,7 +432,7 @@ impl Replicas {
         let mut state = member.state();
         let was = matches!(state.health, Health::Quarantined { .. });
         if was {
-            state.on_trial = true;
+            state.trial = Some(Trial::Released);
             member.standing.put(&mut state, Health::Failed { why: "released from quarantine; not yet probed".into() });
         }
         was
@@ -493,10 +511,16 @@ impl Replicas {
         member.state().probed = Some(Instant::now());
         match done {
             Ok(()) => member.standing.tried(Health::Healthy),
-            // That one key is missing says nothing of the device: what else it does counts.
+            // That one key is missing says nothing of the device: what else it does counts. It is passed over only for
+            // another one, which has that key.
             Err(LaneError::Failed(f)) if f.class == Class::KeyMissing => {
-                let why = "it does not show the probe key, which all replicas hold".into();
-                member.standing.becomes(Health::Failed { why });
+                let is_other = |other: &&Member| other.name != member.name;
+                if self.members.iter().filter(is_other).any(|other| other.state().health == Health::Healthy) {
+                    let why = "it does not show the probe key, which another replica serves with".into();
+                    member.standing.becomes(Health::Failed { why });
+                } else {
+                    member.standing.answers();
+                }
             }
             Err(LaneError::Failed(f)) => member.standing.tried(verdict(&f)),
             Err(LaneError::Late) => {
