@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 
 use tss_esapi::Error as Tss;
-use tss_esapi::constants::response_code::Tss2ResponseCodeKind as Kind;
+use tss_esapi::constants::response_code::{Tss2ResponseCode, Tss2ResponseCodeKind as Kind};
 
 use crate::token::{Class, Failure, Outcome};
 
@@ -17,8 +17,9 @@ pub(super) fn failure(function: &'static str, error: &Tss) -> Failure {
             code: format!("the software stack refused: {error}"),
         };
     };
-    // Codes of the transport have no kind: the connection broke, and whether the command ran is not known.
-    let Some(kind) = code.kind() else {
+    // Another layer's codes have the numbers of other codes of the TPM, or none: the connection broke, and whether the
+    // command ran is not known.
+    let Some(kind) = code.kind().filter(|_| is_of_the_tpm(*code)) else {
         return Failure {
             class: Class::Session,
             outcome: Outcome::Unknown,
@@ -30,6 +31,19 @@ pub(super) fn failure(function: &'static str, error: &Tss) -> Failure {
     let advice =
         advice(kind).filter(|_| class != Class::Undecided).map(|advice| format!("; {advice}")).unwrap_or_default();
     Failure { class, outcome: Outcome::Refused, function, code: format!("TPM_RC {kind:?}: {code}{advice}") }
+}
+
+/// Whether the TPM itself gave a code, rather than the software stack or the connection to it: its bits 16 to 23 name the
+/// layer (TCG TSS 2.0 Overview and Common Structures, 2.3). The library shows them in the code's words only.
+fn is_of_the_tpm(code: Tss2ResponseCode) -> bool {
+    let words = match code {
+        Tss2ResponseCode::Success => return true,
+        Tss2ResponseCode::FormatZero(code) => code.to_string(),
+        Tss2ResponseCode::FormatOne(code) => code.to_string(),
+    };
+    let number = words.rsplit_once("0x").and_then(|(_, number)| u32::from_str_radix(number, 16).ok());
+    // The TPM's own layer, and the TPM's codes as the resource manager gives them.
+    number.is_some_and(|number| matches!(number >> 16 & 0xff, 0 | 11))
 }
 
 /// Why a TPM cannot be reached: what the system says of its device file, where it has one, else the software stack's word.
@@ -99,8 +113,6 @@ fn advice(kind: Kind) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use tss_esapi::constants::response_code::Tss2ResponseCode;
-
     use super::*;
 
     fn answer(function: &'static str, code: u32) -> Failure {
@@ -142,9 +154,19 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_connection_leaves_the_outcome_open() {
-        // TSS2_TCTI_RC_IO_ERROR
-        let failure = answer("TPM2_Sign", 0x000a_000a);
-        assert_eq!((failure.class, failure.outcome), (Class::Session, Outcome::Unknown), "{failure}");
+    fn a_broken_connection_leaves_the_outcome_open_whatever_a_tpm_would_mean_by_the_number() {
+        // GENERAL_FAILURE, IO_ERROR, BAD_VALUE and BAD_CONTEXT of the transport; GENERAL_FAILURE of ESYS and of the
+        // resource manager itself.
+        for code in [0x000a_0001, 0x000a_000a, 0x000a_000b, 0x000a_0005, 0x0007_0001, 0x000c_0001] {
+            let failure = answer("TPM2_Sign", code);
+            assert_eq!((failure.class, failure.outcome), (Class::Session, Outcome::Unknown), "{code:#x}: {failure}");
+            assert!(!failure.code.contains("power-cycle") && failure.answer().is_none(), "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_the_resource_manager_says_in_the_tpms_words_is_the_tpms_word() {
+        let failure = answer("TPM2_Certify", 0x000b_0143);
+        assert_eq!((failure.class, failure.outcome), (Class::Unsupported, Outcome::Refused), "{failure}");
     }
 }
