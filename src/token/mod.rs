@@ -21,6 +21,9 @@ pub mod tpm;
 pub use environment::set_environment;
 pub use profile::prepare_directory;
 
+/// Between the function and its code in a failure's words.
+const ANSWERED: &str = " answered ";
+
 /// Opens the token that a binding names, in this process, and logs in, once and never again. The PIN is asked for when
 /// the token has been found and nothing speaks against a try.
 ///
@@ -63,12 +66,18 @@ pub fn initialise(
     }
 }
 
-/// A device that could not be opened, as the failure of an act: in its own words, if it said something.
+/// A device that could not be opened, as the failure of an act: in its own words, if it said something, with what a TPM's
+/// say beside the value.
 fn unopened(class: Class, function: &'static str, error: &Error) -> Failure {
+    let detail = error.private_detail();
     match error.answer() {
-        Some(answer) => refusal(class, answer.function, answer.value.clone()),
+        Some(answer) => {
+            let code = detail.and_then(|failure| failure.split_once(ANSWERED)).map(|(_, code)| code);
+            let code = code.filter(|code| code.starts_with(&answer.value)).unwrap_or(&answer.value);
+            refusal(class, answer.function, code)
+        }
         None => {
-            let detail = error.private_detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+            let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
             refusal(class, function, format!("{}{detail}", error.message()))
         }
     }
@@ -289,7 +298,7 @@ impl Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} answered {}", self.function, self.code)
+        write!(f, "{}{ANSWERED}{}", self.function, self.code)
     }
 }
 
@@ -307,5 +316,20 @@ impl From<Failure> for Error {
             _ => (Reason::TokenUnavailable, "the token cannot be used now"),
         };
         Error::new(reason, message).answered(failure.answer()).detail(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_said_at_its_opening_is_kept_with_the_advice() {
+        let tpm = refusal(Class::Token, "TPM2_CreatePrimary", "TPM_RC Initialize: not started; restart the machine");
+        let pkcs11 = refusal(Class::Token, "C_OpenSession", "CKR_DEVICE_MEMORY");
+        for said in [tpm, pkcs11] {
+            let error = Error::from(said.clone()).while_doing("token main");
+            assert_eq!(unopened(Class::Token, "TPM", &error), said);
+        }
     }
 }
