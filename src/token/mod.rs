@@ -307,6 +307,11 @@ impl std::error::Error for Failure {}
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let (reason, message) = match (failure.class, failure.outcome) {
+            // The host said so: no device has refused a PIN, or it is not known that one has.
+            (Class::Pin, _) if failure.answer().is_none() => {
+                let error = Error::new(Reason::TokenWaiting, "the token waits until a person logs it in");
+                return error.hint("see why: keyward token status").detail(failure);
+            }
             (Class::Pin, _) => (Reason::PinRefused, "the token refused the PIN"),
             (Class::Caller | Class::Undecided, _) => (Reason::TokenRefused, "the token refused the input"),
             (Class::KeyMissing, _) => (Reason::KeyMissing, "the token does not show the key"),
@@ -331,5 +336,13 @@ mod tests {
             let error = Error::from(said.clone()).while_doing("token main");
             assert_eq!(unopened(Class::Token, "TPM", &error), said);
         }
+    }
+
+    #[test]
+    fn a_pin_is_said_to_be_refused_only_if_the_device_refused_it() {
+        let reason = |code: &str| Error::from(refusal(Class::Pin, "C_Login", code)).reason();
+        assert_eq!(reason("CKR_PIN_INCORRECT"), Reason::PinRefused);
+        assert_eq!(reason("0x80000001"), Reason::PinRefused);
+        assert_eq!(reason("the token host of main ended within a login"), Reason::TokenWaiting);
     }
 }
