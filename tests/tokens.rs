@@ -20,6 +20,7 @@ use crate::kit::token::{Swtpm, copy_files};
 use crate::kit::{Draft, Instance, KEYWARD, ends, events, eventually, keyward};
 
 mod login;
+mod opening;
 mod probe;
 
 /// Longest wait for a token to be back: the service has two seconds, and this machine is shared.

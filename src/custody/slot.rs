@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+
 use crate::caller::CallerNote;
 use crate::custody::record::{Standing, standing_of};
 use crate::error::{Error, Reason, Result};
@@ -81,7 +83,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Puts a token together and logs in to each of its devices, once. A device that cannot be used does not keep the
+    /// Puts a token together and logs in to each of its devices, once, in all of them at once. A device that cannot be used does not keep the
     /// others from being used; [`Slot::barred`] says whether one is left.
     ///
     /// # Errors
@@ -105,17 +107,23 @@ impl Slot {
             making_probe: tokio::sync::Mutex::default(),
         };
         let mut faults = Vec::new();
-        for member in &slot.members {
-            let (standing, _) = Standing::of(store, &member.standing()).await?;
-            faults.extend(slot.log_in(member, None).await.err());
-            if let Some(why) = standing.quarantined {
-                faults.push(slot.quarantined(member.name(), &why));
-                slot.heed(member, Some(&why));
-            }
+        for opened in join_all(slot.members.iter().map(|member| slot.open_one(store, member))).await {
+            faults.extend(opened?);
         }
         // How they stand now is told by the faults.
         let _ = slot.replicas.changes();
         Ok((slot, faults))
+    }
+
+    /// Logs in to one device at the start, and gives what keeps it out of use.
+    async fn open_one(&self, store: &dyn Store, member: &Member) -> Result<Vec<Error>> {
+        let (standing, _) = Standing::of(store, &member.standing()).await?;
+        let mut faults: Vec<Error> = self.log_in(member, None).await.err().into_iter().collect();
+        if let Some(why) = standing.quarantined {
+            faults.push(self.quarantined(member.name(), &why));
+            self.heed(member, Some(&why));
+        }
+        Ok(faults)
     }
 
     /// One try to log in to a device, with this PIN or that of its source.

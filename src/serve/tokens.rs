@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use crate::caller::Caller;
 use crate::config::{self, Config, PinSource};
 use crate::custody::{self, Device, Slot, Standing, no_token, standing_of};
@@ -105,7 +107,7 @@ fn oaep(profiles: &[Profile]) -> Option<Hash> {
     first.keys.oaep.iter().copied().find(|hash| others.iter().all(|other| other.keys.oaep.contains(hash)))
 }
 
-/// Opens every configured token and logs in to each of its devices, once. With it come the faults of devices that
+/// Opens every configured token and logs in to each of its devices, once, in all of them at once. With it come the faults of devices that
 /// cannot be used: they keep neither other devices nor other tokens from being used.
 pub(super) async fn open(
     config: &Config,
@@ -113,9 +115,14 @@ pub(super) async fn open(
     ask: Option<Ask>,
 ) -> Result<(BTreeMap<String, Slot>, Vec<Error>)> {
     let (mut slots, mut faults) = (BTreeMap::new(), Vec::new());
+    let mut openings = Vec::new();
     for token in &config.file.tokens {
         let (devices, oaep) = devices(config, store, token, ask)?;
-        let (slot, its_faults) = Slot::open(store.as_ref(), &token.name, oaep, devices).await?;
+        openings.push(Slot::open(store.as_ref(), &token.name, oaep, devices));
+    }
+    // In one task, so that a person is asked for one PIN at a time; each to its end, since a login that is left latches.
+    for (token, opened) in config.file.tokens.iter().zip(join_all(openings).await) {
+        let (slot, its_faults) = opened?;
         faults.extend(its_faults);
         slots.insert(token.name.clone(), slot);
     }
