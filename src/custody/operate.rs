@@ -105,20 +105,33 @@ impl Custody {
     }
 
     /// One new try to log in to what a name means: a token, or one of its replicas. With this PIN, or that of its
-    /// source. What one replica answers keeps none of the others from being tried.
+    /// source. What one replica answers keeps none of the others from being tried. As a task of its own: a person who goes
+    /// away loses the answer and nothing else.
     ///
     /// # Errors
     /// `NOT_FOUND`; `PIN_LATCHED` if a person has not cleared the latch yet; those of logging in, of every replica that
     /// could not be logged in.
-    pub async fn log_in(&self, permit: Permit, name: &str, pin: Option<Pin>) -> Result<TokenStatus> {
+    pub async fn log_in(self: &Arc<Self>, permit: Permit, name: &str, pin: Option<Pin>) -> Result<TokenStatus> {
+        let (custody, name) = (Arc::clone(self), name.to_owned());
+        let task = tokio::spawn(async move { custody.log_in_each(permit, &name, pin).await });
+        task.await.map_err(|fault| Error::new(Reason::Internal, "a login broke off").detail(fault))?
+    }
+
+    async fn log_in_each(&self, permit: Permit, name: &str, pin: Option<Pin>) -> Result<TokenStatus> {
         let (slot, members) = self.named(name)?;
         let caller = permit.caller().note();
         self.store.commit(Batch::event(performed(permit, &format!("tokens/{name}")))).await?;
-        let healthy = slot.replicas.status();
-        let serves =
-            |member: &Member| healthy.iter().any(|(n, health)| n == member.name() && *health == Health::Healthy);
+        let serves = |member: &Member| {
+            let statuses = slot.replicas.status();
+            statuses.iter().any(|(n, health)| n == member.name() && *health == Health::Healthy)
+        };
         let (mut pin, mut faults) = (pin, Vec::new());
-        for member in members.into_iter().filter(|member| !serves(member)) {
+        for member in members {
+            // Of two people at once, the second one finds what became of the first one's login, and ends no host of it.
+            let _one = member.logging_in.lock().await;
+            if serves(member) {
+                continue;
+            }
             match slot.log_in(member, pin.take()).await {
                 Ok(()) => tracing::info!(by = caller.name, "{} is logged in", slot.label(member.name())),
                 Err(fault) => faults.push(fault),

@@ -43,6 +43,8 @@ pub(super) struct Member {
     description: Mutex<Option<Description>>,
     /// Whether the records said last that it is quarantined.
     quarantined: AtomicBool,
+    /// Held by who logs it in on a person's word.
+    pub(super) logging_in: tokio::sync::Mutex<()>,
 }
 
 impl Member {
@@ -96,7 +98,12 @@ impl Slot {
             Ok((device.binding.name.clone(), lane, device.host.call_max()))
         };
         let lanes = devices.iter().map(lane).collect::<Result<_>>()?;
-        let member = |device| Member { device, description: Mutex::default(), quarantined: AtomicBool::new(false) };
+        let member = |device| Member {
+            device,
+            description: Mutex::default(),
+            quarantined: AtomicBool::new(false),
+            logging_in: tokio::sync::Mutex::default(),
+        };
         let slot = Slot {
             name: name.to_owned(),
             oaep,

@@ -1,10 +1,11 @@
 //! Logins: what is seen of one that is under way, and what a person may do meanwhile.
 
 use std::fs;
+use std::process::Command;
 
 use super::{becomes, replica, sign, states, with_copy};
-use crate::kit::token::faulty::faulty_profile;
-use crate::kit::{Instance, eventually};
+use crate::kit::token::faulty::{fail_by_script, faulty_profile};
+use crate::kit::{Instance, KEYWARD, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_under_way_is_shown_as_what_it_is_and_cannot_be_unlatched() {
@@ -51,4 +52,24 @@ async fn a_login_to_a_token_tries_each_replica_and_tells_of_each_that_refuses() 
     becomes(&instance, "copy", "healthy");
     assert_eq!(replica(&instance, "main")["health"], "waiting");
     assert_eq!(fs::read_to_string(script.with_extension("calls")).unwrap().lines().count(), 3, "no PIN twice");
+}
+
+#[test]
+fn a_person_who_interrupts_a_login_leaves_no_replica_waiting() {
+    let mut instance = Instance::with_cluster();
+    assert_eq!(instance.stop(), Some(0));
+    let script = fail_by_script(&instance);
+    fs::write(&script, "C_Login always return 0xa0").unwrap();
+    instance.start_waiting();
+    instance.cli(&["token", "unlatch", "main"]).good();
+    fs::write(&script, "C_Login always log\nC_Login always delay 3000").unwrap();
+    let mut person =
+        Command::new(KEYWARD).args(["token", "login", "main", "--data"]).arg(instance.data()).spawn().unwrap();
+    eventually("a login is under way", || replica(&instance, "main")["login_under_way"] == true);
+    person.kill().unwrap();
+    person.wait().unwrap();
+    // Another person waits for that login, and makes none.
+    instance.cli(&["token", "login", "main"]).good();
+    becomes(&instance, "main", "healthy");
+    assert_eq!(fs::read_to_string(script.with_extension("calls")).unwrap().lines().count(), 1, "one login");
 }
