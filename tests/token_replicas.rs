@@ -156,6 +156,9 @@ async fn a_failed_replica_comes_back_by_a_probe_and_not_by_a_license() {
     let key = Arc::clone(&pair.key);
     let probe = move |token: &dyn Token| heartbeat(token, &key, Padding::Oaep(Hash::Sha1));
     assert!(!pair.replicas.changes().is_empty() && pair.replicas.changes().is_empty(), "told once");
+    // Nor by a login, which shows nothing of its keys.
+    pair.replicas.assume("one", Health::Healthy);
+    assert!(matches!(pair.replicas.status()[0].1, Health::Failed { .. }));
     pair.probe(Duration::from_secs(60), probe).await;
     assert_eq!(pair.replicas.status()[0].1, Health::Healthy);
     assert_eq!(pair.replicas.changes(), [("one".to_owned(), Health::Healthy)]);

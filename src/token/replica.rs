@@ -15,6 +15,9 @@ const PROBES_APART: Duration = Duration::from_secs(5);
 /// What an act may take beyond the device's own time for it: the way to its host and back, and the end of one that hangs.
 const MARGIN: Duration = Duration::from_millis(500);
 
+/// Why one serves no more than before when its quarantine ended.
+const RELEASED: &str = "released from quarantine; not yet probed";
+
 /// How a replica stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -413,12 +416,18 @@ impl Replicas {
         }
     }
 
-    /// What the owner knows of a replica, who is not told it again: at the start, and after a login. A quarantine stays.
+    /// What the owner knows of a replica, who is not told it again: at the start, and after a login. A quarantine stays,
+    /// and so does the trial of one that was released from it.
     pub fn assume(&self, replica: &str, health: Health) {
         if let Some(member) = self.member(replica) {
             let mut state = member.state();
             if !matches!(state.health, Health::Quarantined { .. }) {
-                state.trial = None;
+                let released = state.trial == Some(Trial::Released);
+                state.trial = released.then_some(Trial::Released);
+                let health = match health {
+                    Health::Healthy if released => Health::Failed { why: RELEASED.into() },
+                    health => health,
+                };
                 member.standing.put(&mut state, health);
                 state.told = true;
             }
@@ -433,7 +442,7 @@ impl Replicas {
         let was = matches!(state.health, Health::Quarantined { .. });
         if was {
             state.trial = Some(Trial::Released);
-            member.standing.put(&mut state, Health::Failed { why: "released from quarantine; not yet probed".into() });
+            member.standing.put(&mut state, Health::Failed { why: RELEASED.into() });
         }
         was
     }
