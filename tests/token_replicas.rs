@@ -362,3 +362,18 @@ async fn a_short_deadline_says_nothing_of_a_replica_and_what_the_device_says_lat
     held.wait();
     crate::kit::eventually("nobody waits for the answers, and they count", || !pair.replicas.serve());
 }
+
+#[tokio::test]
+async fn a_probe_that_is_slow_within_the_times_of_its_profile_is_no_failure() {
+    let pair = Pair::new();
+    let lane = Lane::start(Arc::clone(&pair.hosts[0]) as Arc<dyn Token>, 1, 8).unwrap();
+    let slow = Replicas::new(vec![("slow".to_owned(), lane, Duration::from_secs(60))]);
+    let act = |_: &dyn Token| {
+        std::thread::sleep(Duration::from_millis(5500));
+        Ok(())
+    };
+    slow.probe("slow", Duration::ZERO, act).await;
+    let status = slow.statuses().remove(0);
+    assert_eq!(status.health, Health::Healthy);
+    assert!(status.answered.is_some());
+}

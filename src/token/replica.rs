@@ -8,8 +8,8 @@ use super::lane::{Lane, LaneError, Priority};
 use super::{Allowance, Class, Failure, Token};
 use crate::error::{Answer, Error};
 
-/// Longest act of a probe: generous, since nobody waits for it.
-const PROBE_MAX: Duration = Duration::from_secs(5);
+/// Shortest time for a probe: generous, since nobody waits for it.
+const PROBE_MIN: Duration = Duration::from_secs(5);
 /// Between two probes of a replica that serves, at least: so many may be brought about by who sends bad ciphertexts.
 const PROBES_APART: Duration = Duration::from_secs(5);
 /// What an act may take beyond the device's own time for it: the way to its host and back, and the end of one that hangs.
@@ -511,9 +511,9 @@ impl Replicas {
             // What is doubted from here on needs another one.
             std::mem::take(&mut state.doubted)
         };
-        let until = Instant::now() + PROBE_MAX;
         // It signs and decrypts.
         let (standing, max) = (Arc::clone(&member.standing), member.call_max * 2 + MARGIN);
+        let until = Instant::now() + PROBE_MIN.max(member.lane.expected_wait(Priority::Upkeep) + max);
         let watched =
             move |token: &dyn Token| standing.watch(max, || allowing(token, Allowance { until, again: false }, act));
         let done = member.lane.run_as(Priority::Upkeep, until, watched).await;
@@ -532,11 +532,10 @@ impl Replicas {
                 }
             }
             Err(LaneError::Failed(f)) => member.standing.tried(verdict(&f)),
-            Err(LaneError::Late) => {
-                member.standing.tried(Health::Failed { why: "no answer to a probe in time".into() });
+            // It has too much to do; nothing says that it does not do it. What takes too long is overdue.
+            Err(LaneError::Busy { .. } | LaneError::Expired | LaneError::Late | LaneError::Closed) => {
+                member.state().doubted |= doubted;
             }
-            // It has too much to do; nothing says that it does not do it.
-            Err(LaneError::Busy { .. } | LaneError::Expired | LaneError::Closed) => member.state().doubted |= doubted,
         }
     }
 
