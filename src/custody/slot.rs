@@ -258,11 +258,11 @@ impl Slot {
 
     /// Records what the replicas' failures mean for the next start: a quarantine, a refused PIN. Says all changes.
     pub(super) async fn keep_changes(&self, store: &dyn Store) {
-        for (replica, health) in self.replicas.changes() {
-            let label = self.label(&replica);
-            let Some(member) = self.members.iter().find(|member| member.name() == replica) else { continue };
-            let why = health.why().to_owned();
-            let kept = match health {
+        for change in self.replicas.changes() {
+            let label = self.label(&change.replica);
+            let Some(member) = self.members.iter().find(|member| member.name() == change.replica) else { continue };
+            let why = change.health.why().to_owned();
+            let kept = match change.health {
                 Health::Healthy => {
                     tracing::info!("{label} serves");
                     true
@@ -280,8 +280,8 @@ impl Slot {
                     keep(store, &member.standing(), "quarantined", &why, |standing| &mut standing.quarantined).await
                 }
             };
-            if !kept {
-                self.replicas.tell_again(&replica);
+            if kept {
+                change.kept();
             }
         }
     }

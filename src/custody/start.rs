@@ -87,6 +87,9 @@ impl Custody {
         // Waits for every act under way, with or without its caller; none begins after this.
         *self.stopping.write().await = true;
         self.refusals.finish().await;
+        for slot in self.tokens.values() {
+            slot.keep_changes(self.store.as_ref()).await;
+        }
         if let Err(fault) = self.store.commit(Batch::event(Event::LogClosed {})).await {
             tracing::error!(?fault, "the end of this run cannot be recorded");
         } else if self.trust().is_ok()

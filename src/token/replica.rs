@@ -287,6 +287,32 @@ impl Member {
     }
 }
 
+/// How a replica has come to stand. Who drops this before it is kept, or is dropped with it, has it told again.
+pub struct Change {
+    /// Name of the replica.
+    pub replica: String,
+    /// How it stands.
+    pub health: Health,
+    standing: Arc<Standing>,
+    kept: bool,
+}
+
+impl Change {
+    /// It is kept, and need not be told again.
+    pub fn kept(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.standing.lock().told = false;
+            self.standing.changed.store(true, Ordering::Release);
+        }
+    }
+}
+
 /// A result, and the replica that gave it: who verifies can say whose it was.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Served<T> {
@@ -465,9 +491,9 @@ impl Replicas {
         self.members.iter().any(|member| member.state().health == Health::Healthy)
     }
 
-    /// Those that stand otherwise than when this was last asked. One at a time may ask.
+    /// Those that stand otherwise than the owner has kept, each told to one who asks at a time.
     #[must_use]
-    pub fn changes(&self) -> Vec<(String, Health)> {
+    pub fn changes(&self) -> Vec<Change> {
         if !self.changed.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
@@ -476,18 +502,16 @@ impl Replicas {
             let mut state = member.state();
             if !state.told {
                 state.told = true;
-                changes.push((member.name.clone(), state.health.clone()));
+                let standing = Arc::clone(&member.standing);
+                changes.push(Change {
+                    replica: member.name.clone(),
+                    health: state.health.clone(),
+                    standing,
+                    kept: false,
+                });
             }
         }
         changes
-    }
-
-    /// The owner could not keep how this one stands: it is among the next changes too.
-    pub fn tell_again(&self, replica: &str) {
-        if let Some(member) = self.member(replica) {
-            member.state().told = false;
-            self.changed.store(true, Ordering::Release);
-        }
     }
 
     /// Tries a replica out if it failed, or if it serves and did nothing for `idle`, or if a ciphertext did not decrypt at
