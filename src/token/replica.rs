@@ -203,7 +203,7 @@ impl Standing {
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         if state.health == Health::Healthy && state.overdue() {
-            let why = "an act takes longer than its profile allows".into();
+            let why = "an act takes longer than its profile allows, or its host longer to open the device".into();
             self.put(&mut state, Health::Failed { why });
         }
         state
@@ -353,8 +353,8 @@ impl Replicas {
     /// once and for all callers.
     ///
     /// # Errors
-    /// The last replica's [`LaneError`]; that a key is missing only if every replica says so. What one replica may have
-    /// done stays open, whatever the next one says.
+    /// The last replica's [`LaneError`]; that a key is missing only if every replica that can be asked says so: not those
+    /// that wait or are quarantined. What one replica may have done stays open, whatever the next one says.
     pub async fn run<T: Send + 'static>(
         &self,
         priority: Priority,
