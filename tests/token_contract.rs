@@ -55,7 +55,8 @@ mod pkcs11 {
     contract! {
         softhsm "softhsm" InProcess
         kryoptic "kryoptic" InProcess
-        softhsm_in_a_host "softhsm" InHost;
+        softhsm_in_a_host "softhsm" InHost
+        kryoptic_in_a_host "kryoptic" InHost;
         {
             the_evidence_says_made_here_and_never_seen_outside
             a_missing_module_is_told_with_every_path

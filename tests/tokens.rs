@@ -92,7 +92,7 @@ pub(crate) fn with_copy(more: &str) -> (Instance, Draft) {
 }
 
 /// The same with a copy that fails by the script of this path, which says this. Started.
-fn with_failing_copy(says: &str) -> (Instance, Draft, PathBuf) {
+pub(crate) fn with_failing_copy(says: &str) -> (Instance, Draft, PathBuf) {
     let (mut instance, draft) = with_copy("profile = \"faulty.toml\"\n");
     let script = instance.path("script");
     let profile = faulty_profile(&instance, &script);
@@ -103,7 +103,7 @@ fn with_failing_copy(says: &str) -> (Instance, Draft, PathBuf) {
 }
 
 /// An instance on a TPM of its own, with a cluster, started.
-fn on_tpm() -> (Instance, Swtpm, Draft) {
+pub(crate) fn on_tpm() -> (Instance, Swtpm, Draft) {
     let mut instance = Instance::nothing();
     let tpm = Swtpm::start(instance.directory.path());
     let tcti = format!("file:{}", instance.path("tcti").display());
