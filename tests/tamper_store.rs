@@ -351,3 +351,29 @@ async fn an_open_intent_that_the_head_passes_over_is_named(mut place: Place) {
         assert_eq!(refused.reason(), keyward::error::Reason::RecordBroken, "{refused:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_its_instance_writes_and_signs_while_the_store_is_verified_is_not_called_rewound() {
+    let place = Place::new(Some(Postgres::start())).await;
+    let url = place.server.as_ref().unwrap().url();
+    let other = keyward::store::Postgres::open(&url, None, "b", true).await.unwrap();
+    let signer = Signer::new(&other.head().log);
+    let trust = signer.trust(&other.head().log);
+    let (end, mut ended) = tokio::sync::oneshot::channel::<()>();
+    let writes = tokio::spawn(async move {
+        while ended.try_recv().is_err() {
+            other.commit(Batch::event(Event::LogClosed {})).await.unwrap();
+            sign(&other, &signer).await;
+        }
+        other.close().await;
+    });
+    for _ in 0..20 {
+        let others = std::slice::from_ref(&trust);
+        let report = inspect(place.store.as_ref(), Verifier::new(None), Some(&place.vouched), others).await.unwrap();
+        let finding = serde_json::to_value(report.finding).unwrap();
+        // Its last records may not be signed yet.
+        assert!(finding == "good" || finding == "untrusted", "{report:?}");
+    }
+    end.send(()).unwrap();
+    writes.await.unwrap();
+}

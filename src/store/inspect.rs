@@ -46,7 +46,7 @@ pub async fn inspect(
     vouched: Option<&Vouched>,
     others: &[Trust],
 ) -> Result<Report> {
-    let (own, heads) = (store.head(), store.heads().await?);
+    let (own, mut heads) = (store.head(), store.heads().await?);
     let mut recorded = Recorded::new();
     let signed = match vouched {
         Some(vouched) => {
@@ -57,7 +57,7 @@ pub async fn inspect(
         None => None,
     };
     let mut logs = vec![look(store, own.clone(), verifier, signed, &mut recorded).await?];
-    for head in heads.iter().filter(|head| head.log != own.log) {
+    for head in heads.iter_mut().filter(|head| head.log != own.log) {
         let given = others.iter().find(|trust| trust.log() == head.log).cloned().map(Signers::History);
         let signers = match given {
             None => Seen::of(store, &own.log, &head.log).await?.map(Signers::Seen),
@@ -67,11 +67,17 @@ pub async fn inspect(
             Some(signers) => Some(Signed::read(store, &head.log, signers).await?),
             None => None,
         };
+        // Another instance may write and sign meanwhile: its log is read as far as it went when what was signed had been read.
+        if let Some(now) = store.heads().await?.into_iter().find(|now| now.log == head.log && now.size > head.size) {
+            *head = now;
+        }
         logs.push(look(store, head.clone(), Verifier::new(None), signed, &mut recorded).await?);
     }
     let (mut all_hold, mut lost) = (true, Vec::new());
+    // What they say of each other may have been said since they were read.
+    let now = store.heads().await?;
     for log in &logs {
-        let found = contradicted(store, &heads, log).await?;
+        let found = contradicted(store, &now, log).await?;
         all_hold &= log.holds && found.is_none();
         lost.push(found);
     }
