@@ -164,8 +164,8 @@ async fn open(
     };
     let services = Services::new(&door)?;
     let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
-    // What was missing when the last run ended, and what is now, before anybody asks.
-    custody.look_for_all_keys().await;
+    // What was missing when the last run ended, and what is now, before anybody asks; what takes long goes on beside.
+    let _looking = custody.look_for_all_keys().await;
     services.report(false, &custody.readiness()).await;
     let tending = tokio::spawn(Arc::clone(custody).tend(caller.clone()));
     let bound = Bound { api, join, closed_intents };

@@ -19,6 +19,8 @@ use crate::token::{Class, Failure, Outcome, Token};
 
 /// Time for one look for a key.
 pub(super) const LOOK: Duration = Duration::from_secs(10);
+/// Longest wait for all of them at the start.
+const LOOKS: Duration = Duration::from_secs(5);
 /// Keys that are read from the store at a time.
 const PAGE: u32 = 100;
 
@@ -63,22 +65,29 @@ impl Custody {
         }
     }
 
-    /// Looks for every key of the tokens that serve, in all of them at once.
-    pub async fn look_for_all_keys(self: &Arc<Self>) {
+    /// Looks for every key of the tokens that serve, in all of them at once. A token that says nothing, or has very many
+    /// keys, keeps nobody waiting: looks that take longer go on until what is given back is dropped.
+    pub async fn look_for_all_keys(self: &Arc<Self>) -> JoinSet<()> {
         let mut looks = JoinSet::new();
         for slot in self.tokens.values().filter(|slot| slot.serves()) {
             let (custody, slot) = (Arc::clone(self), Arc::clone(slot));
             looks.spawn(async move { custody.look_for_keys(&slot).await });
         }
-        while looks.join_next().await.is_some() {}
+        let _ = tokio::time::timeout(LOOKS, async { while looks.join_next().await.is_some() {} }).await;
+        looks
     }
 
+    /// Looks for every key of a token, as long as it serves: when it does again, all are looked for.
     pub(super) async fn look_for_keys(&self, slot: &Slot) {
         let keys = match self.all_keys().await {
             Ok((keys, _)) => keys,
             Err(fault) => return tracing::warn!(?fault, "the keys of token {} cannot be looked for", slot.name),
         };
         for key in keys.iter().filter(|key| key.token == slot.name && key.state != KeyState::Missing) {
+            // Each look at a device that hangs would take as long as the first one.
+            if !slot.serves() {
+                return;
+            }
             if let Err(LaneError::Failed(failure)) = self.look(slot, key).await
                 && failure.class == Class::KeyMissing
             {

@@ -251,7 +251,8 @@ impl Instance {
         self.wait_for_line("ready");
     }
 
-    fn launch(&mut self, command: &mut Command) {
+    /// Starts a command that becomes the service, and waits for nothing.
+    pub(crate) fn launch(&mut self, command: &mut Command) {
         assert!(self.service.is_none(), "the service runs already");
         let log = fs::File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();

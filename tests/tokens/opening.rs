@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use super::with_copy;
+use super::{replica, with_copy};
 use crate::kit::token::faulty::{fail_by_script, faulty_profile};
+use crate::kit::{Instance, KEYWARD, eventually};
 
 #[test]
 fn a_device_that_takes_its_time_to_be_found_keeps_no_other_one_from_being_logged_in() {
@@ -19,4 +21,25 @@ fn a_device_that_takes_its_time_to_be_found_keeps_no_other_one_from_being_logged
     instance.start();
     let logged_in = |script: &Path| fs::metadata(script.with_extension("calls")).unwrap().modified().unwrap();
     assert!(logged_in(&copy) < logged_in(&main), "one after the other");
+}
+
+#[test]
+fn a_slow_look_for_many_keys_keeps_the_operator_waiting_for_a_bounded_time() {
+    let mut instance = Instance::with_cluster();
+    for cluster in ["one", "two", "three", "four"] {
+        instance.create_cluster(cluster, &[]);
+    }
+    assert_eq!(instance.stop(), Some(0));
+    let script = fail_by_script(&instance);
+    let profile = instance.path("faulty.toml");
+    let slow = fs::read_to_string(&profile).unwrap().replace("call_ms_max = 1000", "call_ms_max = 8000");
+    fs::write(&profile, slow).unwrap();
+    fs::write(&script, "C_FindObjectsInit always log\nC_FindObjectsInit always delay 2500").unwrap();
+    instance.launch(Command::new(KEYWARD).arg("serve").arg(instance.data()));
+    eventually("the operator is served", || {
+        instance.cli(&["token", "list"]).code == Some(0) && instance.data().join("operator.sock").exists()
+    });
+    let asked = fs::read_to_string(script.with_extension("calls")).unwrap().lines().count();
+    assert!(asked < 8, "{asked} looks for at least eight keys");
+    assert_eq!(replica(&instance, "main")["health"], "healthy");
 }
