@@ -298,6 +298,29 @@ async fn a_key_that_a_token_no_longer_shows_is_missing_and_serves_again_by_itsel
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_lost_its_probe_key_alone_serves_and_gets_another_one() {
+    let mut faulty = Faulty::new();
+    let key = |name: &str| faulty.instance.json(&["key", "get", name]);
+    let id = key("keys/probe-main")["id"].as_str().unwrap().to_owned();
+    assert_eq!(faulty.instance.stop(), Some(0));
+    faulty.script(&format!("C_FindObjectsInit always swap {id} {}", "0".repeat(40)));
+    faulty.instance.start();
+    let found = || faulty.instance.cli(&["key", "get", "keys/probe-main-2"]).code == Some(0);
+    eventually("another one is made", found);
+    let states = ["keys/probe-main", "keys/probe-main-2"]
+        .map(|name| faulty.instance.json(&["key", "get", name])["state"].clone());
+    assert_eq!(states, ["missing", "active"]);
+    // A fault of the device is found with it: no replica comes back from a trial by another way.
+    faulty.script(&format!("C_FindObjectsInit always swap {id} {}\nC_Sign 1 corrupt", "0".repeat(40)));
+    let node = faulty.node().await;
+    assert_eq!(faulty.sign(&node).await.unwrap_err().reason(), Reason::TokenMismatch);
+    faulty.instance.cli(&["token", "release", "main"]).good();
+    faulty.signs_again(&node, Duration::from_secs(20)).await;
+    eventually("it serves", || faulty.instance.json(&["token", "status", "main"])[0]["health"] == "healthy");
+    faulty.instance.log();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn licenses_that_come_later_are_signed_before_work_that_can_wait() {
     let mut faulty = Faulty::new();
     assert_eq!(faulty.instance.stop(), Some(0));

@@ -3,18 +3,21 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::audit::record::Event;
 use crate::caller::{Caller, CallerNote};
-use crate::custody::{Custody, Making, Slot, Standing};
+use crate::custody::missing::LOOK;
+use crate::custody::{Custody, KeyRecord, Making, Slot, Standing};
 use crate::error::{Reason, Result};
-use crate::key::{KeyRole, Mode};
+use crate::key::{KeyRole, KeyState, Mode};
 use crate::policy::{self, Asked, Operation};
 use crate::store::Batch;
+use crate::token::lane::{LaneError, Priority};
 use crate::token::probe::heartbeat;
 use crate::token::replica::Health;
-use crate::token::{Failure, Padding, Token};
+use crate::token::{Class, Failure, Padding, Token};
 
 /// How often failed replicas are tried and missing keys looked for: with a device's own waits of at most one second, it
 /// serves within two seconds of its return.
@@ -23,13 +26,12 @@ const ROUND: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_secs(15);
 /// Time for a probe key to be made.
 const MAKE: Duration = Duration::from_secs(60);
-/// How long to leave a token alone in which no probe key could be made.
+/// Between two tries to make a probe key in one token.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Resource name of the key that a token is tried out with.
-#[must_use]
-pub(super) fn probe_key(token: &str) -> String {
-    format!("keys/probe-{token}")
+/// Resource name of the key that a token is tried out with: the first one, or that which replaces it.
+fn probe_key(token: &str, number: usize) -> String {
+    if number == 1 { format!("keys/probe-{token}") } else { format!("keys/probe-{token}-{number}") }
 }
 
 impl Custody {
@@ -60,27 +62,29 @@ impl Custody {
     /// Looks after each device on its own, and after each token's keys: what one of them does not answer keeps nothing
     /// else waiting. Whoever drops this ends it all.
     async fn look_after(self: &Arc<Self>, caller: Caller) {
-        while let Err(fault) = self.record_tending().await {
+        let keys: Vec<_> = self.tokens.keys().map(|token| probe_key(token, 1)).collect();
+        while let Err(fault) = self.record_tending(keys.clone()).await {
             tracing::warn!(?fault, "tokens are not tried out while that cannot be recorded");
             tokio::time::sleep(ROUND).await;
         }
         let mut cares = JoinSet::new();
         for slot in self.tokens.values() {
+            let lacking = Arc::new(Notify::new());
             for member in &slot.members {
-                cares.spawn(Arc::clone(self).try_out(Arc::clone(slot), member.name().to_owned()));
+                let lacking = Arc::clone(&lacking);
+                cares.spawn(Arc::clone(self).try_out(Arc::clone(slot), member.name().to_owned(), lacking));
             }
-            cares.spawn(Arc::clone(self).keep_a_probe_key(Arc::clone(slot), caller.clone()));
+            cares.spawn(Arc::clone(self).keep_a_probe_key(Arc::clone(slot), caller.clone(), lacking));
             cares.spawn(Arc::clone(self).keep_looking_for_keys(Arc::clone(slot)));
         }
         while cares.join_next().await.is_some() {}
     }
 
-    /// Records, once in a run, that the tokens' probe keys are used without a record each time.
+    /// Records, once in a run, that these probe keys of the tokens are used without a record each time.
     ///
     /// # Errors
     /// Those of the store.
-    async fn record_tending(&self) -> Result<()> {
-        let keys = self.tokens.keys().map(|token| probe_key(token)).collect();
+    async fn record_tending(&self, keys: Vec<String>) -> Result<()> {
         let event = Event::Maintenance { caller: CallerNote::service(), purpose: "health".to_owned(), keys };
         self.store.commit(Batch::event(event)).await.map(|_| ())
     }
@@ -90,20 +94,41 @@ impl Custody {
         let mut makers = JoinSet::new();
         for slot in self.tokens.values() {
             let (custody, slot, caller) = (Arc::clone(&self), Arc::clone(slot), caller.clone());
-            makers.spawn(async move { custody.make_probe_key(&caller, &slot).await });
+            makers.spawn(async move { drop(custody.make_probe_key(&caller, &slot).await) });
         }
         while makers.join_next().await.is_some() {}
     }
 
-    /// Has a probe key made, for ever until there is one.
-    async fn keep_a_probe_key(self: Arc<Self>, slot: Arc<Slot>, caller: Caller) {
-        let mut tried: Option<Instant> = None;
-        while slot.probe_key().is_none() {
-            if tried.is_none_or(|tried| tried.elapsed() > AGAIN) {
-                tried = Some(Instant::now());
-                self.make_probe_key(&caller, &slot).await;
+    /// Has a probe key made if there is none, and another one if no replica shows that one any more; for ever.
+    async fn keep_a_probe_key(self: Arc<Self>, slot: Arc<Slot>, caller: Caller, lacking: Arc<Notify>) {
+        loop {
+            let tried = Instant::now();
+            if let Some(key) = self.make_probe_key(&caller, &slot).await {
+                loop {
+                    lacking.notified().await;
+                    if self.has_lost(&slot, &key).await {
+                        break;
+                    }
+                }
             }
-            tokio::time::sleep(ROUND).await;
+            tokio::time::sleep(AGAIN.saturating_sub(tried.elapsed())).await;
+        }
+    }
+
+    /// Whether no replica of a token shows its probe key, as each of them says; then that is recorded.
+    async fn has_lost(&self, slot: &Slot, key: &KeyRecord) -> bool {
+        let answers = |health| matches!(health, Health::Healthy | Health::Failed { .. });
+        if !slot.replicas.status().into_iter().all(|(_, health)| answers(health)) {
+            return false;
+        }
+        let id = key.id;
+        let look = move |token: &dyn Token| token.public_key(id).map(drop);
+        match slot.replicas.run(Priority::Upkeep, Instant::now() + LOOK, look).await {
+            Err(LaneError::Failed(failure)) if failure.class == Class::KeyMissing => {
+                self.miss(&key.name, &failure.to_string()).await;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -125,44 +150,70 @@ impl Custody {
         }
     }
 
-    /// Finds a token's probe key among the records, or has one made if its first replica serves.
-    async fn make_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot) {
+    /// Finds a token's probe key among the records, the first that is not missing, or has one made if the token's first
+    /// replica answers.
+    async fn make_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot) -> Option<KeyRecord> {
         let _one = slot.making_probe.lock().await;
-        if slot.probe_key().is_some() {
-            return;
-        }
-        let name = probe_key(&slot.name);
-        let found = match self.key(&name).await {
-            Ok(key) => Ok(key.record.in_token()),
-            Err(fault) if fault.reason() == Reason::NotFound => {
-                if !matches!(slot.replicas.status().first(), Some((_, Health::Healthy))) {
-                    return;
-                }
-                self.new_probe_key(caller, slot, name).await
+        match self.some_probe_key(caller, slot).await {
+            Ok(key) => {
+                let held = key.as_ref().map(|key| Arc::new(key.in_token()));
+                let mut probe = slot.probe.lock().unwrap_or_else(PoisonError::into_inner);
+                // A lost one stays until there is another: by no other act is a replica on trial tried out.
+                *probe = held.or(probe.take());
+                key
             }
-            Err(fault) => Err(fault),
-        };
-        match found {
-            Ok(key) => *slot.probe.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(key)),
-            Err(fault) => tracing::warn!(?fault, "token {} has no probe key", slot.name),
+            Err(fault) => {
+                tracing::warn!(?fault, "token {} has no probe key", slot.name);
+                None
+            }
         }
     }
 
-    async fn new_probe_key(
-        self: &Arc<Self>,
-        caller: &Caller,
-        slot: &Slot,
-        name: String,
-    ) -> Result<crate::token::KeyRef> {
+    async fn some_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot) -> Result<Option<KeyRecord>> {
+        let mut number = 1;
+        let name = loop {
+            let name = probe_key(&slot.name, number);
+            match self.key(&name).await {
+                // A token may have the other's name and a number.
+                Ok(key) if key.record.token != slot.name || key.record.state == KeyState::Missing => number += 1,
+                Ok(key) => {
+                    if number > 1 {
+                        self.record_tending(vec![name]).await?;
+                    }
+                    return Ok(Some(key.record.clone()));
+                }
+                Err(fault) if fault.reason() == Reason::NotFound => break name,
+                Err(fault) => return Err(fault),
+            }
+        };
+        match slot.replicas.status().first() {
+            Some((_, Health::Healthy)) => {}
+            Some((first, Health::Failed { .. })) if number > 1 => {
+                let describe = |token: &dyn Token| token.describe().map(drop);
+                if slot.replicas.run_on(first, Instant::now() + LOOK, describe).await.is_err() {
+                    return Ok(None);
+                }
+            }
+            _ => return Ok(None),
+        }
+        let key = self.new_probe_key(caller, slot, name.clone()).await?;
+        if number > 1 {
+            tracing::warn!("token {} is tried out with a new key: {name}", slot.name);
+            self.record_tending(vec![name]).await?;
+        }
+        Ok(Some(key))
+    }
+
+    async fn new_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot, name: String) -> Result<KeyRecord> {
         let asked = Asked { operation: Operation::ProbeToken, cluster: None, signs: None };
         let token = slot.name.clone();
         let making = Making { name, role: KeyRole::Probe, mode: Mode::Two, token, beside: Vec::new() };
         let permit = policy::permit(caller, &asked)?;
-        Ok(self.generate(permit, making, Instant::now() + MAKE).await?.answer().in_token())
+        Ok(self.generate(permit, making, Instant::now() + MAKE).await?.answer())
     }
 
     /// Tries one replica out, for ever.
-    async fn try_out(self: Arc<Self>, slot: Arc<Slot>, replica: String) {
+    async fn try_out(self: Arc<Self>, slot: Arc<Slot>, replica: String, lacking: Arc<Notify>) {
         loop {
             let (key, padding) = (slot.probe_key(), Padding::Oaep(slot.oaep));
             let act = move |token: &dyn Token| -> Result<(), Failure> {
@@ -171,7 +222,9 @@ impl Custody {
                     None => token.describe().map(|_| ()),
                 }
             };
-            slot.replicas.probe(&replica, IDLE, act).await;
+            if slot.replicas.probe(&replica, IDLE, act).await {
+                lacking.notify_one();
+            }
             slot.keep_changes(self.store.as_ref()).await;
             tokio::time::sleep(ROUND).await;
         }

@@ -515,14 +515,15 @@ impl Replicas {
     }
 
     /// Tries a replica out if it failed, or if it serves and did nothing for `idle`, or if a ciphertext did not decrypt at
-    /// it, though for that not again within five seconds. The act uses a key of role `probe` only, or none.
+    /// it, though for that not again within five seconds. The act uses a key of role `probe` only, or none. `true` if the
+    /// replica does not show that key.
     pub async fn probe(
         &self,
         replica: &str,
         idle: Duration,
         act: impl FnOnce(&dyn Token) -> Result<(), Failure> + Send + 'static,
-    ) {
-        let Some(member) = self.member(replica) else { return };
+    ) -> bool {
+        let Some(member) = self.member(replica) else { return false };
         let doubted = {
             let mut state = member.state();
             let rested = state.answered.is_none_or(|answered| answered.elapsed() >= idle);
@@ -530,7 +531,7 @@ impl Replicas {
             let due =
                 matches!(state.health, Health::Failed { .. }) || state.health == Health::Healthy && (rested || doubted);
             if !due {
-                return;
+                return false;
             }
             // What is doubted from here on needs another one.
             std::mem::take(&mut state.doubted)
@@ -542,6 +543,7 @@ impl Replicas {
             move |token: &dyn Token| standing.watch(max, || allowing(token, Allowance { until, again: false }, act));
         let done = member.lane.run_as(Priority::Upkeep, until, watched).await;
         member.state().probed = Some(Instant::now());
+        let lacks_key = matches!(&done, Err(LaneError::Failed(f)) if f.class == Class::KeyMissing);
         match done {
             Ok(()) => member.standing.tried(Health::Healthy),
             // That one key is missing says nothing of the device: what else it does counts. It is passed over only for
@@ -561,6 +563,7 @@ impl Replicas {
                 member.state().doubted |= doubted;
             }
         }
+        lacks_key
     }
 
     /// Closes all lanes. Blocks until they are drained.
