@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use keyward::audit::chain::{ChainHash, Head};
 use keyward::audit::checkpoint::Checkpoint;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use sqlx::Connection as _;
 
 use crate::kit::postgres::Postgres;
-use crate::kit::{Instance, Ran, events, eventually};
+use crate::kit::{Instance, PATIENCE, Ran, events, eventually};
 use crate::tamper::Signer;
 
 /// Two instances on one database that ran beside each other, the first with a cluster, and both stopped.
@@ -228,4 +229,51 @@ fn a_later_audit_key_of_another_instance_counts_once_the_token_shows_it() {
     let trusted = ["--trust", own.to_str().unwrap(), "--trust", other.to_str().unwrap()];
     let (code, report) = verified(&first, &trusted);
     assert_eq!((code, &report["finding"]), (Some(0), &"good".into()), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_commits_and_signs_while_another_one_looks_is_not_accused() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    first.start();
+    first.cluster("demo");
+    let mut second = Instance::beside(&first, "second");
+    assert_eq!(first.stop(), Some(0));
+    second.start();
+    let log = log_of(&second);
+    let tables = ["log", "entry", "subtree", "checkpoint"];
+    let keep = |when: &str| {
+        server.sql(&tables.map(|t| format!("CREATE TABLE {when}_{t} AS SELECT * FROM {t}")).join("; "));
+    };
+    let put = |when: &str| {
+        let put = |t| {
+            format!(
+                "DELETE FROM {t} WHERE log_id = '{log}'; INSERT INTO {t} SELECT * FROM {when}_{t} WHERE log_id = '{log}'"
+            )
+        };
+        tables.map(put).join("; ")
+    };
+    // The end of the second's run happens between two reads of one look of the first.
+    second.node("demo", "node-1");
+    keep("running");
+    assert_eq!(second.stop(), Some(0));
+    keep("ended");
+    server.sql(&put("running"));
+    first.start();
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let mut held = database.begin().await.unwrap();
+    sqlx::query("LOCK TABLE checkpoint IN ACCESS EXCLUSIVE MODE").execute(&mut *held).await.unwrap();
+    let mut server_sees = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'keyward first%' \
+                 AND wait_event_type = 'Lock' AND query LIKE 'SELECT%'";
+    let end = Instant::now() + PATIENCE;
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut server_sees).await.unwrap() == 0 {
+        assert!(Instant::now() < end, "nobody looks");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    sqlx::raw_sql(sqlx::AssertSqlSafe(put("ended"))).execute(&mut *held).await.unwrap();
+    held.commit().await.unwrap();
+    told_closed(&first);
+    first.cli(&["node", "get", "clusters/demo/nodes/node-1"]).good();
+    first.node("demo", "node-2");
 }

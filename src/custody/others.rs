@@ -173,8 +173,13 @@ impl Custody {
             Err(fault) => return Err(self.contradicted(broken(log, fault.message()))),
         }
         if head.size < signed.size {
-            let words = format!("log {log} ends after {} records; {} were signed", head.size, signed.size);
-            return Err(self.contradicted(Error::new(Reason::StoreRewound, words)));
+            // Its instance may have committed and signed since the ends were read.
+            let heads = self.store.heads().await?;
+            let size = heads.iter().find(|now| now.log == *log).map_or(head.size, |now| now.size);
+            if size < signed.size {
+                let words = format!("log {log} ends after {size} records; {} were signed", signed.size);
+                return Err(self.contradicted(Error::new(Reason::StoreRewound, words)));
+            }
         }
         match self.store.vouch(&signed).await {
             Err(fault) if matches!(fault.reason(), Reason::StoreForked | Reason::RecordBroken) => {
