@@ -290,12 +290,14 @@ async fn watch_store(services: &Services, custody: &Custody, records: &AtomicBoo
 async fn certify(door: &Door, start: &Start<'_, impl Fn(Told<'_>)>) -> Result<Identity> {
     let mut waits = false;
     loop {
-        let certified = match door.custody.usable(instance::TLS_KEY).await {
+        // The log by which the key's row stands may not count yet, because a token cannot be asked for its audit keys.
+        let asked = door.custody.readiness().iter().all(|(_, serves, _)| *serves);
+        let certified = match usable(&door.custody).await {
             Ok(()) => certify_now(door, start).await,
             Err(fault) => Err(fault),
         };
         match certified {
-            Err(fault) if fault.fault() == Fault::Token => {
+            Err(fault) if fault.fault() == Fault::Token || (!asked && fault.reason() == Reason::ObjectAltered) => {
                 if !waits {
                     (start.told)(Told::Waiting(&fault));
                 }
@@ -307,9 +309,21 @@ async fn certify(door: &Door, start: &Start<'_, impl Fn(Told<'_>)>) -> Result<Id
     }
 }
 
+/// Whether the TLS authority's key can be used. With a token that could not be asked before, other logs may count now.
+async fn usable(custody: &Custody) -> Result<()> {
+    custody.tell_of_others().await?;
+    custody.usable(instance::TLS_KEY).await
+}
+
 async fn certify_now(door: &Door, start: &Start<'_, impl Fn(Told<'_>)>) -> Result<Identity> {
     let server = door.authority.server(start.names)?;
     let (custody, names) = (&door.custody, start.names.join(" "));
+    if !door.authority.has(&custody.key(instance::TLS_KEY).await?.record.public) {
+        let words = format!("{} was another key when this run began", instance::TLS_KEY);
+        return Err(
+            Error::new(Reason::ObjectAltered, words).hint("find out who wrote to the database, and start again")
+        );
+    }
     let issued = instance::sign(custody, &start.caller, Operation::Serve, &names, server).await?;
     let key_pem = issued.key_pem.ok_or_else(|| Error::new(Reason::Internal, "a server certificate without a key"))?;
     // From here on what this run begins with is signed, or it does not begin.
@@ -420,12 +434,20 @@ impl Drop for SocketFile {
     }
 }
 
+/// The authority of this server. The row of its key may stand by another log, which nobody vouches for before a token can
+/// be asked: it is taken as it stands then, and [`certify`] waits and looks again before any node is served.
 async fn authority(config: &Config, custody: &Custody) -> Result<Authority> {
-    let key = custody
-        .key(instance::TLS_KEY)
-        .await
-        .map_err(|fault| fault.hint("this data directory was never founded whole: make a new one with keyward init"))?;
-    Authority::open(read(config, &config.file.tls.authority)?, &key.record.public)
+    let key = match custody.key(instance::TLS_KEY).await {
+        Ok(key) => key.record.public.clone(),
+        Err(fault) if fault.reason() == Reason::ObjectAltered => {
+            custody.key_as_it_stands(instance::TLS_KEY).await?.ok_or(fault)?.public
+        }
+        Err(fault) if fault.reason() == Reason::NotFound => {
+            return Err(fault.hint("this data directory was never founded whole: make a new one with keyward init"));
+        }
+        Err(fault) => return Err(fault),
+    };
+    Authority::open(read(config, &config.file.tls.authority)?, &key)
 }
 
 fn read(config: &Config, path: &Path) -> Result<String> {

@@ -90,6 +90,12 @@ impl Authority {
         Ok(Authority { point: point(key)?, certificate_pem })
     }
 
+    /// Whether this key was named when the authority was opened.
+    #[must_use]
+    pub fn has(&self, key: &PublicKey) -> bool {
+        point(key).is_ok_and(|point| point == self.point)
+    }
+
     /// Whether a text is an authority's certificate.
     ///
     /// # Errors

@@ -277,3 +277,23 @@ async fn an_instance_that_commits_and_signs_while_another_one_looks_is_not_accus
     first.cli(&["node", "get", "clusters/demo/nodes/node-1"]).good();
     first.node("demo", "node-2");
 }
+
+#[test]
+fn an_instance_that_has_not_seen_the_audit_key_of_another_one_waits_for_its_token_with_operators_served() {
+    let server = Postgres::start();
+    let (mut first, mut second) = two(&server);
+    first.start();
+    first.cli(&["audit", "rotate-key"]).good();
+    assert_eq!(first.stop(), Some(0));
+    // The second's token cannot be asked for the key.
+    let pin = first.data().join("pins/main.user");
+    let right = fs::read_to_string(&pin).unwrap();
+    fs::write(&pin, "wrong-pin").unwrap();
+    second.start_waiting();
+    assert!(!second.json(&["token", "status"])[0]["latched"].as_str().unwrap().is_empty());
+    fs::write(&pin, right).unwrap();
+    second.cli(&["token", "unlatch", "main"]).good();
+    second.cli(&["token", "login", "main"]).good();
+    second.wait_for_line("ready");
+    second.cli(&["node", "get", "clusters/demo/nodes/node-1"]).good();
+}

@@ -12,6 +12,9 @@ use crate::error::{Error, Reason, Result};
 use crate::policy::Permit;
 use crate::store::{Batch, Kind};
 
+/// Rows that are looked through for one of a name: those after that name without its last letter.
+const LIKE_IT: u32 = 64;
+
 /// A page of a list: at most this many objects whose names come after that one.
 #[derive(Clone, Copy, Debug)]
 pub struct Page<'a> {
@@ -69,6 +72,16 @@ impl Custody {
         let held = Arc::new(Held { record, version: object.version, verifier });
         self.hold(held.clone());
         Ok(held)
+    }
+
+    /// A key as its row stands, whether or not a log says the same of it: for what is checked again before it is used.
+    ///
+    /// # Errors
+    /// `RECORD_BROKEN` if it does not parse; those of the store.
+    pub async fn key_as_it_stands(&self, name: &str) -> Result<Option<KeyRecord>> {
+        let (before, _) = name.split_at(name.len().saturating_sub(1));
+        let rows = self.store.rows(Kind::Key, before, LIKE_IT).await?;
+        rows.into_iter().find(|row| row.name == name).map(|row| row.read()).transpose()
     }
 
     /// The keys of a cluster, in order of names.
