@@ -74,6 +74,31 @@ async fn databases_of_schemas_1_and_3_are_brought_up_to_date_and_hold_what_was_s
     }
 }
 
+/// No copies are kept of these schemas: what later ones have added is taken away again.
+#[tokio::test]
+async fn a_store_of_any_schema_between_is_brought_up_to_date_and_holds_what_was_signed() {
+    let (_directory, path) = sqlite_of("sqlite-2-instance.sql");
+    Sqlite::open(&path, false).await.unwrap().close().await;
+    let script = "import sqlite3,sys; sqlite3.connect(sys.argv[1]).executescript('DROP INDEX change; \
+                  DELETE FROM _sqlx_migrations WHERE version > 3')";
+    assert!(Command::new("python3").args(["-c", script]).arg(&path).status().unwrap().success());
+    let store = Sqlite::open(&path, false).await.unwrap();
+    holds_what_was_signed(&store, "sqlite-2-instance", 8).await;
+    store.close().await;
+
+    let server = Postgres::start();
+    server.sql_file(&vector("postgres-3-instance.sql"));
+    for taken_away in [
+        "DROP INDEX change; DELETE FROM _sqlx_migrations WHERE version > 2",
+        "ALTER TABLE log DROP COLUMN holder; DELETE FROM _sqlx_migrations WHERE version > 4",
+    ] {
+        server.sql(taken_away);
+        let store = keyward::store::Postgres::open(&server.url(), None, "first", false).await.unwrap();
+        holds_what_was_signed(&store, "postgres-3-instance", 10).await;
+        store.close().await;
+    }
+}
+
 #[tokio::test]
 async fn a_store_whose_migrations_are_not_ours_is_refused() {
     let (_directory, path) = sqlite_of("sqlite-2-instance.sql");
