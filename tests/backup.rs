@@ -141,6 +141,42 @@ fn a_backup_that_lacks_signed_records_or_was_changed_is_not_restored() {
 }
 
 #[test]
+fn the_last_backup_is_restored_beside_the_anchor_once_a_person_says_how_many_records_are_lost() {
+    let mut instance = Instance::with_cluster();
+    let (given, to) = (instance.path("given.trust"), instance.path("restored"));
+    fs::copy(instance.data().join("audit.trust"), &given).unwrap();
+    // The trust file that was given out before the key was rotated still opens what was signed since.
+    instance.cli(&["audit", "rotate-key"]).good();
+    let made = backup(&instance, "last");
+    instance.node("demo", "node-2");
+    assert_eq!(instance.stop(), Some(0));
+    let gone = instance.path("gone");
+    fs::rename(instance.data(), &gone).unwrap();
+    let anchor = gone.join("audit.anchor");
+    let list: serde_json::Value = serde_json::from_slice(&fs::read(made.join("backup.json")).unwrap()).unwrap();
+    let records = list["head"]["size"].as_u64().unwrap();
+    let text = fs::read_to_string(&anchor).unwrap();
+    let lost = text.lines().nth(1).unwrap().parse::<u64>().unwrap() - records;
+    let said = restore(&made, &to, &anchor, &given).refused(74, "STORE_REWOUND");
+    assert!(said.contains(&format!("--lose {lost}")), "{said}");
+    let other = (lost + 1).to_string();
+    restore_with(&made, &to, &anchor, &given, &["--lose", &other]).refused(74, "STORE_REWOUND");
+    let lost = lost.to_string();
+    assert!(restore_with(&made, &to, &anchor, &given, &["--lose", &lost, "--unsigned"]).code != Some(0));
+    assert!(!to.exists());
+    restore_with(&made, &instance.data(), &anchor, &given, &["--lose", &lost]).good();
+    for part in ["token", "pins"] {
+        assert!(Command::new("cp").arg("-a").arg(gone.join(part)).arg(instance.data()).status().unwrap().success());
+    }
+    instance.start();
+    let log = instance.log();
+    let restored = &log[usize::try_from(records).unwrap()]["event"];
+    assert_eq!((&restored["type"], &restored["checkpoint"]), (&"restored".into(), &text.into()), "{restored}");
+    assert_eq!(instance.stop(), Some(0));
+    instance.cli(&["audit", "verify"]).good();
+}
+
+#[test]
 fn a_service_that_does_not_run_is_backed_up_without_a_signature_and_that_is_said() {
     let mut instance = Instance::new();
     let (trust, anchor) = (instance.data().join("audit.trust"), instance.data().join("audit.anchor"));

@@ -51,6 +51,9 @@ pub(super) struct Restore {
     /// Take a backup for which nobody has signed: its log is verified all the same, its configuration is not
     #[arg(long)]
     unsigned: bool,
+    /// Go on without so many signed records that the backup does not have: the number that the refusal says
+    #[arg(long, value_name = "RECORDS", conflicts_with = "unsigned")]
+    lose: Option<u64>,
 }
 
 /// The list of a backup's files.
@@ -140,7 +143,7 @@ async fn sign(global: &Global, manifest: &str) -> Result<String> {
 }
 
 /// When a backup was signed for, by whoever is trusted.
-fn signed(backup: &Path, manifest: &str, trust: &Path) -> Result<String> {
+fn signed(backup: &Path, manifest: &str, trust: &Trust) -> Result<String> {
     let path = backup.join(PROOF);
     if !path.exists() {
         return Err(Error::new(
@@ -151,7 +154,7 @@ fn signed(backup: &Path, manifest: &str, trust: &Path) -> Result<String> {
     }
     let proof: LogProof = read(&path)?.parse().map_err(|fault: Error| fault.while_doing(PROOF))?;
     let record = proof.extra.clone().unwrap_or_default();
-    proof.verify(&record, &trusted(trust)?).map_err(|fault| fault.while_doing(PROOF))?;
+    proof.verify(&record, trust).map_err(|fault| fault.while_doing(PROOF))?;
     let record = Record::read(&record)?;
     let target = format!("sha256:{}", ChainHash::of(manifest.as_bytes()));
     match record.event {
@@ -165,12 +168,18 @@ fn signed(backup: &Path, manifest: &str, trust: &Path) -> Result<String> {
 pub(super) fn restore(args: &Restore, global: &Global) -> Result<u8> {
     let caller = Caller::LocalOperator { uid: rustix::process::geteuid().as_raw() };
     let permit = policy::permit(&caller, &Asked { operation: Operation::Restore, cluster: None, signs: None })?;
-    let anchor = checkpoint(&args.checkpoint, &args.trust)?;
+    let trust = trusted(args)?;
+    let anchor = checkpoint(&args.checkpoint, &trust)?;
     let text = read(&args.backup.join(MANIFEST))?;
     let manifest: Manifest = serde_json::from_str(&text).map_err(|fault| damaged(MANIFEST.as_ref()).detail(fault))?;
     of_one_log(&manifest.head, &anchor)?;
     let is_signed = !args.unsigned || args.backup.join(PROOF).exists();
-    let signed = if is_signed { Some(signed(&args.backup, &text, &args.trust)?) } else { None };
+    let signed = if is_signed { Some(signed(&args.backup, &text, &trust)?) } else { None };
+    let lost = anchor.size.saturating_sub(manifest.head.size);
+    if lost > 0 && args.lose != Some(lost) {
+        return Err(rewound(manifest.head.size, anchor.size)
+            .hint(format!("restore a later backup; if this is the last one, say what is lost: --lose {lost}")));
+    }
     let config = Config::load(&args.backup)?;
     let names = files(&config)?;
     let place = Place::begin(&args.directory)?;
@@ -182,15 +191,20 @@ pub(super) fn restore(args: &Restore, global: &Global) -> Result<u8> {
             return Err(damaged(name));
         }
     }
-    if config.file.audit.anchor.is_relative() {
-        let text = read(&args.checkpoint)?;
-        output::write_new(&place.partial.join(&config.file.audit.anchor), text.as_bytes(), 0o600)?;
-    }
     let restored = Config { directory: place.partial.clone(), ..config };
-    let head = runtime()?.block_on(async {
+    let (head, note) = runtime()?.block_on(async {
         let store = open_store(&restored, false).await?;
-        let checked = match check(store.as_ref(), &anchor).await {
-            Ok(head) if head == manifest.head => {
+        // What is signed beyond the backup is no anchor of what goes on from it; its own last checkpoint is.
+        let held = match lost {
+            0 => read(&args.checkpoint).map(|note| (anchor.clone(), note)),
+            _ => last_checkpoint(store.as_ref(), &trust).await,
+        };
+        let checked = match held {
+            Ok((held, note)) => check(store.as_ref(), &held).await.map(|head| (head, note)),
+            Err(fault) => Err(fault),
+        };
+        let checked = match checked {
+            Ok((head, note)) if head == manifest.head => {
                 let event = Event::Restored {
                     caller: caller.note(),
                     rule: permit.rule().to_owned(),
@@ -200,7 +214,7 @@ pub(super) fn restore(args: &Restore, global: &Global) -> Result<u8> {
                     signed: signed.clone(),
                     checkpoint: read(&args.checkpoint)?,
                 };
-                store.commit(Batch::event(event)).await.map(|_| head)
+                store.commit(Batch::event(event)).await.map(|_| (head, note))
             }
             Ok(_) => Err(damaged(MANIFEST.as_ref())),
             Err(fault) => Err(fault),
@@ -208,6 +222,9 @@ pub(super) fn restore(args: &Restore, global: &Global) -> Result<u8> {
         store.close().await;
         checked
     })?;
+    if restored.file.audit.anchor.is_relative() {
+        output::write_new(&place.partial.join(&restored.file.audit.anchor), note.as_bytes(), 0o600)?;
+    }
     let missing: Vec<String> = needed(&restored).iter().map(|path| path.display().to_string()).collect();
     place.finish()?;
     let shown = json!({
@@ -215,6 +232,7 @@ pub(super) fn restore(args: &Restore, global: &Global) -> Result<u8> {
         "log": head.log,
         "records": head.size,
         "signed_records": anchor.size,
+        "lost_records": lost,
         "backup_signed": signed,
         "to_be_put_there": missing,
     });
@@ -230,15 +248,27 @@ fn of_one_log(head: &Head, anchor: &Checkpoint) -> Result<()> {
     Err(Error::new(Reason::LogMissing, words).hint("name a checkpoint and a backup of one instance"))
 }
 
+fn rewound(records: u64, signed: u64) -> Error {
+    let words = format!("the backup ends after {records} records, and {signed} were signed for");
+    Error::new(Reason::StoreRewound, words)
+}
+
+/// The last checkpoint that a backup has of its log, and its text.
+async fn last_checkpoint(store: &dyn Store, trust: &Trust) -> Result<(Checkpoint, String)> {
+    let Some(text) = store.last_checkpoint(&store.head().log).await? else {
+        return Err(Error::new(Reason::CheckpointBroken, "the backup has no checkpoint").hint("restore another backup"));
+    };
+    let checkpoint = text.parse().and_then(|note| trust.checkpoint(&note));
+    Ok((checkpoint.map_err(|fault| fault.while_doing("the last checkpoint of the backup"))?, text))
+}
+
 /// Reads the whole log and every object, and holds them against each other and against the checkpoint.
 async fn check(store: &dyn Store, anchor: &Checkpoint) -> Result<Head> {
     let head = store.head();
     let wrong = |words: String| Error::new(Reason::RecordBroken, words);
     of_one_log(&head, anchor)?;
     if head.size < anchor.size {
-        let words = format!("the backup ends after {} records, and {} were signed for", head.size, anchor.size);
-        return Err(Error::new(Reason::StoreRewound, words)
-            .hint("restore a later backup: with this one, records would be lost"));
+        return Err(rewound(head.size, anchor.size).hint("restore another backup"));
     }
     let (mut at, mut frontier) = (Head::empty(head.log.clone()), Frontier::default());
     while at.size < head.size {
@@ -271,14 +301,16 @@ async fn check(store: &dyn Store, anchor: &Checkpoint) -> Result<Head> {
 }
 
 /// A checkpoint that the trusted keys have signed.
-fn checkpoint(checkpoint: &Path, trust: &Path) -> Result<Checkpoint> {
-    let keys = trusted(trust)?;
+fn checkpoint(checkpoint: &Path, trust: &Trust) -> Result<Checkpoint> {
     let note: Note = read(checkpoint)?.parse().map_err(|fault: Error| fault.while_doing(checkpoint.display()))?;
-    keys.checkpoint(&note).map_err(|fault| fault.while_doing(checkpoint.display()))
+    trust.checkpoint(&note).map_err(|fault| fault.while_doing(checkpoint.display()))
 }
 
-fn trusted(trust: &Path) -> Result<Trust> {
-    read(trust)?.parse().map_err(|fault: Error| fault.while_doing(trust.display()))
+/// The keys that are trusted, and those to which they handed over before the backup was made.
+fn trusted(args: &Restore) -> Result<Trust> {
+    let given: Trust = read(&args.trust)?.parse().map_err(|fault: Error| fault.while_doing(args.trust.display()))?;
+    let later = read(&args.backup.join(AUDIT_TRUST))?.parse();
+    Ok(given.followed(Some(later.map_err(|fault: Error| damaged(AUDIT_TRUST.as_ref()).detail(fault))?)))
 }
 
 /// What the configuration names and no backup has.
