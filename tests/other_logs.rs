@@ -53,7 +53,8 @@ fn verified(instance: &Instance, more: &[&str]) -> (Option<i32>, Value) {
 }
 
 /// Invents a log: whole, with its head, signed by a key that a row calls its audit key, and with a change of `clusters/demo`.
-async fn invent(server: &Postgres, log: &str) {
+/// Gives its checkpoint and its trust.
+async fn invent(server: &Postgres, log: &str) -> (String, String) {
     let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
     let row = "SELECT body, version FROM object WHERE name = $1";
     let (cluster, version): (Vec<u8>, i64) =
@@ -83,6 +84,7 @@ async fn invent(server: &Postgres, log: &str) {
     }
     let signed = Checkpoint { log: log.into(), size: head.size, root: tree.root(), chain: head.chain, others: vec![] };
     let note = signer.sign(signed.note().unwrap()).to_string();
+    let made = (note.clone(), signer.trust(log).to_string());
     for (statement, body) in [
         (format!("INSERT INTO object VALUES ('key', '{name}', 1, $1)"), key),
         ("UPDATE object SET version = version + 1, body = $1 WHERE name = 'clusters/demo'".into(), cluster),
@@ -98,6 +100,7 @@ async fn invent(server: &Postgres, log: &str) {
     ] {
         sqlx::query(sqlx::AssertSqlSafe(statement)).bind(body).execute(&mut database).await.unwrap();
     }
+    made
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,4 +299,31 @@ fn an_instance_that_has_not_seen_the_audit_key_of_another_one_waits_for_its_toke
     second.cli(&["token", "login", "main"]).good();
     second.wait_for_line("ready");
     second.cli(&["node", "get", "clusters/demo/nodes/node-1"]).good();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_an_instance_countersigned_does_not_count_by_that_signature_under_another_name() {
+    let server = Postgres::start();
+    let (mut first, mut second) = two(&server);
+    first.start();
+    second.start();
+    let log = "11111111-2222-4333-8444-555555555555";
+    let (note, trust) = invent(&server, log).await;
+    let [checkpoint, trusted, signed] = ["checkpoint", "trust", "signed"].map(|name| second.path(name));
+    fs::write(&checkpoint, note).unwrap();
+    fs::write(&trusted, trust).unwrap();
+    let [checkpoint, trusted, out] = [&checkpoint, &trusted, &signed].map(|path| path.to_str().unwrap());
+    second.cli(&["audit", "countersign", checkpoint, "--trust", trusted, "--out", out]).good();
+    let countersigned = fs::read_to_string(&signed).unwrap();
+    let by = format!("keyward/log/{}", log_of(&second));
+    let (text, lines) = countersigned[countersigned.find("keyward").unwrap()..].rsplit_once("\n\n").unwrap();
+    let line = lines.lines().find(|line| line.contains(&by)).unwrap();
+    let line = line.replace(&by, &format!("keyward/log/{log}"));
+    server.sql(&format!("UPDATE checkpoint SET note = '{text}\n\n{line}\n' WHERE log_id = '{log}'"));
+    // Once it tells of this, it has looked at all of them.
+    assert_eq!(second.stop(), Some(0));
+    told_closed(&first);
+    let own = first.log();
+    assert!(events(&own, "other-log").iter().all(|event| event["log"] != log), "nothing is told of it");
+    first.cli(&["cluster", "get", "demo"]).refused(74, "OBJECT_ALTERED");
 }

@@ -13,7 +13,7 @@ use crate::audit::record::{Event, Record};
 use crate::custody::missing::LOOK;
 use crate::custody::{Custody, KeyRecord};
 use crate::error::{Error, Reason, Result};
-use crate::key::KeyRole;
+use crate::key::{KeyRole, PublicKey};
 use crate::store::{Batch, Kind, Seen, Write};
 use crate::token::Token;
 use crate::token::lane::Priority;
@@ -210,11 +210,31 @@ impl Custody {
             let act = move |token: &dyn Token| Ok(token.public_key(wanted.id)? == wanted.public);
             let shown = slot.replicas.run(Priority::Bulk, Instant::now() + LOOK, act).await;
             slot.keep_changes(self.store.as_ref()).await;
-            if shown.is_ok_and(|shown| shown.value) {
+            if shown.is_ok_and(|shown| shown.value) && !self.is_anothers(&signed.log, &record.public).await? {
                 return Ok(Some(key));
             }
         }
         Ok(None)
+    }
+
+    /// Whether a key signs for another log than this one, as far as is known or as the last checkpoints say. An instance
+    /// countersigns the logs of strangers over the same text: such a line, with another name, makes no log that key's.
+    async fn is_anothers(&self, log: &str, public: &PublicKey) -> Result<bool> {
+        let own = self.store.head().log;
+        let seen = self.store.list(Kind::Beside, &Seen::name(&own, ""), "", KEYS_MAX).await?;
+        for object in seen.iter().filter(|object| object.name != Seen::name(&own, log)) {
+            if object.read::<Seen>()?.keys()?.iter().any(|key| key.public_key() == *public) {
+                return Ok(true);
+            }
+        }
+        for head in self.store.heads().await?.into_iter().filter(|head| head.log != log) {
+            let Some(text) = self.store.last_checkpoint(&head.log).await? else { continue };
+            let key = VerifierKey::new(&checkpoint::origin(&head.log), public)?;
+            if text.parse::<Note>().is_ok_and(|note| Checkpoint::open(&note, &[key]).is_ok()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The database contradicts what was known of another log: no more acts in this run.
