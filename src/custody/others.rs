@@ -38,7 +38,7 @@ pub(super) struct Others {
 struct Looks {
     /// Whether anybody has looked in this run.
     any: bool,
-    /// Logs of which it was said that they do not count.
+    /// Logs of which it was said that nothing more of them counts.
     doubted: BTreeSet<String>,
 }
 
@@ -105,12 +105,14 @@ impl Custody {
             }
             let (note, signed) = match self.vouch(&own, &head, before).await? {
                 Vouched::By(note, signed, keep) => {
+                    looks.doubted.remove(&head.log);
                     batch.writes.extend(keep);
                     (note, signed)
                 }
                 Vouched::No(why) => {
                     if looks.doubted.insert(head.log.clone()) {
-                        tracing::warn!("log {} of the database does not count: {why}", head.log);
+                        let counts = if before.is_some() { "counts as it did" } else { "does not count" };
+                        tracing::warn!("log {} of the database {counts}: {why}", head.log);
                     }
                     continue;
                 }
@@ -130,7 +132,6 @@ impl Custody {
             self.store.commit(batch).await?;
         }
         looks.any = true;
-        looks.doubted.retain(|log| !others.contains_key(log));
         *self.ledger.others.logs.write().unwrap_or_else(PoisonError::into_inner) = others;
         Ok(())
     }
@@ -164,7 +165,8 @@ impl Custody {
             Ok(_) => {}
             Err(_) if !note.names_one_of(&keys) => {
                 let Some(key) = self.shown_key(&note, &signed).await? else {
-                    let words = "no audit key that a token of this custody shows has signed its last checkpoint";
+                    let words = "no audit key of its own that a token of this custody shows now has signed its last \
+                                 checkpoint; a token that cannot be used shows none";
                     return Ok(Vouched::No(words.to_owned()));
                 };
                 seen.keys.push(key.to_string());

@@ -136,7 +136,9 @@ impl Included {
         }
         self.vouched.write().unwrap_or_else(PoisonError::into_inner).entry(last.log.clone()).or_insert(false);
         let words = "is said to be of a change, and that log is not signed by an audit key of this custody";
-        Err(altered(format!("{} {words}", last.place())))
+        let hint = "make the token usable, so that it can show the audit key of that log; if it is, find out who wrote to the \
+                    database";
+        Err(altered(format!("{} {words}", last.place())).hint(hint))
     }
 
     /// Requires that a record of another log is in it, as far as that can be seen from here: where that log ends stands in
