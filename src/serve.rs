@@ -2,13 +2,12 @@
 
 use std::fs::{File, TryLockError};
 use std::future::Future;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -28,6 +27,7 @@ use crate::sink::{JsonLines, Sink, Sinks, Syslog};
 use crate::store::{self, Postgres, STUCK_S, Sqlite, Store, Vouched};
 use crate::tls::{Authority, Identity};
 
+mod socket;
 mod tokens;
 
 pub use tokens::{Ask, faults, open_for_probe, open_pkcs11, prepare_module, prepare_modules, sessions};
@@ -46,8 +46,6 @@ pub const DRAIN_S: u64 = 15;
 const WATCH_MS: u64 = 100;
 const TRY_WELL_MS: u64 = 5_000;
 const TRY_ILL_MS: u64 = 500;
-/// How long whoever listens on the operator's socket may take to accept, in seconds.
-const PROBE_S: u64 = 2;
 
 /// What an instance listens on, known once it does.
 #[derive(Clone, Debug)]
@@ -111,7 +109,7 @@ pub async fn serve(
     let _lock = Lock::take(&config.directory)?;
     let nodes = bind_tcp("api.listen", &config.file.api.listen)?;
     let joiners = bind_tcp("join.listen", &config.file.join.listen)?;
-    let (operators, _socket) = operator_socket(config).await?;
+    let (operators, _socket) = socket::open(config).await?;
     let listeners = Listeners { nodes, joiners, operators };
     let (custody, closed_intents) = start_custody(config, false, None).await?;
     let sinks = Arc::new(Sinks::start(custody.store(), copies(config)));
@@ -387,51 +385,6 @@ fn not_listening(setting: &str, address: &str, fault: &std::io::Error) -> Error 
         _ => (Reason::ConfigInvalid, format!("set {setting} to an address of this machine")),
     };
     Error::new(reason, format!("cannot listen on {address}: {fault}")).hint(hint)
-}
-
-/// Opens the operator's socket. One that an earlier run left behind, on which nobody answers, is replaced; anything else
-/// that stands in its place is left alone.
-async fn operator_socket(config: &Config) -> Result<(UnixListener, SocketFile)> {
-    let path = config.path(&config.file.operator.socket);
-    let elsewhere = "set operator.socket to a name that is free";
-    let fault = |fault: std::io::Error| {
-        Error::new(Reason::ConfigInvalid, format!("cannot listen on {}: {fault}", path.display())).hint(elsewhere)
-    };
-    match std::fs::symlink_metadata(&path) {
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
-        Err(cause) => return Err(fault(cause)),
-        Ok(found) if found.file_type().is_socket() => {
-            let answer = tokio::time::timeout(Duration::from_secs(PROBE_S), UnixStream::connect(&path)).await;
-            let nobody = matches!(answer, Ok(Err(cause)) if cause.kind() == std::io::ErrorKind::ConnectionRefused);
-            if !nobody {
-                let words = format!("another process listens on {}", path.display());
-                return Err(Error::new(Reason::AddressInUse, words).hint(format!("stop that process, or {elsewhere}")));
-            }
-            std::fs::remove_file(&path).map_err(fault)?;
-        }
-        Ok(_) => {
-            let words = format!("operator.socket: {} exists and is no socket; it is left as it is", path.display());
-            return Err(Error::new(Reason::ConfigInvalid, words).hint(elsewhere));
-        }
-    }
-    let socket = UnixListener::bind(&path).map_err(fault)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(fault)?;
-    let made = std::fs::symlink_metadata(&path).map_err(fault)?;
-    Ok((socket, SocketFile { inode: (made.dev(), made.ino()), path }))
-}
-
-/// The file of a socket that this process listens on: removed when this is dropped, if it is still that file.
-struct SocketFile {
-    path: PathBuf,
-    inode: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// The authority of this server. The row of its key may stand by another log, which nobody vouches for before a token can
