@@ -247,8 +247,8 @@ impl HostToken {
 
     fn spawn(&self, pin: &Pin) -> Result<(Host, Vec<UnixStream>)> {
         let failed = |e: io::Error| Error::new(Reason::TokenUnavailable, "the token host cannot be started").detail(e);
-        // A process within a driver that hangs does not end before that does. More of them would help nobody.
-        if Arc::strong_count(&self.living) - 1 >= HELD_MAX {
+        // This token holds it too. A process within a driver that hangs does not end before that does: more would help nobody.
+        if Arc::strong_count(&self.living) > HELD_MAX {
             let words = format!("{HELD_MAX} token hosts of {} were killed and do not end", self.binding.name);
             return Err(Error::new(Reason::TokenUnavailable, words)
                 .hint("The device's driver holds them: bring device and driver back, or restart the machine."));
