@@ -284,9 +284,8 @@ async fn what_one_replica_may_have_done_stays_open_whatever_the_next_one_says() 
     }
 }
 
-#[tokio::test]
-async fn a_replica_that_says_nothing_costs_its_part_of_the_time_and_the_other_one_serves() {
-    let pair = Pair::new();
+/// An act that says nothing where it is asked first, until it is let go.
+fn held_first() -> (Arc<Barrier>, impl Fn(&dyn Token) -> Result<(), Failure> + Clone + Send + Sync + 'static) {
     let (calls, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(2)));
     let act = {
         let held = Arc::clone(&held);
@@ -297,6 +296,13 @@ async fn a_replica_that_says_nothing_costs_its_part_of_the_time_and_the_other_on
             Ok(())
         }
     };
+    (held, act)
+}
+
+#[tokio::test]
+async fn a_replica_that_says_nothing_costs_its_part_of_the_time_and_the_other_one_serves() {
+    let pair = Pair::new();
+    let (held, act) = held_first();
     let served = pair.replicas.run(Priority::License, Instant::now() + Duration::from_secs(3), act).await;
     held.wait();
     served.unwrap();
@@ -326,16 +332,7 @@ async fn a_replica_that_hangs_costs_a_patient_caller_one_try_and_the_next_ones_n
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_whose_act_is_overdue_is_passed_over_before_that_act_ends() {
     let pair = Pair::new();
-    let (calls, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(2)));
-    let act = {
-        let held = Arc::clone(&held);
-        move |_: &dyn Token| {
-            if calls.fetch_add(1, Ordering::Relaxed) == 0 {
-                held.wait();
-            }
-            Ok(())
-        }
-    };
+    let (held, act) = held_first();
     let patience = Instant::now() + Duration::from_secs(3600);
     let served = pair.replicas.run(Priority::License, patience, act).await.unwrap();
     assert_eq!(served.replica, "two");

@@ -434,8 +434,9 @@ impl Custody {
         Ok(now)
     }
 
-    /// Makes a checkpoint if one is due, archives audit keys that have handed over and were not archived then, and sees to it that nothing is signed with other keys while records stand
-    /// unsigned for too long. To be called every second or so.
+    /// Makes a checkpoint if one is due, archives audit keys that have handed over and were not archived then, and sees
+    /// to it that nothing is signed with other keys while records stand unsigned for too long. To be called every
+    /// second or so.
     pub async fn keep_signed(&self) {
         self.retire().await;
         let Pace { records, time } = self.ledger.pace;

@@ -85,8 +85,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Puts a token together and logs in to each of its devices, once, in all of them at once. A device that cannot be used does not keep the
-    /// others from being used; [`Slot::barred`] says whether one is left.
+    /// Puts a token together and logs in to each of its devices, once, in all of them at once. A device that cannot be
+    /// used does not keep the others from being used; [`Slot::barred`] says whether one is left.
     ///
     /// # Errors
     /// `INTERNAL` if the system gives no threads; those of the store, which knows what is latched or quarantined.

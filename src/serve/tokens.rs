@@ -107,8 +107,8 @@ fn oaep(profiles: &[Profile]) -> Option<Hash> {
     first.keys.oaep.iter().copied().find(|hash| others.iter().all(|other| other.keys.oaep.contains(hash)))
 }
 
-/// Opens every configured token and logs in to each of its devices, once, in all of them at once. With it come the faults of devices that
-/// cannot be used: they keep neither other devices nor other tokens from being used.
+/// Opens every configured token and logs in to each of its devices, once, in all of them at once. With it come the
+/// faults of devices that cannot be used: they keep neither other devices nor other tokens from being used.
 pub(super) async fn open(
     config: &Config,
     store: &Arc<dyn Store>,

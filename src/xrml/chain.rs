@@ -364,8 +364,8 @@ fn check_link(content: &Content, kind: Kind, certificate: &Finding) -> Result<()
 
 /// Whether a use license is one that its issuer, a user, makes for itself as the owner.
 fn is_own(license: &Content) -> bool {
-    let object = |principal: &Option<Principal>| principal.as_ref().and_then(|principal| principal.object.clone());
-    let (issuer, licensee) = (object(&license.issuer), object(&license.principal));
+    let [issuer, licensee] =
+        [&license.issuer, &license.principal].map(|party| party.as_ref().and_then(|party| party.object.as_ref()));
     let rights = license.work.as_ref().map_or(&[][..], |work| &work.rights);
     issuer.zip(licensee).is_some_and(|(issuer, licensee)| issuer.id.is_same(&licensee.id))
         && matches!(rights, [right] if right.name == OWNER)
