@@ -77,7 +77,11 @@ impl Custody {
             cares.spawn(Arc::clone(self).keep_a_probe_key(Arc::clone(slot), caller.clone(), lacking));
             cares.spawn(Arc::clone(self).keep_looking_for_keys(Arc::clone(slot)));
         }
-        while cares.join_next().await.is_some() {}
+        while let Some(ended) = cares.join_next().await {
+            if let Err(fault) = ended {
+                tracing::error!(?fault, "something of a token is looked after no more; restart the service");
+            }
+        }
     }
 
     /// Records, once in a run, that these probe keys of the tokens are used without a record each time.
