@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::custody_faults::Faulty;
 use crate::kit::{Instance, events};
-use crate::tokens::{on_tpm, replica, with_failing_copy};
+use crate::tokens::{kill_host, on_tpm, with_failing_copy};
 
 /// Eight callers that ask again and again, whatever they are told.
 struct Callers {
@@ -87,15 +87,6 @@ fn stored(instance: &Instance) -> Vec<Value> {
     let read = Command::new("python3").args(["-c", run]).arg(file).output().unwrap();
     assert!(read.status.success(), "{read:?}");
     String::from_utf8(read.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Kills the token host that a replica has now.
-fn kill_host(instance: &Instance, name: &str) {
-    let host = replica(instance, name)["host_pid"].as_u64().filter(|pid| *pid > 0);
-    if let Some(host) = host {
-        // It may have ended by itself meanwhile.
-        let _ = Command::new("kill").args(["-KILL", &host.to_string()]).status().unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -184,7 +184,7 @@ fn a_host_that_dies_within_a_login_leaves_it_open_whether_the_pin_was_refused_an
     assert_eq!(faulty.calls(), ["C_Login"]);
     // A person looked at the device: one new try.
     faulty.script("");
-    faulty.token.login(pin(USER_PIN)).unwrap();
+    faulty.token.login(Some(pin(USER_PIN))).unwrap();
     assert!(faulty.verifies(&faulty.sign().unwrap()));
 }
 
@@ -203,7 +203,7 @@ fn a_pin_leaves_the_service_only_within_what_is_done_around_a_login() {
     let sign = || token.sign(&faulty.key, Hash::Sha256, Faulty::digest().as_ref());
     faulty.script("C_Login always log");
     faulty.calls();
-    token.login(pin(USER_PIN)).unwrap();
+    token.login(Some(pin(USER_PIN))).unwrap();
     sign().unwrap();
     assert_eq!((faulty.calls().len(), asked.load(Ordering::Relaxed)), (1, 1));
     // What cannot be announced is not tried, after a loss as at the start; and it is no refused PIN.
@@ -425,7 +425,7 @@ fn every_value_of_c_login_that_leaves_the_pin_open_is_the_last_try_whatever_is_a
         assert_eq!(faulty.calls(), ["C_Login"], "{name}");
         assert!(!faulty.token.has_pin());
         faulty.script("");
-        faulty.token.login(pin(USER_PIN)).unwrap();
+        faulty.token.login(Some(pin(USER_PIN))).unwrap();
     }
 }
 

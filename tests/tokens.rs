@@ -46,6 +46,15 @@ pub(crate) fn replica(instance: &Instance, name: &str) -> Value {
     found.unwrap_or_else(|| panic!("no replica {name} in {all}")).clone()
 }
 
+/// Kills the token host that a replica has now, if it has one.
+pub(crate) fn kill_host(instance: &Instance, name: &str) {
+    let host = replica(instance, name)["host_pid"].as_u64().filter(|pid| *pid > 0);
+    if let Some(host) = host {
+        // It may have ended by itself meanwhile.
+        let _ = Command::new("kill").args(["-KILL", &host.to_string()]).status().unwrap();
+    }
+}
+
 /// Waits until a replica stands so.
 #[track_caller]
 pub(crate) fn becomes(instance: &Instance, name: &str, health: &str) -> Value {

@@ -50,7 +50,7 @@ pub use read::{Page, performed};
 pub use record::{KeyRecord, Standing, record_probe, standing_of};
 use refusal::Refusals;
 pub use sign::Signing;
-pub use slot::{Device, ReadPin, Slot};
+pub use slot::{Device, Slot};
 pub use start::Run;
 pub use unseal::{StandIn, unseal};
 

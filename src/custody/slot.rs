@@ -12,7 +12,7 @@ use crate::error::{Error, Reason, Result};
 use crate::key::Hash;
 use crate::secret::Pin;
 use crate::store::Store;
-use crate::token::host::HostToken;
+use crate::token::host::{HostToken, ReadPin};
 use crate::token::lane::{Lane, LaneError};
 use crate::token::replica::{Health, Replicas};
 use crate::token::{Binding, Description, KeyRef, Token};
@@ -22,10 +22,7 @@ const QUEUE_PER_SESSION: usize = 64;
 /// Longest wait for a device to be found, for other instances to end their logins to it, and for its own.
 const LOGIN_MAX: Duration = Duration::from_secs(180);
 
-/// Gives a device's PIN from where it is kept, each time anew.
-pub type ReadPin = Box<dyn Fn() -> Result<Pin> + Send + Sync>;
-
-/// One replica: which device it is, the child process that holds it, and where its PIN comes from.
+/// One replica: which device it is, the child process that holds it, and who is asked for its PIN.
 pub struct Device {
     /// Which device.
     pub binding: Binding,
@@ -33,8 +30,8 @@ pub struct Device {
     pub twin: bool,
     /// Who holds it.
     pub host: Arc<HostToken>,
-    /// Where its PIN comes from.
-    pub read_pin: ReadPin,
+    /// Asked for its PIN, if it is one that a person types. Any other is read by who holds it.
+    pub ask_pin: Option<ReadPin>,
 }
 
 /// A replica within its slot.
@@ -148,7 +145,10 @@ impl Slot {
 
     async fn try_log_in(&self, member: &Member, pin: Option<Pin>) -> Result<()> {
         // What is done around the login looks for a latch: only there nobody else's login is under way.
-        let pin = pin.map_or_else(|| (member.device.read_pin)(), Ok)?;
+        let pin = match (pin, &member.device.ask_pin) {
+            (None, Some(ask)) => Some(ask()?),
+            (pin, _) => pin,
+        };
         let host = Arc::clone(&member.device.host);
         let name = member.name();
         self.replicas.run_on(name, Instant::now() + LOGIN_MAX, move |_| Ok(host.login(pin))).await??;

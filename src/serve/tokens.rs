@@ -14,7 +14,7 @@ use crate::key::Hash;
 use crate::policy::{self, Asked, Operation};
 use crate::secret::Pin;
 use crate::store::Store;
-use crate::token::host::{HostProgram, HostToken};
+use crate::token::host::{HostProgram, HostToken, ReadPin};
 use crate::token::pkcs11::{self, Pkcs11Token};
 use crate::token::probe::permissive;
 use crate::token::profile::{Kind, Profile};
@@ -48,7 +48,7 @@ pub fn prepare_modules(config: &Config) -> Result<()> {
 /// `DATA_DIRECTORY` if the directory cannot be found or written.
 pub fn prepare_module(profile: &Profile, directory: &Path) -> Result<()> {
     token::prepare_directory(profile, directory)?;
-    present(directory)?;
+    token::require_directory(directory)?;
     token::set_environment(&profile.environment(&absolute(directory)));
     Ok(())
 }
@@ -144,9 +144,8 @@ fn devices(
         }
         let around_login = Standing::around_login(Arc::clone(store), standing(&settings, twin));
         let host = HostToken::waiting(HostProgram::this(), &binding, &profile).around_logins(around_login);
-        let host = Arc::new(host);
-        let read_pin = Box::new(reader(config, settings, ask));
-        devices.push(Device { binding, twin, host, read_pin });
+        let (host, ask_pin) = with_pin(host, config, &settings, ask);
+        devices.push(Device { binding, twin, host: Arc::new(host), ask_pin });
         profiles.push(profile);
     }
     let oaep = oaep(&profiles).ok_or_else(|| {
@@ -156,21 +155,20 @@ fn devices(
     Ok((devices, oaep))
 }
 
-fn reader(
+/// Gives a host the source of its PIN; with it comes who is asked for the PIN, if it is one that a person types.
+fn with_pin(
+    host: HostToken,
     config: &Config,
-    settings: config::Token,
+    settings: &config::Token,
     ask: Option<Ask>,
-) -> impl Fn() -> Result<Pin> + Send + Sync + use<> {
+) -> (HostToken, Option<ReadPin>) {
     let Config { directory, file, sha256 } = config;
     let config = Config { directory: directory.clone(), file: file.clone(), sha256: sha256.clone() };
-    move || {
-        if let Some(directory) = &settings.directory {
-            present(&config.path(directory))?;
-        }
-        match (&settings.pin, ask) {
-            (PinSource::Prompt, Some(ask)) => ask(&settings.name),
-            _ => settings.read_pin(&config),
-        }
+    let settings = settings.clone();
+    match (&settings.pin, ask) {
+        (PinSource::Prompt, Some(ask)) => (host, Some(Box::new(move || ask(&settings.name)))),
+        (PinSource::Prompt, None) => (host, Some(Box::new(move || settings.read_pin(&config)))),
+        _ => (host.reading_pin(Box::new(move || settings.read_pin(&config))), None),
     }
 }
 
@@ -198,10 +196,10 @@ pub async fn open_for_probe(
     let opened = async {
         let asked = Asked { operation: Operation::ProbeToken, cluster: None, signs: None };
         custody::record_probe(store.as_ref(), policy::permit(caller, &asked)?, name).await?;
-        let pin = reader(config, settings.clone(), Some(ask))()?;
         let around_login = Standing::around_login(Arc::clone(&store), standing(settings, *twin));
         let host = HostToken::waiting(HostProgram::this(), &binding, &permissive(&profile));
-        let host = host.around_logins(around_login);
+        let (host, ask_pin) = with_pin(host.around_logins(around_login), config, settings, Some(ask));
+        let pin = ask_pin.map(|ask| ask()).transpose()?;
         let logged_in = tokio::task::spawn_blocking(move || host.login(pin).map(|()| host)).await;
         logged_in.map_err(|fault| Error::new(Reason::Internal, "the login broke off").detail(fault))?
     };
@@ -268,11 +266,4 @@ fn standing(device: &config::Token, twin: bool) -> String {
 fn absolute(directory: &Path) -> PathBuf {
     let absolute = directory.canonicalize().or_else(|_| std::path::absolute(directory));
     absolute.unwrap_or_else(|_| directory.to_owned())
-}
-
-fn present(directory: &Path) -> Result<()> {
-    directory.canonicalize().map(|_| ()).map_err(|fault| {
-        Error::new(Reason::DataDirectory, format!("{} cannot be found: {fault}", directory.display()))
-            .hint("bring the token's directory back, or correct the setting `directory`")
-    })
 }

@@ -19,7 +19,7 @@ pub mod replica;
 pub mod tpm;
 
 pub use environment::set_environment;
-pub use profile::prepare_directory;
+pub use profile::{prepare_directory, require_directory};
 
 /// Between the function and its code in a failure's words.
 const ANSWERED: &str = " answered ";

@@ -359,6 +359,17 @@ pub fn prepare_directory(profile: &Profile, dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a token directory is there. One that is not would look like a token that has lost its keys.
+///
+/// # Errors
+/// `DATA_DIRECTORY`.
+pub fn require_directory(dir: &Path) -> Result<()> {
+    dir.canonicalize().map(|_| ()).map_err(|fault| {
+        Error::new(Reason::DataDirectory, format!("{} cannot be found: {fault}", dir.display()))
+            .hint("bring the token's directory back, or correct the setting `directory`")
+    })
+}
+
 /// The absolute form of a path: modules do not start in our working directory.
 fn absolute(dir: &Path) -> String {
     std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf()).display().to_string()

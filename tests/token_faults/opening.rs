@@ -84,7 +84,7 @@ fn every_value_of_c_open_session_for_a_working_session_is_of_the_tables_class_af
         faulty.script("");
         if class == Class::Pin {
             // Nonsense from this function; whoever holds the token leaves it alone all the same.
-            faulty.token.login(pin(USER_PIN)).unwrap();
+            faulty.token.login(Some(pin(USER_PIN))).unwrap();
         }
         faulty.signs_again_within(std::time::Duration::from_secs(20));
     }

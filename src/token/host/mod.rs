@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use self::wire::{Answer, Call, Hello, Opened};
 use super::back_off::BackOff;
-use super::profile::Profile;
+use super::profile::{Profile, require_directory};
 use super::{Binding, Class, Failure, Outcome, refusal, unopened};
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
@@ -57,6 +57,9 @@ impl HostProgram {
 /// says what came of it. The PIN leaves this process within it and at no other time.
 pub type AroundLogin = Box<dyn Fn(&mut dyn FnMut() -> Result<()>) -> Result<()> + Send + Sync>;
 
+/// Gives a device's PIN from where it is kept, as it is there now.
+pub type ReadPin = Box<dyn Fn() -> Result<Pin> + Send + Sync>;
+
 /// A token behind a child process. Same contract as a token in this process; see [`Token`].
 ///
 /// A host logs in once in its life. One that has lost its login is killed, and the next one finds the token anew.
@@ -65,6 +68,9 @@ pub struct HostToken {
     binding: Binding,
     profile: Profile,
     around_login: AroundLogin,
+    /// Asked at each login, so that a PIN that was changed there and at the device costs no wrong try. Without it, the PIN
+    /// that was given last is kept.
+    read_pin: Option<ReadPin>,
     state: Mutex<State>,
     returned: Condvar,
     /// Each host that has not ended holds it, killed or not.
@@ -73,7 +79,7 @@ pub struct HostToken {
 
 #[derive(Default)]
 struct State {
-    /// What every host gets when it asks; none before the first login.
+    /// What every host gets when it asks, if no source is asked for it.
     pin: Option<Arc<Pin>>,
     host: Option<Host>,
     /// A thread starts a host; the others wait until it has.
@@ -133,7 +139,7 @@ impl HostToken {
     /// As [`HostToken::login`].
     pub fn start(program: HostProgram, binding: &Binding, profile: &Profile, pin: Pin) -> Result<HostToken> {
         let token = HostToken::waiting(program, binding, profile);
-        token.login(pin)?;
+        token.login(Some(pin))?;
         Ok(token)
     }
 
@@ -146,6 +152,7 @@ impl HostToken {
             binding: binding.clone(),
             profile: profile.clone(),
             around_login: Box::new(|login| login()),
+            read_pin: None,
             state: Mutex::new(state),
             returned: Condvar::new(),
             living: Arc::default(),
@@ -158,13 +165,21 @@ impl HostToken {
         HostToken { around_login, ..self }
     }
 
-    /// Ends the host if there is one, and starts one that tries this PIN, once. A device that cannot be reached is
-    /// tried again when it is next called and its time has come; a PIN that was refused never is.
+    /// The same token, with its PIN read from this source at each of its logins.
+    #[must_use]
+    pub fn reading_pin(self, read_pin: ReadPin) -> HostToken {
+        HostToken { read_pin: Some(read_pin), ..self }
+    }
+
+    /// Ends the host if there is one, and starts one that tries this PIN, or that of its source, once. A device that
+    /// cannot be reached, or a source that cannot be read, is tried again when the token is next called and its time has
+    /// come; after a PIN was refused no other try is made.
     ///
     /// # Errors
-    /// Those of [`super::open`], as the host says them; `TOKEN_UNAVAILABLE` if it does not answer before it has the PIN,
-    /// and `PIN_LATCHED` if it does not answer with it.
-    pub fn login(&self, pin: Pin) -> Result<()> {
+    /// Those of [`super::open`], as the host says them; those of the PIN's source; `DATA_DIRECTORY` if the token's
+    /// directory is not there; `TOKEN_UNAVAILABLE` if the host does not answer before it has the PIN, and `PIN_LATCHED`
+    /// if it does not answer with it.
+    pub fn login(&self, pin: Option<Pin>) -> Result<()> {
         let mut state = self.lock();
         while state.starting {
             state = self.wait(state);
@@ -173,9 +188,12 @@ impl HostToken {
         if state.host.take().is_some() {
             state.generation += 1;
         }
-        let pin = Arc::new(pin);
-        (state.pin, state.pin_refused) = (Some(Arc::clone(&pin)), None);
-        let (mut state, done) = self.start_host(state, &pin);
+        let pin = pin.map(Arc::new);
+        if self.read_pin.is_none() {
+            state.pin.clone_from(&pin);
+        }
+        state.pin_refused = None;
+        let (mut state, done) = self.start_host(state, pin.as_deref());
         if done.is_ok() {
             state.back_off.reset();
         }
@@ -220,8 +238,13 @@ impl HostToken {
         self.returned.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a host that logs in, once. Nothing is locked meanwhile: who asks how the token stands is answered.
-    fn start_host<'a>(&'a self, mut state: MutexGuard<'a, State>, pin: &Pin) -> (MutexGuard<'a, State>, Result<()>) {
+    /// Starts a host that logs in, once, with this PIN or that of the source. Nothing is locked meanwhile: who asks how
+    /// the token stands is answered.
+    fn start_host<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        pin: Option<&Pin>,
+    ) -> (MutexGuard<'a, State>, Result<()>) {
         state.starting = true;
         drop(state);
         let spawned = catch_unwind(AssertUnwindSafe(|| self.spawn(pin)))
@@ -245,7 +268,7 @@ impl HostToken {
         (state, done)
     }
 
-    fn spawn(&self, pin: &Pin) -> Result<(Host, Vec<UnixStream>)> {
+    fn spawn(&self, pin: Option<&Pin>) -> Result<(Host, Vec<UnixStream>)> {
         let failed = |e: io::Error| Error::new(Reason::TokenUnavailable, "the token host cannot be started").detail(e);
         // This token holds it too. A process within a driver that hangs does not end before that does: more would help nobody.
         if Arc::strong_count(&self.living) > HELD_MAX {
@@ -257,6 +280,7 @@ impl HostToken {
         let mut command = Command::new(&self.program.path);
         command.args(&self.program.arguments).stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
         if let Some(directory) = &self.binding.directory {
+            require_directory(directory)?;
             command.envs(self.profile.environment(directory));
         }
         // A group of its own: an interrupt from the terminal is for the service, which then drains.
@@ -273,6 +297,11 @@ impl HostToken {
         if !found.wants_pin {
             return found.into_result().map(|()| (host, idle));
         }
+        let read = match (pin, &self.read_pin) {
+            (None, Some(read)) => Some(read()?),
+            _ => None,
+        };
+        let Some(pin) = pin.or(read.as_ref()) else { return Err(not_logged_in().into()) };
         self.lock().logging_in = true;
         (self.around_login)(&mut || {
             wire::write_frame(&mut control, pin.expose().as_bytes()).map_err(unopened)?;
@@ -328,8 +357,8 @@ impl HostToken {
                     let gone = state.gone.clone();
                     return Err(gone.unwrap_or_else(|| refusal(Class::Token, HOST, "it is tried again soon")));
                 }
-                let Some(pin) = state.pin.clone() else { return Err(not_logged_in()) };
-                let (started, done) = self.start_host(state, &pin);
+                let pin = state.pin.clone();
+                let (started, done) = self.start_host(state, pin.as_deref());
                 state = started;
                 if let Err(e) = done {
                     let class = if state.pin_refused.is_some() { Class::Pin } else { Class::Token };
