@@ -80,6 +80,15 @@ fn a_wrong_signature_is_given_to_the_caller_who_must_verify() {
 }
 
 #[test]
+fn a_signature_of_another_length_is_no_proof_that_none_was_made() {
+    let faulty = Faulty::new();
+    faulty.script("C_Sign 1 shorten");
+    let failure = faulty.sign().unwrap_err();
+    assert_eq!((failure.class, failure.outcome), (Class::Mismatch, Outcome::Unknown), "{failure}");
+    assert_eq!(failure.to_string(), "C_Sign answered a signature of 255 bytes instead of 256");
+}
+
+#[test]
 fn a_token_that_goes_and_comes_back_serves_within_two_seconds() {
     let faulty = Faulty::new();
     for value in ["0xe0", "0x32", "0x31"] {

@@ -7,10 +7,12 @@ use std::fs;
 use aws_lc_rs::{digest, signature};
 use keyward::error::Reason;
 use keyward::key::{Hash, KeyAlgorithm, KeyId, PublicKey};
+use keyward::token::host::{HostProgram, HostToken};
 use keyward::token::{Class, Evidence, Generate, Generated, KeyRef, Outcome, Token};
 
+use crate::kit::KEYWARD;
 use crate::kit::token::manager::{CREATE_PRIMARY, Manager};
-use crate::kit::token::{Held, TestToken, USER_PIN};
+use crate::kit::token::{Held, TestToken, USER_PIN, pin};
 
 fn make(token: &dyn Token) -> (KeyRef, Generated) {
     let id = KeyId::random().unwrap();
@@ -133,6 +135,24 @@ fn a_key_file_that_cannot_be_used_is_a_missing_key_and_says_nothing_of_other_key
         fs::write(&file, &right).unwrap();
         token.sign(&key, Hash::Sha256, &[7; 32]).unwrap();
     }
+}
+
+#[test]
+fn a_key_whose_file_could_not_be_written_to_its_end_may_have_been_made() {
+    let test = TestToken::make("swtpm", Held::InHost);
+    // A file is made, and no byte fits into it.
+    let full = format!("trap '' XFSZ; ulimit -f 0; exec {KEYWARD} token-host");
+    let program = HostProgram { path: "/bin/sh".into(), arguments: vec!["-c".into(), full.into()] };
+    let token = HostToken::start(program, &test.binding, &test.profile, pin(USER_PIN)).unwrap();
+    let id = KeyId::random().unwrap();
+    let request = Generate { id, label: "tpm".to_owned(), algorithm: KeyAlgorithm::P256, sign: true, decrypt: false };
+    let failure = token.generate(&request).unwrap_err();
+    assert_eq!((failure.class, failure.outcome), (Class::Token, Outcome::Unknown), "{failure}");
+    assert!(failure.code.contains(".tpmkey: File too large"), "{failure}");
+    // What was not even made is certainly not there.
+    fs::remove_dir_all(test.binding.directory.as_ref().unwrap()).unwrap();
+    let failure = token.generate(&Generate { id: KeyId::random().unwrap(), ..request }).unwrap_err();
+    assert_eq!((failure.class, failure.outcome), (Class::Token, Outcome::Refused), "{failure}");
 }
 
 #[test]

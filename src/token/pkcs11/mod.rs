@@ -105,7 +105,12 @@ impl Token for Pkcs11Token {
             let mut signature = vec![0u8; length];
             let one_shot = &self.sessions.module.one_shot;
             let written = one_shot.sign_into(session, &data, &mut signature).map_err(|e| failure(Act::Sign, &e))?;
-            if written == length { Ok(signature) } else { Err(mismatch("a signature of another length")) }
+            if written == length {
+                return Ok(signature);
+            }
+            // It did sign.
+            let code = format!("a signature of {written} bytes instead of {length}");
+            Err(Failure { class: Class::Mismatch, outcome: Outcome::Unknown, function: "C_Sign", code })
         })
     }
 

@@ -168,7 +168,11 @@ impl Token for TpmToken {
             .ok_or_else(|| super::refusal(Class::Mismatch, "TPM2_Create", "a key of another kind"))?;
         let file = KeyFile::of(&made.out_public, &made.out_private, &request.label);
         let file = file.map_err(|e| failure("TPM2_Create", &e))?;
-        object::write(&path, &file).map_err(|e| super::refusal(Class::Token, "TPM2_Create", e.message()))?;
+        object::write(&path, &file).map_err(|e| {
+            // What stands in a file that was made may be whole.
+            let outcome = if path.exists() { Outcome::Unknown } else { Outcome::Refused };
+            Failure { class: Class::Token, outcome, function: "TPM2_Create", code: e.message().to_owned() }
+        })?;
         let attributes = made.out_public.object_attributes();
         let shown = [
             ("fixedTPM", attributes.fixed_tpm(), true),
@@ -411,7 +415,13 @@ impl Connection {
         let session = Some(self.session);
         let signature =
             self.context.execute_with_session(session, |c| c.sign(key, digest, scheme, ticket)).map_err(signing)?;
-        let strange = || super::refusal(Class::Mismatch, "TPM2_Sign", "a signature of another form");
+        // It did sign.
+        let strange = || Failure {
+            class: Class::Mismatch,
+            outcome: Outcome::Unknown,
+            function: "TPM2_Sign",
+            code: "a signature of another form".to_owned(),
+        };
         match signature {
             Signature::RsaSsa(rsa) => Ok(rsa.signature().value().to_vec()),
             Signature::EcDsa(ecdsa) => object::r_s(&ecdsa).ok_or_else(strange),

@@ -67,7 +67,7 @@ fn obey(ordered: Option<Fault>, session: Option<CK_SESSION_HANDLE>) -> Option<CK
             None
         }
         // These change what comes back; see `after`.
-        Fault::Corrupt | Fault::Flags(_) | Fault::Swap(_, _) | Fault::Rename | Fault::Deny(..) | Fault::Spoil(_) => None,
+        Fault::Corrupt | Fault::Shorten | Fault::Flags(_) | Fault::Swap(_, _) | Fault::Rename | Fault::Deny(..) | Fault::Spoil(_) => None,
     }
 }
 
@@ -139,7 +139,7 @@ unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO) 
     }
 }
 
-/// Spoils a signature.
+/// Spoils a signature, or gives a byte less of it.
 unsafe extern "C" fn C_Sign(
     session: CK_SESSION_HANDLE,
     data: *mut CK_BYTE,
@@ -148,12 +148,15 @@ unsafe extern "C" fn C_Sign(
     out_length: *mut CK_ULONG,
 ) -> CK_RV {
     let ordered = script::due("C_Sign");
-    if matches!(ordered, Some(Fault::Corrupt)) {
+    if let Some(Fault::Corrupt | Fault::Shorten) = ordered {
         // SAFETY: the caller's arguments; on success the buffer holds a signature of at least one byte.
         unsafe {
             let value = real().C_Sign.expect("C_Sign")(session, data, length, out, out_length);
             if value == CKR_OK && !out.is_null() {
-                *out.add(10) ^= 1;
+                match ordered {
+                    Some(Fault::Shorten) => *out_length -= 1,
+                    _ => *out.add(10) ^= 1,
+                }
             }
             return value;
         }

@@ -1,7 +1,7 @@
 //! The script: one fault a line, `<function or *> <always or a count> <fault> [values]`; `#` starts a comment.
 //!
 //! `log` is no fault: it appends the function's name to the file `<script>.calls`, and the lines after it are read.
-//! Faults: `return 0x30`, `delay 500` (milliseconds), `hang`, `crash`, `logout`, `close-session`, `corrupt` (C_Sign),
+//! Faults: `return 0x30`, `delay 500` (milliseconds), `hang`, `crash`, `logout`, `close-session`, `corrupt`, `shorten` (C_Sign),
 //! `flags 0x20000` (C_GetTokenInfo), `swap <id> <id>` (C_FindObjectsInit; hexadecimal), `rename` (C_GenerateKeyPair: the
 //! private half gets another CKA_ID), `deny <class> <attribute> <value>` and `spoil <class> <attribute>`
 //! (C_GetAttributeValue of objects of this class that asks for this attribute; numbers, hexadecimal). A counted fault
@@ -21,6 +21,7 @@ pub(crate) enum Fault {
     Logout,
     CloseSession,
     Corrupt,
+    Shorten,
     Flags(u64),
     Swap(Vec<u8>, Vec<u8>),
     Rename,
@@ -85,6 +86,7 @@ fn parse(words: &[&str]) -> Fault {
         ["logout"] => Fault::Logout,
         ["close-session"] => Fault::CloseSession,
         ["corrupt"] => Fault::Corrupt,
+        ["shorten"] => Fault::Shorten,
         ["flags", value] => Fault::Flags(number(value)),
         ["swap", asked, given] => Fault::Swap(bytes(asked), bytes(given)),
         ["rename"] => Fault::Rename,
