@@ -9,6 +9,9 @@ use keyward::audit::chain::{ChainHash, Head};
 use keyward::audit::checkpoint::Checkpoint;
 use keyward::audit::merkle::{Frontier, TreeHash};
 use keyward::audit::record::{Event, Moment};
+use keyward::caller::CallerNote;
+use keyward::custody::Standing;
+use keyward::store::{Kind, Write};
 use serde_json::Value;
 use sqlx::Connection as _;
 
@@ -67,40 +70,66 @@ async fn invent(server: &Postgres, log: &str) -> (String, String) {
     key["public"] = serde_json::to_value(signer.key.public_key()).unwrap();
     let key = serde_json_canonicalizer::to_vec(&key).unwrap();
     let cluster = String::from_utf8(cluster).unwrap().replace("demo.example", "evil.example").into_bytes();
-    let changed = |object: &str, name: &str, version: i64, body: &[u8]| Event::Changed {
-        object: object.into(),
-        name: name.into(),
-        version: version.unsigned_abs(),
-        sha256: ChainHash::of(body).to_string(),
-    };
-    let opened = Event::LogOpened { version: "0.1.0".into(), tokens: vec!["main: x".into()] };
+    let events = [opened(), changed("key", &name, 1, &key), changed("cluster", "clusters/demo", version + 1, &cluster)];
+    let made = write_log(&mut database, &signer, log, &events).await;
+    put(&mut database, &format!("INSERT INTO object VALUES ('key', '{name}', 1, $1)"), key).await;
+    let edit = "UPDATE object SET version = version + 1, body = $1 WHERE name = 'clusters/demo'";
+    put(&mut database, edit, cluster).await;
+    made
+}
+
+/// Invents a log that says that nothing holds a device back.
+async fn invent_release(server: &Postgres, log: &str, device: &str) {
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let row = "SELECT version FROM object WHERE name = $1";
+    let version: i64 = sqlx::query_scalar(row).bind(device).fetch_one(&mut database).await.unwrap();
+    let clear = Write::new(Kind::Token, device, 0, &Standing::default()).unwrap().body.to_vec();
+    let events = [opened(), changed("token", device, version + 1, &clear)];
+    write_log(&mut database, &Signer::new(log), log, &events).await;
+    let edit = format!("UPDATE object SET version = version + 1, body = $1 WHERE name = '{device}'");
+    put(&mut database, &edit, clear).await;
+}
+
+fn opened() -> Event {
+    Event::LogOpened { version: "0.1.0".into(), tokens: vec!["main: x".into()] }
+}
+
+fn changed(object: &str, name: &str, version: i64, body: &[u8]) -> Event {
+    let sha256 = ChainHash::of(body).to_string();
+    Event::Changed { object: object.into(), name: name.into(), version: version.unsigned_abs(), sha256 }
+}
+
+async fn put(database: &mut sqlx::PgConnection, statement: &str, value: Vec<u8>) {
+    sqlx::query(sqlx::AssertSqlSafe(statement)).bind(value).execute(database).await.unwrap();
+}
+
+/// Writes a log past all instances: whole, with its head, and signed. Gives its checkpoint and its trust.
+async fn write_log(
+    database: &mut sqlx::PgConnection,
+    signer: &Signer,
+    log: &str,
+    events: &[Event],
+) -> (String, String) {
     let (mut head, mut tree) = (Head::empty(log), Frontier::default());
-    for event in [opened, changed("key", &name, 1, &key), changed("cluster", "clusters/demo", version + 1, &cluster)] {
-        let seq = i64::try_from(head.size).unwrap();
+    for event in events {
+        let seq = head.size;
         let record = head.append(&event.bytes().unwrap(), &Moment::of(1_795_512_600_000_001)).unwrap().bytes;
         tree.append(TreeHash::leaf(&record), |_, _, _| {});
-        let insert = sqlx::query("INSERT INTO entry (log_id, seq, record) VALUES ($1, $2, $3)");
-        insert.bind(log).bind(seq).bind(record).execute(&mut database).await.unwrap();
+        put(database, &format!("INSERT INTO entry (log_id, seq, record) VALUES ('{log}', {seq}, $1)"), record).await;
     }
     let signed = Checkpoint { log: log.into(), size: head.size, root: tree.root(), chain: head.chain, others: vec![] };
     let note = signer.sign(signed.note().unwrap()).to_string();
-    let made = (note.clone(), signer.trust(log).to_string());
-    for (statement, body) in [
-        (format!("INSERT INTO object VALUES ('key', '{name}', 1, $1)"), key),
-        ("UPDATE object SET version = version + 1, body = $1 WHERE name = 'clusters/demo'".into(), cluster),
-        (format!("INSERT INTO checkpoint VALUES ('{log}', 0, convert_from($1, 'UTF8'))"), note.into_bytes()),
-        (
-            format!(
-                "INSERT INTO log (log_id, instance, epoch, size, chain, time_us, open_from, frontier) \
-                 VALUES ('{log}', 'third', 1, 3, '\\x{}', {}, 3, $1)",
-                head.chain, head.time_us
-            ),
-            tree.to_bytes(),
-        ),
-    ] {
-        sqlx::query(sqlx::AssertSqlSafe(statement)).bind(body).execute(&mut database).await.unwrap();
-    }
-    made
+    let keep = format!("INSERT INTO checkpoint VALUES ('{log}', 0, convert_from($1, 'UTF8'))");
+    put(database, &keep, note.clone().into_bytes()).await;
+    let end = format!(
+        "INSERT INTO log (log_id, instance, epoch, size, chain, time_us, open_from, frontier) \
+         VALUES ('{log}', 'of {log}', 1, {size}, '\\x{}', {}, {size}, $1)",
+        head.chain,
+        head.time_us,
+        size = head.size
+    );
+    put(database, &end, tree.to_bytes()).await;
+    (note, signer.trust(log).to_string())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,6 +152,67 @@ async fn a_log_that_was_invented_with_its_audit_key_counts_nowhere_and_is_named(
     // Nor does the next run take it.
     first.start();
     first.cli(&["cluster", "get", "demo"]).refused(74, "OBJECT_ALTERED");
+}
+
+/// How records name the device of a stopped instance.
+fn device(instance: &Instance) -> String {
+    let token = instance.json(&["token", "list"])[0].clone();
+    format!("{} serial {}", token["label"].as_str().unwrap(), token["serial"].as_str().unwrap())
+}
+
+/// Records in the log of a stopped instance what holds its device back.
+async fn hold_back(server: &Postgres, instance: &str, device: &str, hold: impl Fn(&mut Standing)) {
+    let store = keyward::store::Postgres::open(&server.url(), None, instance, false).await.unwrap();
+    Standing::change(&store, device, "latched", &CallerNote::service(), "", hold).await.unwrap();
+    keyward::store::Store::close(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_does_not_count_takes_no_hold_off_a_token_and_keeps_no_person_from_it() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    let device = device(&first);
+    let (latched, quarantined) = ("the PIN was refused", "a wrong signature");
+    hold_back(&server, "first", &device, |standing| standing.latched = Some(latched.into())).await;
+    hold_back(&server, "first", &device, |standing| standing.quarantined = Some(quarantined.into())).await;
+    invent_release(&server, "11111111-2222-4333-8444-555555555555", &device).await;
+    let logins = "SELECT count(*) FROM entry WHERE position(convert_to('login-begun', 'UTF8') IN record) > 0";
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let before: i64 = sqlx::query_scalar(logins).fetch_one(&mut database).await.unwrap();
+    first.start_waiting();
+    let main = first.json(&["token", "status"])[0].clone();
+    for hold in ["latched", "quarantined"] {
+        assert!(main[hold].as_str().unwrap().contains("11111111-"), "{main}");
+    }
+    let after: i64 = sqlx::query_scalar(logins).fetch_one(&mut database).await.unwrap();
+    assert_eq!(before, after, "the PIN was not tried");
+    first.cli(&["token", "unlatch", "main"]).good();
+    first.cli(&["token", "release", "main"]).good();
+    first.cli(&["token", "login", "main"]).good();
+    first.wait_for_line("ready");
+    // Nor while an instance runs.
+    assert_eq!(first.stop(), Some(0));
+    hold_back(&server, "first", &device, |standing| standing.quarantined = Some(quarantined.into())).await;
+    first.start_waiting();
+    invent_release(&server, "22222222-2222-4333-8444-555555555555", &device).await;
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(first.json(&["token", "status"])[0]["health"], "quarantined");
+    first.cli(&["token", "release", "main"]).good();
+    first.wait_for_line("ready");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_another_instance_has_ended_does_not_hold_in_one_that_has_seen_who_signs_for_that_log() {
+    let server = Postgres::start();
+    let (mut first, mut second) = two(&server);
+    let device = device(&first);
+    hold_back(&server, "second", &device, |standing| standing.latched = Some("the PIN was refused".into())).await;
+    first.start_waiting();
+    first.cli(&["token", "unlatch", "main"]).good();
+    first.cli(&["token", "login", "main"]).good();
+    first.wait_for_line("ready");
+    assert_eq!(first.stop(), Some(0));
+    second.start();
 }
 
 #[test]

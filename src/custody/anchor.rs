@@ -8,6 +8,7 @@ use crate::audit::checkpoint::Checkpoint;
 use crate::audit::merkle::Frontier;
 use crate::audit::note::Note;
 use crate::audit::trust::Trust;
+use crate::custody::vouch;
 use crate::error::{Error, Reason, Result};
 use crate::store::{Store, ask};
 
@@ -79,7 +80,8 @@ impl LogFiles {
     }
 
     /// Checks that a store continues what was signed over it: that it ends not before the anchor, has the records that
-    /// the anchor was signed over, and all the logs that it knows. A log without records has nothing to continue.
+    /// the anchor was signed over, and all the logs that it knows. A log without records has nothing to continue. Other
+    /// logs of which this one has seen who signs for them must be as they were signed too, and count from then on.
     ///
     /// # Errors
     /// `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`, `CHECKPOINT_BROKEN`; those of the store.
@@ -115,7 +117,7 @@ impl LogFiles {
         for signed in [anchor, kept].into_iter().flatten() {
             continues(store, &signed).await.map_err(|fault| fault.hint(RECOVER))?;
         }
-        Ok(())
+        vouch::by_seen(store).await
     }
 }
 

@@ -38,6 +38,7 @@ mod slot;
 mod start;
 mod tend;
 mod unseal;
+mod vouch;
 
 pub use anchor::LogFiles;
 pub use checkpoint::{AUDIT_KEY, Ledger, Pace, audit_key_beside};

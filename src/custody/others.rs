@@ -11,6 +11,7 @@ use crate::audit::checkpoint::{self, Checkpoint};
 use crate::audit::note::{Note, VerifierKey};
 use crate::audit::record::{Event, Record};
 use crate::custody::missing::LOOK;
+use crate::custody::vouch::{self, Beside, Newest};
 use crate::custody::{Custody, KeyRecord};
 use crate::error::{Error, Reason, Result};
 use crate::key::{KeyRole, PublicKey};
@@ -24,6 +25,10 @@ const TURNS_MAX: u32 = 100;
 const KEYS_MAX: u32 = 1000;
 /// What the names of keys begin with that belong to no cluster.
 const OF_INSTANCES: &str = "keys/";
+
+/// Why a log does not count whose last checkpoint none of the keys that were seen has signed.
+const NOT_SHOWN: &str = "no audit key of its own that a token of this custody shows now has signed its last checkpoint; a \
+                         token that cannot be used shows none";
 
 /// What is known of the other logs.
 #[derive(Default)]
@@ -103,7 +108,7 @@ impl Custody {
             if before.is_some_and(|other| other.next == head.size && other.signed == head.size) {
                 continue;
             }
-            let (note, signed) = match self.vouch(&own, &head, before).await? {
+            let (note, signed) = match self.vouch(&head, before).await? {
                 Vouched::By(note, signed, keep) => {
                     looks.doubted.remove(&head.log);
                     batch.writes.extend(keep);
@@ -138,57 +143,28 @@ impl Custody {
 
     /// Looks whether another log counts: whether its last checkpoint is signed with a key that is known to be its, or that
     /// a token shows to be an audit key, and whether the log is what was signed.
-    async fn vouch(&self, own: &str, head: &Head, before: Option<&Other>) -> Result<Vouched> {
+    async fn vouch(&self, head: &Head, before: Option<&Other>) -> Result<Vouched> {
         let log = &head.log;
-        let Some(text) = self.store.last_checkpoint(log).await? else {
-            return Ok(Vouched::No("nothing was signed over it yet".to_owned()));
+        if let Some(before) = before
+            && self.store.last_checkpoint(log).await?.as_ref() == Some(&before.note)
+        {
+            return Ok(Vouched::By(before.note.clone(), before.signed, None));
+        }
+        let vouched = async {
+            let store = self.store.as_ref();
+            let beside = Beside::of(store, log).await?;
+            let (text, signed, keep) = match beside.newest(store, log).await? {
+                Newest::None(why) => return Ok(Vouched::No(why.to_owned())),
+                Newest::Seen(text, signed) => (text, signed, None),
+                Newest::Unseen(text, note, signed) => match self.shown_key(&note, &signed).await? {
+                    Some(key) => (text, signed, Some(beside.with(&key)?)),
+                    None => return Ok(Vouched::No(NOT_SHOWN.to_owned())),
+                },
+            };
+            vouch::held(store, head, &signed).await?;
+            Ok(Vouched::By(text, signed.size, keep))
         };
-        if let Some(before) = before.filter(|before| before.note == text) {
-            return Ok(Vouched::By(text, before.signed, None));
-        }
-        let name = Seen::name(own, log);
-        let object = self.store.get(Kind::Beside, &name).await?;
-        let (mut seen, version) = match &object {
-            Some(object) => (object.read::<Seen>()?, object.version),
-            None => (Seen::default(), 0),
-        };
-        let is_known = version > 0;
-        let keys: Vec<VerifierKey> = seen.keys()?;
-        let read = text.parse::<Note>().and_then(|note| Ok((note.text().parse::<Checkpoint>()?, note)));
-        let (signed, note) = match read {
-            Ok((signed, note)) if signed.log == *log => (signed, note),
-            _ if is_known => return Err(self.contradicted(broken(log, "it is none"))),
-            _ => return Ok(Vouched::No("its last checkpoint is none".to_owned())),
-        };
-        let mut keep = None;
-        match Checkpoint::open(&note, &keys) {
-            Ok(_) => {}
-            Err(_) if !note.names_one_of(&keys) => {
-                let Some(key) = self.shown_key(&note, &signed).await? else {
-                    let words = "no audit key of its own that a token of this custody shows now has signed its last \
-                                 checkpoint; a token that cannot be used shows none";
-                    return Ok(Vouched::No(words.to_owned()));
-                };
-                seen.keys.push(key.to_string());
-                keep = Some(Write::new(Kind::Beside, &name, version, &seen)?);
-            }
-            Err(fault) => return Err(self.contradicted(broken(log, fault.message()))),
-        }
-        if head.size < signed.size {
-            // Its instance may have committed and signed since the ends were read.
-            let heads = self.store.heads().await?;
-            let size = heads.iter().find(|now| now.log == *log).map_or(head.size, |now| now.size);
-            if size < signed.size {
-                let words = format!("log {log} ends after {size} records; {} were signed", signed.size);
-                return Err(self.contradicted(Error::new(Reason::StoreRewound, words)));
-            }
-        }
-        match self.store.vouch(&signed).await {
-            Err(fault) if matches!(fault.reason(), Reason::StoreForked | Reason::RecordBroken) => {
-                Err(self.contradicted(fault.while_doing(format!("log {log}"))))
-            }
-            vouched => vouched.map(|()| Vouched::By(text, signed.size, keep)),
-        }
+        vouched.await.map_err(|fault: Error| if vouch::contradicts(&fault) { self.contradicted(fault) } else { fault })
     }
 
     /// The audit key that signed a checkpoint of another log, if a token shows it. What the database says of keys is no
@@ -241,15 +217,10 @@ impl Custody {
 
     /// The database contradicts what was known of another log: no more acts in this run.
     fn contradicted(&self, fault: Error) -> Error {
-        let fault = fault.hint("find out who wrote to the database, and bring it back from a backup");
+        let fault = fault.hint(vouch::RECOVER);
         self.ledger.halt(&fault);
         fault
     }
-}
-
-fn broken(log: &str, why: &str) -> Error {
-    let words = format!("the last checkpoint of log {log} is not as a key of that log signed it: {why}");
-    Error::new(Reason::CheckpointBroken, words)
 }
 
 /// What this log tells of a record of another one.

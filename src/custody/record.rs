@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::chain::ChainHash;
 use crate::audit::record::Event;
 use crate::caller::CallerNote;
 use crate::error::{Error, Reason, Result};
 use crate::key::{KeyId, KeyRole, KeyState, Mode, PublicKey};
 use crate::policy::{Operation, Permit};
-use crate::store::{Batch, Kind, Store, Write};
+use crate::store::{Batch, Claim, Claimed, Kind, Object, Store, Write};
 use crate::token::host::AroundLogin;
 use crate::token::{Evidence, KeyRef};
 
@@ -112,15 +113,45 @@ pub async fn record_probe(store: &dyn Store, permit: Permit, token: &str) -> Res
 }
 
 impl Standing {
-    /// The standing of a token, and the version of its record (0 if it has none).
+    /// The standing of a token, and the version of its record (0 if it has none). It must be known before a token can be
+    /// asked which logs count. So a log that does not may hold a token back, and what another one has recorded to hold it
+    /// back holds on, whatever this one says.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn of(store: &dyn Store, token: &str) -> Result<(Self, u64)> {
-        match store.get(Kind::Token, token).await? {
-            Some(object) => Ok((object.read()?, object.version)),
-            None => Ok((Standing::default(), 0)),
+        let Some(Claimed { object, by }) = store.claimed(Kind::Token, token).await? else {
+            return Ok((Standing::default(), 0));
+        };
+        let standing = match by {
+            None => object.read()?,
+            Some(claim) => Standing::claimed(&object, &claim)?,
+        };
+        Ok((standing, object.version))
+    }
+
+    /// What a log that does not count says, and beside it what the last one that counts had to say.
+    fn claimed(object: &Object, claim: &Claim) -> Result<Self> {
+        let said: Standing = object.read().unwrap_or_else(|_| Standing::held_back(&claim.log));
+        let Some(counted) = &claim.counted else { return Ok(said) };
+        // Only the hash of that is there.
+        let latches = [None, said.latched.clone(), Some(BEGUN.to_owned())];
+        let quarantines = [None, said.quarantined.clone()];
+        let mut was = Standing::held_back(&claim.log);
+        for latched in latches {
+            for quarantined in quarantines.clone() {
+                let guess = Standing { latched: latched.clone(), quarantined };
+                if ChainHash::of(&Write::new(Kind::Token, "", 0, &guess)?.body).to_string() == *counted {
+                    was = guess;
+                }
+            }
         }
+        Ok(Standing { latched: said.latched.or(was.latched), quarantined: said.quarantined.or(was.quarantined) })
+    }
+
+    fn held_back(log: &str) -> Self {
+        let words = format!("log {log}, which does not count, has changed what was recorded of this device");
+        Standing { latched: Some(words.clone()), quarantined: Some(words) }
     }
 
     /// The standing of a token, the version of its record, and whether what latches it is a login that is under way: in

@@ -46,7 +46,7 @@ pub(super) struct Last {
     /// The record's hash in the tree of its log.
     pub(super) leaf: TreeHash,
     version: u64,
-    sha256: String,
+    pub(super) sha256: String,
 }
 
 impl Last {

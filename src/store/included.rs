@@ -117,6 +117,12 @@ impl Included {
         }
     }
 
+    /// The other logs for which somebody vouches.
+    pub(super) fn counting(&self) -> Vec<String> {
+        let vouched = self.vouched.read().unwrap_or_else(PoisonError::into_inner);
+        vouched.iter().filter(|(_, vouched)| **vouched).map(|(log, _)| log.clone()).collect()
+    }
+
     /// Requires that somebody vouches for the log of a record, so that nobody makes one up. Waits once for each log: it may
     /// just have begun.
     ///

@@ -45,8 +45,7 @@ pub const STUCK_S: u64 = 2;
 /// happen; after a failed commit the store re-reads its own head before it writes again, so that the log has no gap.
 /// Nobody retries below this port; a caller may. Reads see every commit that returned before them. An object that is read
 /// from the database is held against the last record of its change, and that against the tree of its log: `OBJECT_ALTERED`
-/// if it is another, or gone. A change by another log of the database counts once somebody has vouched for that log; but
-/// for how tokens stand, which is read before.
+/// if it is another, or gone. A change by another log of the database counts once somebody has vouched for that log.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Writes a batch: first the objects, each only over the version it expects, then one `changed` record for each
@@ -60,6 +59,11 @@ pub trait Store: Send + Sync {
 
     /// The last version of an object.
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>>;
+
+    /// The same where that version may be the word of a log that does not count: for what must be read before any does.
+    async fn claimed(&self, kind: Kind, name: &str) -> Result<Option<Claimed>> {
+        Ok(self.get(kind, name).await?.map(|object| Claimed { object, by: None }))
+    }
 
     /// Names of a kind that begin with `prefix` and are greater than `after`, in order: of the objects that are there, and
     /// of those that must be, because a record says that they were written.
@@ -169,6 +173,24 @@ pub struct Object {
     pub version: u64,
     /// Canonical JSON.
     pub body: Arc<[u8]>,
+}
+
+/// The last version of an object, and whose word it is.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The object.
+    pub object: Object,
+    /// The log that says so, if it does not count.
+    pub by: Option<Claim>,
+}
+
+/// The word of a log that does not count.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The log.
+    pub log: String,
+    /// SHA-256, in hexadecimal, of the last version that a log that counts tells of, if there is one.
+    pub counted: Option<String>,
 }
 
 impl Object {

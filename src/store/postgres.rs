@@ -18,10 +18,11 @@ use crate::audit::gathered::Row;
 use crate::audit::merkle::{Frontier, TreeHash};
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
+use crate::store::change::{self, Last};
 use crate::store::included::Included;
 use crate::store::sql::{Sql, Statements, migration, number, run, unavailable};
 use crate::store::writer::{Backend, New, State, Writer};
-use crate::store::{Batch, Kind, Object, Store, Write};
+use crate::store::{Batch, Claim, Claimed, Kind, Object, Store, Write};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -54,6 +55,13 @@ static STATEMENTS: Statements = Statements {
         WHERE name COLLATE \"C\" >= $2 AND name COLLATE \"C\" < $3 AND name COLLATE \"C\" > $4 \
         ORDER BY 1 LIMIT $5",
 };
+
+/// The last record of the changes of an object that one of these logs has.
+const LAST_OF: &str = "SELECT record FROM entry WHERE record >= $1 AND record < $2 \
+    AND record >= '\\x7b226576656e74223a7b226e616d65223a22'::bytea \
+    AND record < '\\x7b226576656e74223a7b226e616d65223a23'::bytea \
+    AND log_id = ANY($3) \
+    ORDER BY (convert_from(record, 'UTF8')::json -> 'event' ->> 'version')::bigint DESC LIMIT 1";
 
 /// Records that begin as those of openings and closings do, as the index over them has it.
 const TURNS: &str = "SELECT record FROM entry WHERE log_id = $1 AND seq >= $2 \
@@ -176,6 +184,18 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// Requires that a record is in its log.
+    async fn show(&self, last: &Last) -> Result<()> {
+        let read = |row| self.sql.subtrees(&last.log, row);
+        if last.log == self.log {
+            self.included.in_own(&self.writer, last, read).await
+        } else {
+            self.included.in_other(last, answered(self.sql.tree(&last.log)), read).await
+        }
+    }
+}
+
 /// Reads a URL. What crosses a network does so under TLS, with a server that was certified.
 fn options(url: &str) -> Result<PgConnectOptions> {
     let options = PgConnectOptions::from_str(url)
@@ -256,18 +276,37 @@ impl Store for Postgres {
         let Some((object, last)) = answered(self.sql.get(kind, name)).await? else {
             return self.included.no_older(kind, name, 0, seen).map(|()| None);
         };
-        let read = |row| self.sql.subtrees(&last.log, row);
-        if last.log == self.log {
-            self.included.in_own(&self.writer, &last, read).await?;
-        } else {
-            // How tokens stand is read before a run begins, and with it the first look at the other logs.
-            if kind != Kind::Token {
-                self.included.counts(&last).await?;
-            }
-            self.included.in_other(&last, answered(self.sql.tree(&last.log)), read).await?;
+        if last.log != self.log {
+            self.included.counts(&last).await?;
         }
+        self.show(&last).await?;
         self.included.no_older(kind, name, object.version, seen)?;
         Ok(Some(object))
+    }
+
+    async fn claimed(&self, kind: Kind, name: &str) -> Result<Option<Claimed>> {
+        let seen = self.included.seen(kind, name);
+        let Some((object, last)) = answered(self.sql.get(kind, name)).await? else {
+            return self.included.no_older(kind, name, 0, seen).map(|()| None);
+        };
+        let mut counting = self.included.counting();
+        counting.push(self.log.clone());
+        if counting.contains(&last.log) {
+            self.show(&last).await?;
+            self.included.no_older(kind, name, object.version, seen)?;
+            return Ok(Some(Claimed { object, by: None }));
+        }
+        let (from, to) = change::records_of(kind, name)?;
+        let counted = sqlx::query_scalar::<_, Vec<u8>>(LAST_OF).bind(from).bind(to).bind(counting);
+        let counted = match in_time(counted.fetch_optional(&self.sql.readers)).await? {
+            Some(record) => {
+                let counted = Last::read(&record)?;
+                self.show(&counted).await?;
+                Some(counted.sha256)
+            }
+            None => None,
+        };
+        Ok(Some(Claimed { object, by: Some(Claim { log: last.log, counted }) }))
     }
 
     async fn names(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<String>> {

@@ -1,0 +1,124 @@
+//! Whether another log of the database counts: its newest checkpoint must be signed with a key that is known to be its,
+//! and it must be what was signed.
+
+use crate::audit::chain::Head;
+use crate::audit::checkpoint::Checkpoint;
+use crate::audit::note::{Note, VerifierKey};
+use crate::error::{Error, Reason, Result};
+use crate::store::{Kind, Seen, Store, Write};
+
+/// What to do about a log that is not what it was.
+pub(super) const RECOVER: &str = "find out who wrote to the database, and bring it back from a backup";
+
+/// What this log has seen of another one.
+pub(super) struct Beside {
+    name: String,
+    version: u64,
+    seen: Seen,
+}
+
+/// The newest checkpoint of another log.
+pub(super) enum Newest {
+    /// There is none that says anything, and why.
+    None(&'static str),
+    /// A key that was seen before signed it: its text, and what it says.
+    Seen(String, Checkpoint),
+    /// Some other key did.
+    Unseen(String, Note, Checkpoint),
+}
+
+impl Beside {
+    /// What was seen of a log.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn of(store: &dyn Store, log: &str) -> Result<Self> {
+        let name = Seen::name(&store.head().log, log);
+        match store.get(Kind::Beside, &name).await? {
+            Some(object) => Ok(Beside { name, version: object.version, seen: object.read()? }),
+            None => Ok(Beside { name, version: 0, seen: Seen::default() }),
+        }
+    }
+
+    /// Takes a key that a token has shown; gives what is to be kept of that.
+    ///
+    /// # Errors
+    /// Never.
+    pub(super) fn with(mut self, key: &VerifierKey) -> Result<Write> {
+        self.seen.keys.push(key.to_string());
+        Write::new(Kind::Beside, &self.name, self.version, &self.seen)
+    }
+
+    /// The log's newest checkpoint.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_BROKEN` if it is not as a key that was seen signed it; those of the store.
+    pub(super) async fn newest(&self, store: &dyn Store, log: &str) -> Result<Newest> {
+        let Some(text) = store.last_checkpoint(log).await? else {
+            return Ok(Newest::None("nothing was signed over it yet"));
+        };
+        let keys = self.seen.keys()?;
+        let read = text.parse::<Note>().and_then(|note| Ok((note.text().parse::<Checkpoint>()?, note)));
+        match read {
+            Ok((signed, note)) if signed.log == *log => match Checkpoint::open(&note, &keys) {
+                Ok(signed) => Ok(Newest::Seen(text, signed)),
+                Err(_) if !note.names_one_of(&keys) => Ok(Newest::Unseen(text, note, signed)),
+                Err(fault) => Err(broken(log, fault.message())),
+            },
+            _ if self.version > 0 => Err(broken(log, "it is none")),
+            _ => Ok(Newest::None("its last checkpoint is none")),
+        }
+    }
+}
+
+/// Has each log count whose newest checkpoint was signed with a key that was seen before. Asks no token.
+///
+/// # Errors
+/// `STORE_REWOUND`, `STORE_FORKED`, `CHECKPOINT_BROKEN` for a log that is not as it was signed; those of the store.
+pub(super) async fn by_seen(store: &dyn Store) -> Result<()> {
+    let own = store.head().log;
+    for head in store.heads().await?.into_iter().filter(|head| head.log != own) {
+        if let Newest::Seen(_, signed) = Beside::of(store, &head.log).await?.newest(store, &head.log).await? {
+            held(store, &head, &signed).await.map_err(|fault| fault.hint(RECOVER))?;
+        }
+    }
+    Ok(())
+}
+
+/// Holds another log against what was signed over it, and has it count.
+///
+/// # Errors
+/// `STORE_REWOUND`, `STORE_FORKED`, `RECORD_BROKEN`; those of the store.
+pub(super) async fn held(store: &dyn Store, head: &Head, signed: &Checkpoint) -> Result<()> {
+    let log = &head.log;
+    if head.size < signed.size {
+        // Its instance may have committed and signed since the ends were read.
+        let heads = store.heads().await?;
+        let size = heads.iter().find(|now| now.log == *log).map_or(head.size, |now| now.size);
+        if size < signed.size {
+            let words = format!("log {log} ends after {size} records; {} were signed", signed.size);
+            return Err(Error::new(Reason::StoreRewound, words));
+        }
+    }
+    store.vouch(signed).await.map_err(|fault| match fault.reason() {
+        Reason::StoreForked | Reason::RecordBroken => fault.while_doing(format!("log {log}")),
+        _ => fault,
+    })
+}
+
+/// Whether a fault says that a log is not what it was, and not that it cannot be read.
+pub(super) fn contradicts(fault: &Error) -> bool {
+    matches!(
+        fault.reason(),
+        Reason::LogMissing
+            | Reason::StoreRewound
+            | Reason::StoreForked
+            | Reason::CheckpointBroken
+            | Reason::RecordBroken
+    )
+}
+
+fn broken(log: &str, why: &str) -> Error {
+    let words = format!("the last checkpoint of log {log} is not as a key of that log signed it: {why}");
+    Error::new(Reason::CheckpointBroken, words)
+}
