@@ -348,6 +348,32 @@ async fn a_replica_whose_act_is_overdue_is_passed_over_before_that_act_ends() {
     crate::kit::eventually("the act ended", || health() == Health::Healthy);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_device_has_for_too_long_is_told_apart_from_what_it_does_not_get() {
+    let (here, pair) = (TestToken::make("softhsm", Held::InProcess), Pair::new());
+    let tokens: [Arc<dyn Token>; 2] = [Arc::from(here.open()), Arc::clone(&pair.hosts[0]) as Arc<dyn Token>];
+    // The first one has the act as soon as that begins, the other when it is asked.
+    for (token, words) in tokens.into_iter().zip(["takes longer than its profile allows", "has not opened the device"])
+    {
+        let lane = Lane::start(token, 1, 8).unwrap();
+        let one = Arc::new(Replicas::new(vec![("one".to_owned(), lane, Duration::from_millis(100))]));
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+        let held = Arc::new(std::sync::Mutex::new(held));
+        let asked = tokio::spawn({
+            let one = Arc::clone(&one);
+            let act = move |_: &dyn Token| {
+                let _ = held.lock().unwrap().recv();
+                Ok(())
+            };
+            async move { one.run(Priority::License, Instant::now() + Duration::from_secs(60), act).await }
+        });
+        crate::kit::eventually("it is overdue", || one.status()[0].1.why().contains(words));
+        drop(release);
+        asked.await.unwrap().unwrap();
+        assert!(one.serve());
+    }
+}
+
 #[tokio::test]
 async fn a_short_deadline_says_nothing_of_a_replica_and_what_the_device_says_later_does() {
     let pair = Pair::new();

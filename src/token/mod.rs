@@ -10,6 +10,7 @@ use crate::secret::{Pin, Secret};
 mod back_off;
 pub mod bare;
 mod environment;
+mod health;
 pub mod host;
 pub mod lane;
 pub mod pkcs11;
@@ -116,7 +117,7 @@ pub struct Binding {
 /// Nobody above retries, but for another replica that is asked. No PIN is ever tried twice.
 pub trait Token: Send + Sync {
     /// This token as one caller uses it; `None` if it is used as it is, because nobody has to wait for it.
-    fn allowing(&self, _: Allowance) -> Option<Box<dyn Token + '_>> {
+    fn allowing<'a>(&'a self, _: Allowance<'a>) -> Option<Box<dyn Token + 'a>> {
         None
     }
 
@@ -152,13 +153,15 @@ pub trait Token: Send + Sync {
 }
 
 /// What one caller allows an act on a token.
-#[derive(Clone, Copy, Debug)]
-pub struct Allowance {
+#[derive(Clone, Copy)]
+pub struct Allowance<'a> {
     /// The device is not given the act after this. If it has the act by then, it has the time of its profile for it:
     /// that a caller has given up does not end the device.
     pub until: Instant,
     /// Whether an act that changes nothing is made once more if what holds the device went down under it.
     pub again: bool,
+    /// Told when the device gets the act, and when it has it no more and is to get it once more.
+    pub given: &'a (dyn Fn(bool) + Sync),
 }
 
 /// A key as custody recorded it.

@@ -1,12 +1,13 @@
 //! Replicas: the same keys in several tokens, each behind a lane of its own; who serves, and who is left out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
+pub use super::health::{Health, Why};
+use super::health::{Standing, State, Trial, verdict};
 use super::lane::{Lane, LaneError, Priority};
 use super::{Allowance, Class, Failure, Token};
-use crate::error::{Answer, Error};
 
 /// Shortest time for a probe: generous, since nobody waits for it.
 const PROBE_MIN: Duration = Duration::from_secs(5);
@@ -17,96 +18,6 @@ const MARGIN: Duration = Duration::from_millis(500);
 
 /// Why one serves no more than before when its quarantine ended.
 const RELEASED: &str = "released from quarantine; not yet probed";
-
-/// How a replica stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// Serves.
-    Healthy,
-    /// Failed; used only if no other is left, until a probe succeeds.
-    Failed {
-        /// What it answered.
-        why: Why,
-    },
-    /// Has no PIN that may be tried: not used until a person logs it in.
-    Waiting {
-        /// Why it has none.
-        why: Why,
-    },
-    /// Its key or its signature was not the recorded one: not used until a person releases it.
-    Quarantined {
-        /// What was seen.
-        why: Why,
-    },
-}
-
-/// Why a replica does not serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Why {
-    /// In words.
-    pub words: String,
-    /// In the device's own, if it said something.
-    pub answer: Option<Answer>,
-}
-
-impl From<&str> for Why {
-    fn from(words: &str) -> Self {
-        Why { words: words.to_owned(), answer: None }
-    }
-}
-
-impl From<&Failure> for Why {
-    fn from(failure: &Failure) -> Self {
-        Why { words: failure.to_string(), answer: failure.answer() }
-    }
-}
-
-impl From<&Error> for Why {
-    fn from(error: &Error) -> Self {
-        let answer = error.answer().cloned();
-        let untold = answer.as_ref().filter(|answer| !error.message().contains(&answer.value));
-        let said = untold.map(|answer| format!(": {} answered {}", answer.function, answer.value));
-        Why { words: format!("{}{}", error.message(), said.unwrap_or_default()), answer }
-    }
-}
-
-impl std::fmt::Display for Why {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.words)
-    }
-}
-
-impl Health {
-    /// One word for it.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Health::Healthy => "healthy",
-            Health::Failed { .. } => "failed",
-            Health::Waiting { .. } => "waiting",
-            Health::Quarantined { .. } => "quarantined",
-        }
-    }
-
-    /// The reason; empty if it serves.
-    #[must_use]
-    pub fn why(&self) -> &str {
-        self.reason().map_or("", |why| &why.words)
-    }
-
-    /// What the device answered, if that is why it does not serve.
-    #[must_use]
-    pub fn answer(&self) -> Option<&Answer> {
-        self.reason()?.answer.as_ref()
-    }
-
-    fn reason(&self) -> Option<&Why> {
-        match self {
-            Health::Healthy => None,
-            Health::Failed { why } | Health::Waiting { why } | Health::Quarantined { why } => Some(why),
-        }
-    }
-}
 
 /// Tokens that hold the same keys. Only devices can make such: vendor cloning, or one device reached twice.
 pub struct Replicas {
@@ -121,36 +32,6 @@ struct Member {
     /// Longest time of a signature or decryption.
     call_max: Duration,
     standing: Arc<Standing>,
-}
-
-/// How a replica stands. Its acts know it too: what the device said counts, whether or not a caller still waits for it.
-struct Standing {
-    state: Mutex<State>,
-    changed: Arc<AtomicBool>,
-}
-
-struct State {
-    health: Health,
-    since: Instant,
-    /// When it last did what it was asked.
-    answered: Option<Instant>,
-    /// When a probe last ended, well or not.
-    probed: Option<Instant>,
-    /// A ciphertext did not decrypt, and only a probe can tell whose fault that is.
-    doubted: bool,
-    trial: Option<Trial>,
-    told: bool,
-    /// When each act that runs must have ended.
-    due: Vec<Instant>,
-}
-
-/// What only a probe that succeeds ends, whatever else the replica does.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Trial {
-    /// A probe failed.
-    Failed,
-    /// A quarantine was ended.
-    Released,
 }
 
 /// How one replica does.
@@ -170,102 +51,6 @@ pub struct Status {
     pub waiting: usize,
     /// Acts that wait for it or run.
     pub busy: usize,
-}
-
-/// An act that runs, and when it must have ended.
-struct Running {
-    standing: Arc<Standing>,
-    due: Instant,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let mut state = self.standing.lock();
-        if let Some(place) = state.due.iter().position(|due| *due == self.due) {
-            state.due.swap_remove(place);
-        }
-    }
-}
-
-impl State {
-    fn overdue(&self) -> bool {
-        let now = Instant::now();
-        self.due.iter().any(|due| *due <= now)
-    }
-}
-
-impl Standing {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How it stands now. One whose act is overdue has failed: nobody waits until that act ends.
-    fn state(&self) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
-        if state.health == Health::Healthy && state.overdue() {
-            let why = "an act takes longer than its profile allows, or its host longer to open the device".into();
-            self.put(&mut state, Health::Failed { why });
-        }
-        state
-    }
-
-    /// Has the device do an act that must have ended within this time.
-    fn watch<T>(self: &Arc<Self>, max: Duration, act: impl FnOnce() -> T) -> T {
-        let due = Instant::now() + max;
-        self.lock().due.push(due);
-        let _running = Running { standing: Arc::clone(self), due };
-        act()
-    }
-
-    /// What an act's end says of the device: nothing, if the input did not fit or it has not this one key.
-    fn judge(&self, failure: &Failure) {
-        match failure.class {
-            Class::Caller | Class::Unsupported | Class::KeyMissing => {}
-            Class::Undecided => self.state().doubted = true,
-            _ => self.becomes(verdict(failure)),
-        }
-    }
-
-    /// What a probe showed.
-    fn tried(&self, next: Health) {
-        let mut state = self.state();
-        state.trial = if next == Health::Healthy { None } else { state.trial.or(Some(Trial::Failed)) };
-        drop(state);
-        self.becomes(next);
-    }
-
-    /// A probe showed that the device answers, and no more: it has not the key that it was to be tried with.
-    fn answers(&self) {
-        let mut state = self.state();
-        state.trial = state.trial.filter(|trial| *trial == Trial::Released);
-        drop(state);
-        self.becomes(Health::Healthy);
-    }
-
-    /// What an act showed. Quarantine and waiting are left by a person only, a trial by a probe.
-    fn becomes(&self, next: Health) {
-        let mut state = self.state();
-        if next == Health::Healthy {
-            state.answered = Some(Instant::now());
-            if state.trial.is_some() || state.overdue() {
-                return;
-            }
-        }
-        if state.health == next || matches!(state.health, Health::Quarantined { .. }) {
-            return;
-        }
-        if !matches!(state.health, Health::Waiting { .. }) || matches!(next, Health::Quarantined { .. }) {
-            self.put(&mut state, next);
-        }
-    }
-
-    fn put(&self, state: &mut State, next: Health) {
-        if state.health.name() != next.name() {
-            (state.since, state.told) = (Instant::now(), false);
-            self.changed.store(true, Ordering::Release);
-        }
-        state.health = next;
-    }
 }
 
 impl Member {
@@ -307,8 +92,7 @@ impl Change {
 impl Drop for Change {
     fn drop(&mut self) {
         if !self.kept {
-            self.standing.lock().told = false;
-            self.standing.changed.store(true, Ordering::Release);
+            self.standing.tell_again();
         }
     }
 }
@@ -327,20 +111,10 @@ impl Replicas {
     /// at least one.
     #[must_use]
     pub fn new(members: Vec<(String, Lane, Duration)>) -> Self {
-        let (now, changed) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+        let changed = Arc::new(AtomicBool::new(false));
         let member = |(name, lane, call_max)| {
-            let state = State {
-                health: Health::Healthy,
-                since: now,
-                answered: None,
-                probed: None,
-                doubted: false,
-                trial: None,
-                told: true,
-                due: Vec::new(),
-            };
-            let standing = Standing { state: Mutex::new(state), changed: Arc::clone(&changed) };
-            Member { name, lane, call_max, standing: Arc::new(standing) }
+            let standing = Arc::new(Standing::new(Arc::clone(&changed)));
+            Member { name, lane, call_max, standing }
         };
         Replicas { members: members.into_iter().map(member).collect(), changed: Arc::clone(&changed) }
     }
@@ -376,7 +150,7 @@ impl Replicas {
             };
             let (act, standing) = (act.clone(), Arc::clone(&member.standing));
             let judged = move |token: &dyn Token| {
-                let done = standing.watch(max, || allowing(token, Allowance { until, again }, act));
+                let done = standing.watch(max, |given| allowing(token, Allowance { until, again, given }, act));
                 done.as_ref().map_or_else(|f| standing.judge(f), |_| standing.becomes(Health::Healthy));
                 done
             };
@@ -414,8 +188,10 @@ impl Replicas {
     ) -> Result<T, LaneError> {
         let Some(member) = self.member(replica) else { return Err(LaneError::Closed) };
         let standing = Arc::clone(&member.standing);
-        let allowance = Allowance { until: deadline, again: true };
-        let judged = move |token: &dyn Token| allowing(token, allowance, act).inspect_err(|f| standing.judge(f));
+        let judged = move |token: &dyn Token| {
+            let allowance = Allowance { until: deadline, again: true, given: &|_| {} };
+            allowing(token, allowance, act).inspect_err(|f| standing.judge(f))
+        };
         member.lane.run_as(Priority::Upkeep, deadline, judged).await
     }
 
@@ -539,8 +315,9 @@ impl Replicas {
         // It signs and decrypts.
         let (standing, max) = (Arc::clone(&member.standing), member.call_max * 2 + MARGIN);
         let until = Instant::now() + PROBE_MIN.max(member.lane.expected_wait(Priority::Upkeep) + max);
-        let watched =
-            move |token: &dyn Token| standing.watch(max, || allowing(token, Allowance { until, again: false }, act));
+        let watched = move |token: &dyn Token| {
+            standing.watch(max, |given| allowing(token, Allowance { until, again: false, given }, act))
+        };
         let done = member.lane.run_as(Priority::Upkeep, until, watched).await;
         member.state().probed = Some(Instant::now());
         let lacks_key = matches!(&done, Err(LaneError::Failed(f)) if f.class == Class::KeyMissing);
@@ -575,21 +352,14 @@ impl Replicas {
 /// Does an act with a token as one caller uses it.
 fn allowing<T>(
     token: &dyn Token,
-    allowance: Allowance,
+    allowance: Allowance<'_>,
     act: impl FnOnce(&dyn Token) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     match token.allowing(allowance) {
         Some(token) => act(&*token),
-        None => act(token),
-    }
-}
-
-/// What a device's failure says of the device.
-fn verdict(failure: &Failure) -> Health {
-    let why = failure.into();
-    match failure.class {
-        Class::Mismatch => Health::Quarantined { why },
-        Class::Pin => Health::Waiting { why },
-        _ => Health::Failed { why },
+        None => {
+            (allowance.given)(true);
+            act(token)
+        }
     }
 }

@@ -32,7 +32,7 @@ fn a_caller_that_gives_up_ends_no_host_that_has_time_left() {
     let faulty = Faulty::new();
     faulty.script("C_Sign 1 delay 300");
     let until = Instant::now() + Duration::from_millis(100);
-    let asked = faulty.token.allowing(Allowance { until, again: true }).unwrap();
+    let asked = faulty.token.allowing(Allowance { until, again: true, given: &|_| {} }).unwrap();
     assert!(faulty.verifies(&asked.sign(&faulty.key, Hash::Sha256, Faulty::digest().as_ref()).unwrap()));
     assert_eq!((faulty.happened(), faulty.token.restarts()), (1, 0));
 }
@@ -46,7 +46,7 @@ fn nobody_waits_longer_than_his_time_for_a_host_that_another_caller_has_started(
         let first = scope.spawn(|| faulty.sign().unwrap());
         crate::kit::eventually("its host is gone", || faulty.token.restarts() == 1 && faulty.token.pid().is_none());
         let until = Instant::now() + Duration::from_millis(300);
-        let asked = faulty.token.allowing(Allowance { until, again: true }).unwrap();
+        let asked = faulty.token.allowing(Allowance { until, again: true, given: &|_| {} }).unwrap();
         let failure = asked.sign(&faulty.key, Hash::Sha256, Faulty::digest().as_ref()).unwrap_err();
         assert_eq!((failure.class, failure.outcome), (Class::Token, Outcome::Refused), "{failure}");
         assert!(faulty.verifies(&first.join().unwrap()), "who has time gets his signature");
@@ -60,7 +60,7 @@ fn an_act_is_not_begun_by_a_host_that_was_started_too_late_for_its_caller() {
     faulty.script("C_Sign always log\nC_SignInit 1 crash\nC_OpenSession 1 delay 1000");
     faulty.calls();
     let until = Instant::now() + Duration::from_millis(500);
-    let asked = faulty.token.allowing(Allowance { until, again: true }).unwrap();
+    let asked = faulty.token.allowing(Allowance { until, again: true, given: &|_| {} }).unwrap();
     let failure = asked.sign(&faulty.key, Hash::Sha256, Faulty::digest().as_ref()).unwrap_err();
     // What the first host may have done stays open.
     assert_eq!(failure.outcome, Outcome::Unknown, "{failure}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{replica, with_copy};
+use super::{becomes, kill_host, replica, sign, with_copy};
 use crate::kit::token::faulty::{fail_by_script, faulty_profile};
 use crate::kit::{Instance, KEYWARD, eventually};
 
@@ -21,6 +21,25 @@ fn a_device_that_takes_its_time_to_be_found_keeps_no_other_one_from_being_logged
     instance.start();
     let logged_in = |script: &Path| fs::metadata(script.with_extension("calls")).unwrap().modified().unwrap();
     assert!(logged_in(&copy) < logged_in(&main), "one after the other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_opens_its_device_for_long_is_not_blamed_on_an_act() {
+    let mut instance = Instance::with_cluster();
+    let draft = instance.draft("demo");
+    assert_eq!(instance.stop(), Some(0));
+    let script = fail_by_script(&instance);
+    instance.start();
+    let node = instance.connect("node-1").await;
+    sign(&node, &draft).await.unwrap();
+    // Far longer than a signature may take.
+    fs::write(&script, "C_GetSlotList 1 delay 5000").unwrap();
+    kill_host(&instance, "main");
+    let signing = tokio::spawn(async move { sign(&node, &draft).await });
+    let main = becomes(&instance, "main", "failed");
+    assert_eq!(main["reason"], "its token host is being started, and has not opened the device yet");
+    signing.await.unwrap().unwrap();
+    becomes(&instance, "main", "healthy");
 }
 
 #[test]

@@ -14,21 +14,22 @@ const NO_CALLER: Duration = Duration::from_secs(120);
 /// A host as one caller uses it.
 struct Asked<'a> {
     host: &'a HostToken,
-    allowance: Allowance,
+    allowance: Allowance<'a>,
 }
 
 impl Asked<'_> {
     /// A call that changes nothing: once more if the host went down under it, where that is allowed.
     fn ask(&self, call: &Call) -> Result<Answer, Failure> {
-        let (limit, Allowance { until, again }) = (self.host.call_max(), self.allowance);
-        match self.host.call(call, limit, until) {
+        let (limit, Allowance { until, again, given }) = (self.host.call_max(), self.allowance);
+        match self.host.call(call, limit, until, given) {
             Err(f) if again && f.class == Class::Module => {
                 let wait = self.host.lock().back_off.remaining();
                 if Instant::now() + wait >= until {
                     return Err(f);
                 }
+                given(false);
                 std::thread::sleep(wait);
-                self.host.call(call, limit, until).map_err(|again| again.after(f.outcome))
+                self.host.call(call, limit, until, given).map_err(|again| again.after(f.outcome))
             }
             answer => answer,
         }
@@ -42,7 +43,7 @@ impl Token for Asked<'_> {
 
     fn generate(&self, request: &Generate) -> Result<Generated, Failure> {
         let limit = Duration::from_millis(self.host.profile.sessions.generate_ms_max);
-        let answer = self.host.call(&Call::generate(request), limit, self.allowance.until)?;
+        let answer = self.host.call(&Call::generate(request), limit, self.allowance.until, self.allowance.given)?;
         Ok(Generated { public: public(&answer)?, evidence: from_json(&answer.json)? })
     }
 
@@ -60,17 +61,17 @@ impl Token for Asked<'_> {
 }
 
 impl HostToken {
-    fn asked(&self, allowance: Allowance) -> Asked<'_> {
+    fn asked<'a>(&'a self, allowance: Allowance<'a>) -> Asked<'a> {
         Asked { host: self, allowance }
     }
 
     fn alone(&self) -> Asked<'_> {
-        self.asked(Allowance { until: Instant::now() + NO_CALLER, again: true })
+        self.asked(Allowance { until: Instant::now() + NO_CALLER, again: true, given: &|_| {} })
     }
 }
 
 impl Token for HostToken {
-    fn allowing(&self, allowance: Allowance) -> Option<Box<dyn Token + '_>> {
+    fn allowing<'a>(&'a self, allowance: Allowance<'a>) -> Option<Box<dyn Token + 'a>> {
         Some(Box::new(self.asked(allowance)))
     }
 

@@ -383,8 +383,15 @@ impl HostToken {
 
     /// One call and its answer: asked before `until`, answered within the limit. A host that does not keep the limit, or
     /// says nonsense, is killed.
-    fn call(&self, call: &Call, limit: Duration, until: Instant) -> Result<Answer, Failure> {
+    fn call(
+        &self,
+        call: &Call,
+        limit: Duration,
+        until: Instant,
+        given: &(dyn Fn(bool) + Sync),
+    ) -> Result<Answer, Failure> {
         let (mut channel, generation) = self.channel(until)?;
+        given(true);
         let asked = channel
             .set_read_timeout(Some(limit))
             .and_then(|()| wire::write_message(&mut channel, call))
