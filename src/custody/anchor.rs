@@ -160,7 +160,7 @@ async fn continues(store: &dyn Store, signed: &Checkpoint) -> Result<()> {
                     format!("log {log} has another end than the one known: a fork"),
                 ));
             }
-            Some(_) => {}
+            Some(_) => vouch::had(store, before).await?,
         }
     }
     Ok(())

@@ -61,6 +61,8 @@ struct Progress {
     unsigned_since: Option<Instant>,
     /// Why nothing may be signed with other keys, if so.
     halted: Option<Error>,
+    /// What was signed last of the other logs.
+    named: Vec<OtherHead>,
     /// Whether every audit key that has handed over is recorded as archived, as far as this run knows.
     retired: bool,
 }
@@ -355,10 +357,16 @@ impl Custody {
             signed.anchored = true;
             self.ledger.progress(|progress| {
                 progress.signed = signed.checkpoint.size;
+                progress.named.clone_from(&signed.checkpoint.others);
                 progress.unsigned_since = None;
             });
         }
         Ok(signed.note.clone())
+    }
+
+    /// What was signed last of another log in this run.
+    pub(super) fn signed_for(&self, log: &str) -> Option<OtherHead> {
+        self.ledger.progress(|progress| progress.named.iter().find(|other| other.log == log).cloned())
     }
 
     /// The checkpoint that was kept last, with the tree that the store has there.
@@ -367,7 +375,10 @@ impl Custody {
         let note: Note = text.parse()?;
         let checkpoint = self.trust()?.checkpoint(&note)?;
         let tree = ask(self.store.as_ref(), |tree| Frontier::of(checkpoint.size, tree)).await?;
-        self.ledger.progress(|progress| progress.signed = checkpoint.size);
+        self.ledger.progress(|progress| {
+            progress.signed = checkpoint.size;
+            progress.named.clone_from(&checkpoint.others);
+        });
         // It may be that the run before had no time to write the anchor.
         Ok(Some(Signed { checkpoint, tree, note, kept: true, anchored: false }))
     }

@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Instant;
 
 use crate::audit::chain::{ChainHash, Head};
-use crate::audit::checkpoint::{self, Checkpoint};
+use crate::audit::checkpoint::{self, Checkpoint, OtherHead};
 use crate::audit::note::{Note, VerifierKey};
 use crate::audit::record::{Event, Record};
 use crate::custody::missing::LOOK;
@@ -55,12 +55,16 @@ struct Other {
     /// Its last checkpoint that was looked at, and over how many records that is.
     note: String,
     signed: u64,
+    /// Up to where its records were followed.
+    end: Option<Head>,
+    /// What was signed of it last in this log, and held against it.
+    named: Option<OtherHead>,
 }
 
 /// What a look at the end of another log led to.
 enum Vouched {
-    /// It counts, by this checkpoint over so many records, and this is to be kept with what is told of it.
-    By(String, u64, Option<Write>),
+    /// It counts, and this is to be kept with what is told of it.
+    As(Other, Option<Write>),
     /// Not yet, and why.
     No(String),
 }
@@ -108,11 +112,12 @@ impl Custody {
             if before.is_some_and(|other| other.next == head.size && other.signed == head.size) {
                 continue;
             }
-            let (note, signed) = match self.vouch(&head, before).await? {
-                Vouched::By(note, signed, keep) => {
+            let vouched = self.vouch(&head, before).await.map_err(|fault| self.judged(fault))?;
+            let mut other = match vouched {
+                Vouched::As(other, keep) => {
                     looks.doubted.remove(&head.log);
                     batch.writes.extend(keep);
-                    (note, signed)
+                    other
                 }
                 Vouched::No(why) => {
                     if looks.doubted.insert(head.log.clone()) {
@@ -125,13 +130,13 @@ impl Custody {
             // Of what was before this run it is enough to tell how it stands; of a log that begins later, all.
             let most = if looks.any { TURNS_MAX } else { 1 };
             let turns = self.store.turns(&head.log, before.map_or(0, |other| other.next), most).await?;
-            let mut next = head.size;
+            other.next = head.size;
             for bytes in turns {
                 let (seq, event) = turn(&bytes)?;
-                next = next.max(seq + 1);
+                other.next = other.next.max(seq + 1);
                 batch.events.push(event);
             }
-            others.insert(head.log, Other { next, note, signed });
+            others.insert(head.log, other);
         }
         if !batch.events.is_empty() || !batch.writes.is_empty() {
             self.store.commit(batch).await?;
@@ -142,29 +147,41 @@ impl Custody {
     }
 
     /// Looks whether another log counts: whether its last checkpoint is signed with a key that is known to be its, or that
-    /// a token shows to be an audit key, and whether the log is what was signed.
+    /// a token shows to be an audit key, and whether the log is what was signed, and continues what it was.
     async fn vouch(&self, head: &Head, before: Option<&Other>) -> Result<Vouched> {
-        let log = &head.log;
-        if let Some(before) = before
-            && self.store.last_checkpoint(log).await?.as_ref() == Some(&before.note)
-        {
-            return Ok(Vouched::By(before.note.clone(), before.signed, None));
-        }
-        let vouched = async {
-            let store = self.store.as_ref();
+        let (store, log) = (self.store.as_ref(), &head.log);
+        let mut other = before.cloned().unwrap_or_default();
+        let mut keep = None;
+        if before.is_none() || store.last_checkpoint(log).await?.as_ref() != Some(&other.note) {
             let beside = Beside::of(store, log).await?;
-            let (text, signed, keep) = match beside.newest(store, log).await? {
+            let (text, signed) = match beside.newest(store, log).await? {
                 Newest::None(why) => return Ok(Vouched::No(why.to_owned())),
-                Newest::Seen(text, signed) => (text, signed, None),
+                Newest::Seen(text, signed) => (text, signed),
                 Newest::Unseen(text, note, signed) => match self.shown_key(&note, &signed).await? {
-                    Some(key) => (text, signed, Some(beside.with(&key)?)),
+                    Some(key) => {
+                        keep = Some(beside.with(&key)?);
+                        (text, signed)
+                    }
                     None => return Ok(Vouched::No(NOT_SHOWN.to_owned())),
                 },
             };
+            if signed.size < other.signed {
+                return Err(vouch::broken(log, &format!("one over {} records was there before", other.signed)));
+            }
             vouch::held(store, head, &signed).await?;
-            Ok(Vouched::By(text, signed.size, keep))
-        };
-        vouched.await.map_err(|fault: Error| if vouch::contradicts(&fault) { self.contradicted(fault) } else { fault })
+            other.end = other.end.or_else(|| Some(vouch::signed_end(&signed)));
+            (other.note, other.signed) = (text, signed.size);
+        }
+        if let Some(known) = other.end.take() {
+            other.end = Some(vouch::follow(store, known, head).await?);
+        }
+        // It may have been signed for behind the place up to which it was followed then.
+        let named = self.signed_for(log);
+        if let Some(named) = named.as_ref().filter(|named| other.named.as_ref() != Some(*named)) {
+            vouch::had(store, named).await?;
+        }
+        other.named = named;
+        Ok(Vouched::As(other, keep))
     }
 
     /// The audit key that signed a checkpoint of another log, if a token shows it. What the database says of keys is no
@@ -213,6 +230,11 @@ impl Custody {
             }
         }
         Ok(false)
+    }
+
+    /// A failure to look at another log: if it is that of the log, no more acts in this run.
+    fn judged(&self, fault: Error) -> Error {
+        if vouch::contradicts(&fault) { self.contradicted(fault) } else { fault }
     }
 
     /// The database contradicts what was known of another log: no more acts in this run.

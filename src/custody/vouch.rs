@@ -1,12 +1,14 @@
 //! Whether another log of the database counts: its newest checkpoint must be signed with a key that is known to be its,
 //! and it must be what was signed.
 
-use crate::audit::chain::Head;
-use crate::audit::checkpoint::Checkpoint;
+use crate::audit::chain::{ChainHash, Head};
+use crate::audit::checkpoint::{Checkpoint, OtherHead};
 use crate::audit::note::{Note, VerifierKey};
 use crate::error::{Error, Reason, Result};
 use crate::store::{Kind, Seen, Store, Write};
 
+/// Records that are read at a time.
+const PAGE: u64 = 1000;
 /// What to do about a log that is not what it was.
 pub(super) const RECOVER: &str = "find out who wrote to the database, and bring it back from a backup";
 
@@ -55,6 +57,10 @@ impl Beside {
     /// `CHECKPOINT_BROKEN` if it is not as a key that was seen signed it; those of the store.
     pub(super) async fn newest(&self, store: &dyn Store, log: &str) -> Result<Newest> {
         let Some(text) = store.last_checkpoint(log).await? else {
+            if self.version > 0 {
+                let words = format!("every checkpoint of log {log} is gone, and there were some");
+                return Err(Error::new(Reason::CheckpointBroken, words));
+            }
             return Ok(Newest::None("nothing was signed over it yet"));
         };
         let keys = self.seen.keys()?;
@@ -79,7 +85,11 @@ pub(super) async fn by_seen(store: &dyn Store) -> Result<()> {
     let own = store.head().log;
     for head in store.heads().await?.into_iter().filter(|head| head.log != own) {
         if let Newest::Seen(_, signed) = Beside::of(store, &head.log).await?.newest(store, &head.log).await? {
-            held(store, &head, &signed).await.map_err(|fault| fault.hint(RECOVER))?;
+            let looked = async {
+                held(store, &head, &signed).await?;
+                follow(store, signed_end(&signed), &head).await
+            };
+            looked.await.map_err(|fault| fault.hint(RECOVER))?;
         }
     }
     Ok(())
@@ -88,7 +98,7 @@ pub(super) async fn by_seen(store: &dyn Store) -> Result<()> {
 /// Holds another log against what was signed over it, and has it count.
 ///
 /// # Errors
-/// `STORE_REWOUND`, `STORE_FORKED`, `RECORD_BROKEN`; those of the store.
+/// `STORE_REWOUND`, `STORE_FORKED`, `RECORD_BROKEN` if it is not that; those of the store.
 pub(super) async fn held(store: &dyn Store, head: &Head, signed: &Checkpoint) -> Result<()> {
     let log = &head.log;
     if head.size < signed.size {
@@ -106,6 +116,53 @@ pub(super) async fn held(store: &dyn Store, head: &Head, signed: &Checkpoint) ->
     })
 }
 
+/// Where a checkpoint's log ended.
+pub(super) fn signed_end(signed: &Checkpoint) -> Head {
+    Head { size: signed.size, chain: signed.chain, ..Head::empty(signed.log.clone()) }
+}
+
+/// Follows the records of another log from where they are known to its end, so that what nobody has signed yet continues it.
+///
+/// # Errors
+/// `STORE_FORKED` if it does not; those of the store.
+pub(super) async fn follow(store: &dyn Store, mut known: Head, end: &Head) -> Result<Head> {
+    let log = &end.log;
+    while known.size < end.size {
+        let count = (end.size - known.size).min(PAGE);
+        let page = store.entries(log, known.size, u32::try_from(count).unwrap_or(u32::MAX)).await?;
+        if page.is_empty() {
+            return Err(Error::new(Reason::StoreForked, format!("record {} of log {log} is missing", known.size)));
+        }
+        for record in page {
+            let seq = known.size;
+            known.follow(&record).map_err(|fault| {
+                let words =
+                    format!("record {seq} of log {log} does not continue what was there: it {}", fault.message());
+                Error::new(Reason::StoreForked, words)
+            })?;
+        }
+    }
+    if known.size == end.size && known.chain != end.chain {
+        return Err(Error::new(Reason::StoreForked, format!("log {log} has another end than its records lead to")));
+    }
+    Ok(known)
+}
+
+/// Requires that another log has the records that it had when this was signed of it.
+///
+/// # Errors
+/// `STORE_FORKED` if it does not; those of the store.
+pub(super) async fn had(store: &dyn Store, before: &OtherHead) -> Result<()> {
+    let OtherHead { log, size, chain } = before;
+    let Some(seq) = size.checked_sub(1) else { return Ok(()) };
+    let last = store.entries(log, seq, 1).await?;
+    if last.first().is_some_and(|last| ChainHash::of(last) == *chain) {
+        return Ok(());
+    }
+    let words = format!("log {log} is another than the one that was signed for, at its record {seq}: a fork");
+    Err(Error::new(Reason::StoreForked, words))
+}
+
 /// Whether a fault says that a log is not what it was, and not that it cannot be read.
 pub(super) fn contradicts(fault: &Error) -> bool {
     matches!(
@@ -118,7 +175,8 @@ pub(super) fn contradicts(fault: &Error) -> bool {
     )
 }
 
-fn broken(log: &str, why: &str) -> Error {
+/// The checkpoint of another log is not one that a key of that log has signed.
+pub(super) fn broken(log: &str, why: &str) -> Error {
     let words = format!("the last checkpoint of log {log} is not as a key of that log signed it: {why}");
     Error::new(Reason::CheckpointBroken, words)
 }
