@@ -20,6 +20,7 @@ use crate::kit::token::{Swtpm, copy_files};
 use crate::kit::{Draft, Instance, KEYWARD, ends, events, eventually, keyward};
 
 mod login;
+mod missing;
 mod opening;
 mod probe;
 
@@ -294,49 +295,6 @@ async fn a_tpm_serves_a_cluster_goes_away_and_comes_back_and_its_clearing_is_nam
     assert_eq!(instance.stop(), Some(0));
     let said = instance.serve_fails().refused(78, "TOKEN_MISSING");
     assert!(said.contains("cleared or replaced") && said.contains("next:"), "{said}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_its_token_does_not_show_is_missing_and_serves_again_when_it_does() {
-    let (mut instance, _tpm, draft) = on_tpm();
-    let key = instance.json(&["key", "get", "clusters/demo/keys/slc-1"]);
-    assert_eq!(instance.stop(), Some(0));
-    let file = instance.data().join("token").join(format!("{}.tpmkey", key["id"].as_str().unwrap()));
-    let away = instance.path("away");
-    fs::rename(&file, &away).unwrap();
-    instance.start();
-    let state = || instance.json(&["key", "list", "demo"])[0]["state"].clone();
-    assert_eq!(state(), "missing");
-    let node = instance.connect("node-1").await;
-    assert_eq!(sign(&node, &draft).await.unwrap_err().reason(), Reason::KeyMissing);
-    fs::rename(&away, &file).unwrap();
-    signs_again(&node, &draft).await;
-    assert_eq!(state(), "active");
-    let log = instance.log();
-    let steps: Vec<_> = events(&log, "key-state").iter().map(|e| (e["from"].clone(), e["to"].clone())).collect();
-    assert_eq!(steps, [("active".into(), "missing".into()), ("missing".into(), "active".into())]);
-    let why = events(&log, "key-state")[0]["reason"].as_str().unwrap().to_owned();
-    assert!(why.contains("TPM2_Load answered no private key of this id"), "{why}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_missing_key_is_looked_for_though_the_row_of_another_was_altered() {
-    let (mut instance, _tpm, draft) = on_tpm();
-    instance.create_cluster("other", &[]);
-    let key = instance.json(&["key", "get", "clusters/demo/keys/slc-1"]);
-    assert_eq!(instance.stop(), Some(0));
-    let file = instance.data().join("token").join(format!("{}.tpmkey", key["id"].as_str().unwrap()));
-    let away = instance.path("away");
-    fs::rename(&file, &away).unwrap();
-    instance.start();
-    assert_eq!(instance.json(&["key", "get", "clusters/demo/keys/slc-1"])["state"], "missing");
-    assert_eq!(instance.stop(), Some(0));
-    instance.sql(None, "UPDATE object SET version = 9 WHERE kind = 'key' AND name = 'clusters/other/keys/slc-1'");
-    instance.start();
-    fs::rename(&away, &file).unwrap();
-    let node = instance.connect("node-1").await;
-    signs_again(&node, &draft).await;
-    instance.cli(&["key", "get", "clusters/other/keys/slc-1"]).refused(74, "OBJECT_ALTERED");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -125,7 +125,7 @@ impl Custody {
         looked.map(|_| ())
     }
 
-    /// No replica shows the key: it is missing from now on. `why` is what the first of them answered.
+    /// No replica shows the key, and all were asked: it is missing from now on. `why` is what the first of them answered.
     pub(super) async fn miss(&self, name: &str, why: &str) {
         match self.key(name).await {
             Ok(key) if key.record.state != KeyState::Missing => {

@@ -290,6 +290,9 @@ impl Slot {
     pub(super) fn failure(&self, fault: LaneError) -> Error {
         let fault = match (fault, self.barred()) {
             (LaneError::Closed, Err(barred)) => return barred,
+            (fault @ LaneError::Unseen { .. }, _) => {
+                return Error::from(fault).while_doing(format!("token {}", self.name));
+            }
             (fault, _) => Error::from(fault).while_doing(format!("token {}", self.name)),
         };
         if fault.reason() == Reason::TokenUnavailable { self.unavailable(&fault) } else { fault }

@@ -121,10 +121,6 @@ impl Custody {
 
     /// Whether no replica of a token shows its probe key, as each of them says; then that is recorded.
     async fn has_lost(&self, slot: &Slot, key: &KeyRecord) -> bool {
-        let answers = |health| matches!(health, Health::Healthy | Health::Failed { .. });
-        if !slot.replicas.status().into_iter().all(|(_, health)| answers(health)) {
-            return false;
-        }
         let id = key.id;
         let look = move |token: &dyn Token| token.public_key(id).map(drop);
         match slot.replicas.run(Priority::Upkeep, Instant::now() + LOOK, look).await {

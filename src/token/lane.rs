@@ -40,6 +40,13 @@ pub enum LaneError {
     Closed,
     /// The device's answer, or [`Class::Module`] if the act panicked.
     Failed(Failure),
+    /// Of several devices that may have the key, those that could be asked do not show it.
+    Unseen {
+        /// What the first of them answered.
+        failure: Failure,
+        /// Names of the others, which a person has to bring back.
+        unasked: String,
+    },
 }
 
 impl LaneError {
@@ -49,7 +56,7 @@ impl LaneError {
         match self {
             LaneError::Busy { .. } | LaneError::Expired | LaneError::Closed => Outcome::Refused,
             LaneError::Late => Outcome::Unknown,
-            LaneError::Failed(failure) => failure.outcome,
+            LaneError::Failed(failure) | LaneError::Unseen { failure, .. } => failure.outcome,
         }
     }
 
@@ -78,6 +85,13 @@ impl From<LaneError> for Error {
             LaneError::Late => Error::new(Reason::TokenUnknown, "the token did not answer before the deadline"),
             LaneError::Closed => Error::new(Reason::TokenUnavailable, "the token is being closed"),
             LaneError::Failed(failure) => failure.into(),
+            LaneError::Unseen { failure, unasked } => {
+                let words = format!("no replica that can be asked shows the key, and {unasked} cannot be asked");
+                Error::new(Reason::TokenUnavailable, words)
+                    .hint(format!("see why, and bring it back: keyward token status"))
+                    .answered(failure.answer())
+                    .detail(failure)
+            }
         }
     }
 }

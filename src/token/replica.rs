@@ -127,8 +127,8 @@ impl Replicas {
     /// once and for all callers.
     ///
     /// # Errors
-    /// The last replica's [`LaneError`]; that a key is missing only if every replica that can be asked says so: not those
-    /// that wait or are quarantined. What one replica may have done stays open, whatever the next one says.
+    /// The last replica's [`LaneError`]; that a key is missing only if every replica says so. If some could not be asked,
+    /// because they wait or are quarantined, [`LaneError::Unseen`]: one of them may have it. What one replica may have done stays open, whatever the next one says.
     pub async fn run<T: Send + 'static>(
         &self,
         priority: Priority,
@@ -136,6 +136,8 @@ impl Replicas {
         act: impl Fn(&dyn Token) -> Result<T, Failure> + Clone + Send + 'static,
     ) -> Result<Served<T>, LaneError> {
         let members = self.in_order();
+        let is_asked = |name: &str| members.iter().any(|member| member.name == name);
+        let unasked: Vec<_> = self.members.iter().map(|m| m.name.clone()).filter(|name| !is_asked(name)).collect();
         let healthy = members.iter().filter(|member| member.state().health == Health::Healthy).count();
         let mut last = None;
         for (place, member) in members.into_iter().enumerate() {
@@ -173,7 +175,12 @@ impl Replicas {
                 }
             }
         }
-        Err(last.unwrap_or(LaneError::Closed))
+        match last.unwrap_or(LaneError::Closed) {
+            LaneError::Failed(failure) if failure.class == Class::KeyMissing && !unasked.is_empty() => {
+                Err(LaneError::Unseen { failure, unasked: unasked.join(", ") })
+            }
+            last => Err(last),
+        }
     }
 
     /// Has one replica do an act, whatever became of it before: to log it in, or to make a key, which is made in one.
@@ -336,7 +343,7 @@ impl Replicas {
             }
             Err(LaneError::Failed(f)) => member.standing.tried(verdict(&f)),
             // It has too much to do; nothing says that it does not do it. What takes too long is overdue.
-            Err(LaneError::Busy { .. } | LaneError::Expired | LaneError::Late | LaneError::Closed) => {
+            Err(_) => {
                 member.state().doubted |= doubted;
             }
         }
