@@ -377,3 +377,74 @@ async fn a_log_that_its_instance_writes_and_signs_while_the_store_is_verified_is
     end.send(()).unwrap();
     writes.await.unwrap();
 }
+
+/// Has an object changed, and new ones come into being, without end; one round of it.
+async fn write_on(store: &dyn Store, round: u64) {
+    let busy = Write::new(Kind::Key, "keys/busy", round, &json!({ "round": round })).unwrap();
+    let new = Write::new(Kind::Key, &format!("keys/{round}"), 0, &json!({})).unwrap();
+    store.commit(Batch { writes: vec![busy, new], events: vec![] }).await.unwrap();
+}
+
+async fn rows_are_told_apart_while_an_instance_writes(place: Place) {
+    // On a server another instance does, in a file this one.
+    let other = match &place.server {
+        Some(server) => {
+            let other = keyward::store::Postgres::open(&server.url(), None, "b", true).await.unwrap();
+            Arc::new(other) as Arc<dyn Store>
+        }
+        None => Arc::clone(&place.store),
+    };
+    let trusts = match place.server {
+        Some(_) => {
+            other.commit(Batch::event(Event::LogClosed {})).await.unwrap();
+            let signer = Signer::new(&other.head().log);
+            sign(other.as_ref(), &signer).await;
+            vec![signer.trust(&other.head().log)]
+        }
+        None => Vec::new(),
+    };
+    let put_in = "INSERT INTO object SELECT kind, 'nodes/x', 1, body FROM kept_object WHERE kind = 'principal'";
+    let bumped = "UPDATE object SET version = version + 1 WHERE name = 'keys/k'";
+    let (mut round, mut moved) = (0, 0);
+    for (edit, undo, finding) in [
+        ("SELECT 1", "SELECT 1", None),
+        (put_in, "DELETE FROM object WHERE name = 'nodes/x'", Some("row-unrecorded")),
+        (bumped, "UPDATE object SET version = 1 WHERE name = 'keys/k'", Some("row-edited")),
+    ] {
+        place.sql(edit);
+        let (end, mut ended) = tokio::sync::oneshot::channel::<()>();
+        let writer = Arc::clone(&other);
+        let writes = tokio::spawn(async move {
+            while ended.try_recv().is_err() {
+                write_on(writer.as_ref(), round).await;
+                round += 1;
+            }
+            round
+        });
+        for _ in 0..10 {
+            let before = other.head().size;
+            let inspected = inspect(place.store.as_ref(), Verifier::new(None), Some(&place.vouched), &trusts);
+            let report = inspected.await.unwrap();
+            moved += u32::from(other.head().size > before);
+            let found = serde_json::to_value(report.finding).unwrap();
+            match finding {
+                Some(finding) => assert_eq!(found, finding, "{report:?}"),
+                None => assert!(found == "good" || found == "untrusted", "{report:?}"),
+            }
+        }
+        end.send(()).unwrap();
+        round = writes.await.unwrap();
+        place.sql(undo);
+    }
+    assert!(moved > 0, "something was written meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_in_a_file_are_told_apart_while_its_instance_writes() {
+    rows_are_told_apart_while_an_instance_writes(Place::new(None).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_in_a_database_are_told_apart_while_another_instance_writes() {
+    rows_are_told_apart_while_an_instance_writes(Place::new(Some(Postgres::start())).await).await;
+}

@@ -1,4 +1,4 @@
-//! All that a store holds, held against its logs: for a store that nobody has open.
+//! All that a store holds, held against its logs. Others may write meanwhile.
 
 use std::collections::HashMap;
 
@@ -9,6 +9,7 @@ use crate::audit::record::{Event, Record};
 use crate::audit::trust::Trust;
 use crate::audit::verify::{Finding, Report, Verifier};
 use crate::error::Result;
+use crate::store::meanwhile::Meanwhile;
 use crate::store::signed::{Seen, Signed, Signers};
 use crate::store::{Kind, Store, Vouched};
 
@@ -46,18 +47,20 @@ pub async fn inspect(
     vouched: Option<&Vouched>,
     others: &[Trust],
 ) -> Result<Report> {
-    let (own, mut heads) = (store.head(), store.heads().await?);
     let mut recorded = Recorded::new();
+    let log = store.head().log;
     let signed = match vouched {
         Some(vouched) => {
-            let mut signed = Signed::read(store, &own.log, Signers::History(vouched.trust.clone())).await?;
-            signed.anchored(vouched, own.size);
+            let mut signed = Signed::read(store, &log, Signers::History(vouched.trust.clone())).await?;
+            signed.anchored(vouched, store.head().size);
             Some(signed)
         }
         None => None,
     };
+    // Each log is read as far as it goes when what was signed over it has been read: instances may write and sign meanwhile.
+    let own = store.head();
     let mut logs = vec![look(store, own.clone(), verifier, signed, &mut recorded).await?];
-    for head in heads.iter_mut().filter(|head| head.log != own.log) {
+    for mut head in store.heads().await?.into_iter().filter(|head| head.log != own.log) {
         let given = others.iter().find(|trust| trust.log() == head.log).cloned().map(Signers::History);
         let signers = match given {
             None => Seen::of(store, &own.log, &head.log).await?.map(Signers::Seen),
@@ -67,11 +70,10 @@ pub async fn inspect(
             Some(signers) => Some(Signed::read(store, &head.log, signers).await?),
             None => None,
         };
-        // Another instance may write and sign meanwhile: its log is read as far as it went when what was signed had been read.
         if let Some(now) = store.heads().await?.into_iter().find(|now| now.log == head.log && now.size > head.size) {
-            *head = now;
+            head = now;
         }
-        logs.push(look(store, head.clone(), Verifier::new(None), signed, &mut recorded).await?);
+        logs.push(look(store, head, Verifier::new(None), signed, &mut recorded).await?);
     }
     let (mut all_hold, mut lost) = (true, Vec::new());
     // What they say of each other may have been said since they were read.
@@ -82,7 +84,7 @@ pub async fn inspect(
         lost.push(found);
     }
     // What the records would say of rows that are missing, or do not follow from each other, is not known.
-    let found = if all_hold { altered(store, recorded, &logs, &heads).await? } else { None };
+    let found = if all_hold { altered(store, recorded, &logs).await? } else { None };
     // What is wrong with a log says more than that another one tells otherwise of it.
     let own = logs.remove(0).report;
     let report = logs.into_iter().fold(own, |report, other| report.beside(other.report));
@@ -108,8 +110,8 @@ async fn look(
         }
         at += page.len() as u64;
         for bytes in page {
-            // Another instance may write its log meanwhile.
-            if !is_own && verifier.size() == head.size {
+            // Its instance may write meanwhile. The own log ends where this process has it end.
+            if verifier.size() == head.size && (!is_own || store.head().size > head.size) {
                 break;
             }
             verifier.line(&bytes);
@@ -144,7 +146,7 @@ async fn look(
     };
     let holds = holds && report.records == head.size;
     // From which place on intents are open, the store does not check when it is opened.
-    let unknown = is_own && holds && report.open_intents != store.open_intents().await?;
+    let unknown = is_own && holds && report.open_intents != store.open_intents().await? && store.head() == head;
     let unclosed =
         || (Finding::StoreBroken, format!("intents {:?} are open, and others by its head", report.open_intents));
     let wrong = wrong.or_else(|| unknown.then(unclosed));
@@ -176,12 +178,9 @@ async fn contradicted(store: &dyn Store, heads: &[Head], log: &Looked) -> Result
 }
 
 /// The first object that is not what the logs say of it.
-async fn altered(
-    store: &dyn Store,
-    mut recorded: Recorded,
-    logs: &[Looked],
-    heads: &[Head],
-) -> Result<Option<(Finding, String)>> {
+async fn altered(store: &dyn Store, mut recorded: Recorded, logs: &[Looked]) -> Result<Option<(Finding, String)>> {
+    let ends = logs.iter().filter(|log| log.vouched).map(|log| log.head.clone()).collect();
+    let mut meanwhile = Meanwhile::new(store, ends);
     for kind in Kind::ALL {
         let mut after = String::new();
         loop {
@@ -189,13 +188,17 @@ async fn altered(
             let Some(last) = page.last() else { break };
             after.clone_from(&last.name);
             for object in page {
-                let name = object.name;
-                let said = recorded.remove(&(kind.name().to_owned(), name.clone()));
+                let said = recorded.remove(&(kind.name().to_owned(), object.name.clone()));
                 let is_later = said.as_ref().is_none_or(|(version, ..)| *version < object.version);
-                // Another instance has just changed it.
-                if is_later && store.heads().await? != heads {
-                    continue;
+                // It may have been changed since its log was read.
+                if is_later {
+                    match meanwhile.tells_of(*kind, &object).await? {
+                        Ok(true) => continue,
+                        Ok(false) => {}
+                        Err(wrong) => return Ok(Some(wrong)),
+                    }
                 }
+                let name = object.name;
                 let Some((version, sha256, _)) = said else {
                     let unknown: Vec<_> = logs.iter().filter(|log| !log.vouched).map(|log| &*log.head.log).collect();
                     let but = match unknown.as_slice() {

@@ -19,6 +19,7 @@ pub mod bare;
 mod change;
 mod included;
 mod inspect;
+mod meanwhile;
 mod postgres;
 mod pulse;
 mod signed;
