@@ -90,6 +90,8 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
         "lone_call_us": lone_call,
         "callers": rows,
     });
+    // The callers hang up first: a service that is told to stop waits for them.
+    drop(runtime);
     service.stop()?;
     print(&report, &rows, global);
     Ok(())

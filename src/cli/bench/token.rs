@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{ROUNDS, median};
-use crate::cli::{Global, output, runtime};
+use crate::cli::{Global, output, runtime_of, service_threads};
 use crate::clock;
 use crate::error::{Error, Reason, Result};
 use crate::key::{Hash, KeyAlgorithm, KeyId, KeyRole};
@@ -151,7 +151,7 @@ impl Bench {
             let deadline = Instant::now() + SIGNATURE_MAX;
             lane.run(deadline, move |token: &dyn Token| token.sign(&key, Hash::Sha256, &[0x5a; 32])).await
         };
-        runtime()?.block_on(async {
+        runtime_of(service_threads())?.block_on(async {
             // One each before the clock starts: the token finds its key.
             for _ in 0..sessions {
                 sign(Arc::clone(&lane), self.key.clone()).await?;

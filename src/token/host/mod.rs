@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use self::wire::{Answer, Call, Hello, Opened};
+use self::wire::{Answer, Call, Channel, Hello, Opened};
 use super::back_off::BackOff;
 use super::profile::{Profile, require_directory};
 use super::{Binding, Class, Failure, Outcome, refusal, unopened};
@@ -86,7 +85,7 @@ struct State {
     starting: bool,
     /// The host that is being started is within what is done around its login.
     logging_in: bool,
-    idle: Vec<UnixStream>,
+    idle: Vec<Channel>,
     /// Counts the hosts: a channel of an earlier one is not given back.
     generation: u64,
     /// The present host has done what it was asked: if it goes down now, it is started again at once.
@@ -103,19 +102,19 @@ struct Host {
     /// Names this child and no other one, also when it has ended and its number is given out again.
     handle: OwnedFd,
     ended: Arc<AtomicBool>,
-    _control: UnixStream,
+    control: Channel,
 }
 
 impl Host {
     /// Takes a child over. A thread waits for its end, however it comes and whether or not anybody asks for it by then:
     /// that may take as long as a driver holds it.
-    fn of(mut child: Child, control: UnixStream, living: Arc<()>) -> io::Result<Host> {
+    fn of(mut child: Child, control: Channel, living: Arc<()>) -> io::Result<Host> {
         let opened = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
         let handle = opened.inspect_err(|_| {
             let _ = child.kill().and_then(|()| child.wait());
         })?;
         let (pid, ended) = (child.id(), Arc::new(AtomicBool::new(false)));
-        let host = Host { pid, handle, ended: Arc::clone(&ended), _control: control };
+        let host = Host { pid, handle, ended: Arc::clone(&ended), control };
         std::thread::Builder::new().name("host-reaper".to_owned()).spawn(move || {
             let _ = child.wait();
             ended.store(true, Ordering::Release);
@@ -268,7 +267,7 @@ impl HostToken {
         (state, done)
     }
 
-    fn spawn(&self, pin: Option<&Pin>) -> Result<(Host, Vec<UnixStream>)> {
+    fn spawn(&self, pin: Option<&Pin>) -> Result<(Host, Vec<Channel>)> {
         let failed = |e: io::Error| Error::new(Reason::TokenUnavailable, "the token host cannot be started").detail(e);
         // This token holds it too. A process within a driver that hangs does not end before that does: more would help nobody.
         if Arc::strong_count(&self.living) > HELD_MAX {
@@ -276,9 +275,9 @@ impl HostToken {
             return Err(Error::new(Reason::TokenUnavailable, words)
                 .hint("The device's driver holds them: bring device and driver back, or restart the machine."));
         }
-        let (mut control, theirs) = UnixStream::pair().map_err(failed)?;
+        let (control, theirs) = Channel::pair().map_err(failed)?;
         let mut command = Command::new(&self.program.path);
-        command.args(&self.program.arguments).stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
+        command.args(&self.program.arguments).stdin(theirs).stdout(Stdio::null());
         if let Some(directory) = &self.binding.directory {
             require_directory(directory)?;
             command.envs(self.profile.environment(directory));
@@ -287,13 +286,14 @@ impl HostToken {
         let child = command.process_group(0).spawn().map_err(failed)?;
         // The command holds the child's end of the socket; while it is open here, the child's death shows no end.
         drop(command);
-        let host = Host::of(child, control.try_clone().map_err(failed)?, Arc::clone(&self.living)).map_err(failed)?;
+        let mut host = Host::of(child, control, Arc::clone(&self.living)).map_err(failed)?;
+        let control = &mut host.control;
         let unopened = |e: io::Error| {
             Error::new(Reason::TokenUnavailable, format!("the token host of {} did not open it", self.binding.name))
                 .detail(e)
         };
-        let idle = self.introduce(&mut control).map_err(unopened)?;
-        let found = wire::read_message::<Opened>(&mut control).map_err(unopened)?;
+        let idle = self.introduce(control).map_err(unopened)?;
+        let found = control.read_message::<Opened>().map_err(unopened)?;
         if !found.wants_pin {
             return found.into_result().map(|()| (host, idle));
         }
@@ -304,8 +304,8 @@ impl HostToken {
         let Some(pin) = pin.or(read.as_ref()) else { return Err(not_logged_in().into()) };
         self.lock().logging_in = true;
         (self.around_login)(&mut || {
-            wire::write_frame(&mut control, pin.expose().as_bytes()).map_err(unopened)?;
-            wire::read_message::<Opened>(&mut control).map_err(|e| self.unknown_login(&e))?.into_result()
+            control.write_frame(pin.expose().as_bytes()).map_err(unopened)?;
+            control.read_message::<Opened>().map_err(|e| self.unknown_login(&e))?.into_result()
         })?;
         Ok((host, idle))
     }
@@ -320,31 +320,31 @@ impl HostToken {
     }
 
     /// Tells a fresh host what to open; gives the channels.
-    fn introduce(&self, control: &mut UnixStream) -> io::Result<Vec<UnixStream>> {
+    fn introduce(&self, control: &mut Channel) -> io::Result<Vec<Channel>> {
         let sessions = u32::try_from(self.binding.sessions.max(1)).unwrap_or(1);
         let hello = Hello {
             binding: serde_json::to_string(&self.binding)?,
             profile: serde_json::to_string(&self.profile)?,
             sessions,
         };
-        control.set_read_timeout(Some(OPEN_MAX))?;
-        control.set_write_timeout(Some(OPEN_MAX))?;
-        wire::write_message(control, &hello)?;
+        control.set_read_timeout(OPEN_MAX)?;
+        control.set_write_timeout(OPEN_MAX)?;
+        control.write_message(&hello)?;
         let mut channels = Vec::new();
         for _ in 0..sessions {
-            let (ours, theirs) = UnixStream::pair()?;
+            let (ours, theirs) = Channel::pair()?;
             let descriptors = [theirs.as_fd()];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
             ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-            rustix::net::sendmsg(&*control, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty())?;
+            rustix::net::sendmsg(control.socket(), &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty())?;
             channels.push(ours);
         }
         Ok(channels)
     }
 
     /// Borrows a channel, starting the host again if it is gone and its time has come; none after `until`.
-    fn channel(&self, until: Instant) -> Result<(UnixStream, u64), Failure> {
+    fn channel(&self, until: Instant) -> Result<(Channel, u64), Failure> {
         let too_late =
             || Err(refusal(Class::Token, HOST, "the caller's time was over before a token host could be asked"));
         let mut state = self.lock();
@@ -393,9 +393,9 @@ impl HostToken {
         let (mut channel, generation) = self.channel(until)?;
         given(true);
         let asked = channel
-            .set_read_timeout(Some(limit))
-            .and_then(|()| wire::write_message(&mut channel, call))
-            .and_then(|()| wire::read_message::<Answer>(&mut channel))
+            .set_read_timeout(limit)
+            .and_then(|()| channel.write_message(call))
+            .and_then(|()| channel.read_message::<Answer>())
             .and_then(|answer| if answer.fits(call) { Ok(answer) } else { Err(io::ErrorKind::InvalidData.into()) });
         match asked {
             Ok(mut answer) => {

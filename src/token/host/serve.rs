@@ -4,12 +4,11 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::wire::{self, Act, Answer, Call, Hello, Opened};
+use super::wire::{self, Act, Answer, Call, Channel, Hello, Opened};
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
 use crate::token::profile::Profile;
@@ -24,9 +23,9 @@ pub fn serve() -> Result<()> {
     let broken = |what: &'static str| move |e: io::Error| Error::new(Reason::Internal, what).detail(e);
     harden().map_err(broken("the token host cannot restrict itself"))?;
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(broken("standard input is not open"))?;
-    let mut control = UnixStream::from(stdin);
+    let mut control = Channel::from(stdin);
     let not_a_service = broken("standard input is not a service that wants a token");
-    let hello: Hello = wire::read_message(&mut control).map_err(not_a_service)?;
+    let hello: Hello = control.read_message().map_err(not_a_service)?;
     let mut channels = Vec::new();
     for _ in 0..hello.sessions {
         channels.push(receive_channel(&control).map_err(not_a_service)?);
@@ -36,7 +35,7 @@ pub fn serve() -> Result<()> {
     // From here on the end of the socket is what tells of the service's end: the thread that started this process, to
     // which the signal is bound, may end as soon as it has the answer.
     rustix::process::set_parent_process_death_signal(None).map_err(|e| broken("a signal stays set")(e.into()))?;
-    wire::write_message(&mut control, &answer).map_err(not_a_service)?;
+    control.write_message(&answer).map_err(not_a_service)?;
     if let Ok(token) = opened {
         for channel in channels {
             let token = Arc::clone(&token);
@@ -46,17 +45,17 @@ pub fn serve() -> Result<()> {
                 .map_err(broken("the system gives no thread"))?;
         }
         // Nothing more is said on this socket; its end is the service's end, or its wish.
-        let _ = wire::read_frame(&mut control);
+        let _ = control.read_frame();
     }
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     Ok(())
 }
 
 /// Asks the service for the PIN, which is tried next.
-fn ask_pin(control: &mut UnixStream) -> Result<Pin> {
+fn ask_pin(control: &mut Channel) -> Result<Pin> {
     let unheard = |e: io::Error| Error::new(Reason::TokenUnavailable, "the service gives no PIN").detail(e);
-    wire::write_message(control, &Opened { wants_pin: true, ..Opened::default() }).map_err(unheard)?;
-    let pin = wire::read_frame(control).map_err(unheard)?;
+    control.write_message(&Opened { wants_pin: true, ..Opened::default() }).map_err(unheard)?;
+    let pin = control.read_frame().map_err(unheard)?;
     let pin = String::from_utf8(pin.to_vec());
     pin.map(Pin::new).map_err(|_| Error::new(Reason::PinSource, "the PIN is not UTF-8 text"))
 }
@@ -91,23 +90,28 @@ fn harden() -> io::Result<()> {
 }
 
 /// Takes one session socket from the service.
-fn receive_channel(control: &UnixStream) -> io::Result<UnixStream> {
+fn receive_channel(control: &Channel) -> io::Result<Channel> {
     let mut byte = [0u8];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    rustix::net::recvmsg(control, &mut [io::IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    rustix::net::recvmsg(
+        control.socket(),
+        &mut [io::IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     let descriptor: Option<OwnedFd> = ancillary.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    descriptor.map(UnixStream::from).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    descriptor.map(Channel::from).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The life of one session's thread: call, answer, call.
-fn serve_channel(token: &dyn Token, mut channel: UnixStream) {
-    while let Ok(call) = wire::read_message::<Call>(&mut channel) {
+fn serve_channel(token: &dyn Token, mut channel: Channel) {
+    while let Ok(call) = channel.read_message::<Call>() {
         let mut answer = perform(token, &call);
-        let written = wire::write_message(&mut channel, &answer);
+        let written = channel.write_message(&answer);
         zeroize::Zeroize::zeroize(&mut answer.output);
         if written.is_err() {
             return;

@@ -1,16 +1,22 @@
-//! What the service and a token host say to each other: length-prefixed protocol buffers over socket pairs.
+//! What the service and a token host say to each other: protocol buffers, each in a packet of a socket pair.
 
-use std::io::{self, Read, Write};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use prost::Message;
-use zeroize::Zeroizing;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{self, Error, Reason};
 use crate::key::{Hash, KeyAlgorithm, KeyId, PublicKey, RsaPublicKey};
 use crate::token::{Class, Description, Evidence, Failure, Generate, KeyRef, Outcome, Padding};
 
 /// Largest frame in bytes. The largest true one, a generation's evidence, is a few thousand.
-pub(super) const FRAME_BYTES_MAX: usize = 64 * 1024;
+const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// First byte of every packet: one without any could not be told from the end of the connection.
+const FRAME: u8 = 0;
 
 /// First words of the service: what to open. The PIN goes in a frame of its own when the host asks for it, so that no
 /// message holds it.
@@ -352,37 +358,89 @@ pub(super) fn public_of(bytes: &[u8]) -> Option<PublicKey> {
     RsaPublicKey::new(bytes, 65537).ok().map(PublicKey::Rsa)
 }
 
-/// Writes one frame: length as four bytes, little-endian, then the bytes. One write, so one wake-up.
-pub(super) fn write_frame(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut frame = Zeroizing::new(Vec::with_capacity(bytes.len() + 4));
-    frame.extend_from_slice(&length.to_le_bytes());
-    frame.extend_from_slice(bytes);
-    to.write_all(&frame)
+/// One end of a connection between a service and a token host: a socket that keeps the bounds of packets, so that each
+/// frame is one write, one read and one wake-up. On a stream, a read wakes the other side too: it could write again.
+pub(super) struct Channel {
+    socket: OwnedFd,
+    /// Takes what comes; wiped once it was read, as it may be a PIN or a plaintext.
+    buffer: Zeroizing<Vec<u8>>,
+    /// How long the system lets a read wait; for ever if none.
+    limit: Option<Duration>,
 }
 
-/// Writes one message.
-pub(super) fn write_message(to: &mut impl Write, message: &impl Message) -> io::Result<()> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(message.encoded_len()));
-    message.encode(&mut *bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-    write_frame(to, &bytes)
-}
-
-/// Reads one frame.
-pub(super) fn read_frame(from: &mut impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut length = [0u8; 4];
-    from.read_exact(&mut length)?;
-    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-    if length > FRAME_BYTES_MAX {
-        return Err(io::ErrorKind::InvalidData.into());
+impl Channel {
+    pub(super) fn pair() -> io::Result<(Channel, OwnedFd)> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Ok((Channel::from(ours), theirs))
     }
-    let mut bytes = Zeroizing::new(vec![0u8; length]);
-    from.read_exact(&mut bytes)?;
-    Ok(bytes)
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Bounds the reads that follow.
+    pub(super) fn set_read_timeout(&mut self, limit: Duration) -> io::Result<()> {
+        if self.limit != Some(limit) {
+            sockopt::set_socket_timeout(&self.socket, Timeout::Recv, Some(limit))?;
+            self.limit = Some(limit);
+        }
+        Ok(())
+    }
+
+    /// Bounds the writes that follow.
+    pub(super) fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
+        Ok(sockopt::set_socket_timeout(&self.socket, Timeout::Send, Some(limit))?)
+    }
+
+    /// Writes one frame.
+    pub(super) fn write_frame(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut packet = Zeroizing::new(Vec::with_capacity(bytes.len() + 1));
+        packet.push(FRAME);
+        packet.extend_from_slice(bytes);
+        self.write(&packet)
+    }
+
+    /// Writes one message.
+    pub(super) fn write_message(&self, message: &impl Message) -> io::Result<()> {
+        let mut packet = Zeroizing::new(Vec::with_capacity(message.encoded_len() + 1));
+        packet.push(FRAME);
+        message.encode(&mut *packet).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.write(&packet)
+    }
+
+    fn write(&self, packet: &[u8]) -> io::Result<()> {
+        // All of a packet is sent or nothing.
+        rustix::io::retry_on_intr(|| net::send(&self.socket, packet, SendFlags::NOSIGNAL))?;
+        Ok(())
+    }
+
+    /// Reads one frame.
+    pub(super) fn read_frame(&mut self) -> io::Result<Zeroizing<Vec<u8>>> {
+        self.read(|frame| Ok(Zeroizing::new(frame.to_vec())))
+    }
+
+    /// Reads one message.
+    pub(super) fn read_message<M: Message + Default>(&mut self) -> io::Result<M> {
+        self.read(|frame| M::decode(frame).map_err(|_| io::ErrorKind::InvalidData.into()))
+    }
+
+    fn read<T>(&mut self, of: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
+        self.buffer.resize(FRAME_BYTES_MAX + 1, 0);
+        let received = rustix::io::retry_on_intr(|| net::recv(&self.socket, &mut self.buffer[..], RecvFlags::TRUNC));
+        let (kept, length) = received?;
+        let found = match self.buffer.get(..length) {
+            Some([]) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some([FRAME, frame @ ..]) => of(frame),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        };
+        self.buffer[..kept].zeroize();
+        found
+    }
 }
 
-/// Reads one message.
-pub(super) fn read_message<M: Message + Default>(from: &mut impl Read) -> io::Result<M> {
-    let bytes = read_frame(from)?;
-    M::decode(bytes.as_slice()).map_err(|_| io::ErrorKind::InvalidData.into())
+impl From<OwnedFd> for Channel {
+    fn from(socket: OwnedFd) -> Self {
+        Channel { socket, buffer: Zeroizing::default(), limit: None }
+    }
 }
