@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::kit::token::faulty::faulty_profile;
 use crate::kit::{Draft, Instance, events, eventually, keyward};
 use crate::store_away::Holder;
+use crate::tokens::{kill_host, replica};
 
 /// A running instance with an enrolled cluster and a node, whose token fails by script.
 pub(crate) struct Faulty {
@@ -142,6 +143,32 @@ async fn a_quarantine_is_durable_though_the_store_was_away_when_it_was_imposed()
     faulty.instance.stop();
     faulty.instance.start_waiting();
     assert!(faulty.instance.printed().iter().any(|line| line.contains("quarantined")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_shows_while_the_service_is_stopping_is_durable_though_nobody_waits_for_it() {
+    let mut faulty = Faulty::new();
+    assert_eq!(faulty.instance.stop(), Some(0));
+    let profile = faulty.instance.path("faulty.toml");
+    let slow = fs::read_to_string(&profile).unwrap().replace("call_ms_max = 1000", "call_ms_max = 8000");
+    fs::write(&profile, slow).unwrap();
+    faulty.instance.start();
+    let node = faulty.node().await;
+    faulty.sign(&node).await.unwrap();
+    let id = faulty.instance.json(&["key", "get", "clusters/demo/keys/slc-1"])["id"].as_str().unwrap().to_owned();
+    // The next host finds no other key by this id than the audit key, and takes its time to see what that is.
+    let audit = faulty.instance.json(&["key", "get", "keys/audit"])["id"].as_str().unwrap().to_owned();
+    faulty.script(&format!("C_FindObjectsInit always swap {id} {audit}\nC_GetAttributeValue 1 delay 4000"));
+    kill_host(&faulty.instance, "main");
+    let mut request = tonic::Request::new(faulty.request());
+    request.set_timeout(Duration::from_millis(1500));
+    node.licensing().sign_document(request).await.unwrap_err();
+    assert_eq!(faulty.instance.stop(), Some(0));
+    // The next run finds nothing of it by itself.
+    faulty.script("");
+    faulty.instance.start_waiting();
+    let main = replica(&faulty.instance, "main");
+    assert!(main["quarantined"].as_str().unwrap().contains("another public half"), "{main}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,6 +88,7 @@ impl Custody {
         *self.stopping.write().await = true;
         self.refusals.finish().await;
         for slot in self.tokens.values() {
+            slot.replicas.settle().await;
             slot.keep_changes(self.store.as_ref()).await;
         }
         if let Err(fault) = self.store.commit(Batch::event(Event::LogClosed {})).await {

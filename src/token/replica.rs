@@ -15,6 +15,8 @@ const PROBE_MIN: Duration = Duration::from_secs(5);
 const PROBES_APART: Duration = Duration::from_secs(5);
 /// What an act may take beyond the device's own time for it: the way to its host and back, and the end of one that hangs.
 const MARGIN: Duration = Duration::from_millis(500);
+/// How often to look whether all acts have ended.
+const SETTLING: Duration = Duration::from_millis(10);
 
 /// Why one serves no more than before when its quarantine ended.
 const RELEASED: &str = "released from quarantine; not yet probed";
@@ -348,6 +350,16 @@ impl Replicas {
             }
         }
         lacks_key
+    }
+
+    /// Waits until none of them has an act to do, at most as long as an act may take: what callers that gave up have left
+    /// under way shows how a device stands, too.
+    pub async fn settle(&self) {
+        let longest = self.members.iter().map(|member| member.call_max).max().unwrap_or_default() + MARGIN;
+        let end = Instant::now() + longest;
+        while self.members.iter().any(|member| member.lane.busy() > 0) && Instant::now() < end {
+            tokio::time::sleep(SETTLING).await;
+        }
     }
 
     /// Closes all lanes. Blocks until they are drained.
