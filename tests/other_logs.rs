@@ -476,6 +476,8 @@ fn an_instance_that_has_not_seen_the_audit_key_of_another_one_waits_for_its_toke
     fs::write(&pin, "wrong-pin").unwrap();
     second.start_waiting();
     assert!(!second.json(&["token", "status"])[0]["latched"].as_str().unwrap().is_empty());
+    // By what was signed with the key before, that log counts all the same.
+    second.cli(&["cluster", "get", "demo"]).good();
     fs::write(&pin, right).unwrap();
     second.cli(&["token", "unlatch", "main"]).good();
     second.cli(&["token", "login", "main"]).good();
@@ -508,4 +510,21 @@ async fn a_log_that_an_instance_countersigned_does_not_count_by_that_signature_u
     let own = first.log();
     assert!(events(&own, "other-log").iter().all(|event| event["log"] != log), "nothing is told of it");
     first.cli(&["cluster", "get", "demo"]).refused(74, "OBJECT_ALTERED");
+}
+
+#[test]
+fn a_checkpoint_names_each_log_that_its_records_tell_of() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    let held = first.path("held");
+    fs::write(&held, "after-told:other-logs").unwrap();
+    first.start_with(&[("KEYWARD_FAULTPOINT", &format!("@{}", held.display()))]);
+    let second = Instance::beside(&first, "second");
+    first.wait_for_line("faultpoint after-told:other-logs");
+    let (export, log) = (first.export(), log_of(&second));
+    let checkpoint = fs::read_to_string(export.join("audit.checkpoint")).unwrap();
+    assert!(checkpoint.contains(&format!("other {log} ")), "{checkpoint}");
+    first.verify(&export).good();
+    fs::remove_file(held).unwrap();
+    assert_eq!(first.stop(), Some(0));
 }

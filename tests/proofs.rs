@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::kit::token::faulty::fail_by_script;
 use crate::kit::{Instance, Ran, events, eventually, keyward};
 use crate::store_away::Holder;
 
@@ -307,4 +308,30 @@ fn an_audit_key_that_handed_over_is_archived_later_if_it_cannot_be_then() {
         assert_eq!(instance.stop(), Some(0));
     }
     assert_eq!(instance.cli(&["audit", "verify"]).code, Some(0));
+}
+
+#[test]
+fn an_audit_key_that_handed_over_and_is_missing_is_archived_when_its_token_shows_it_again() {
+    let mut instance = Instance::new();
+    let script = fail_by_script(&instance);
+    let held = instance.path("held");
+    fs::write(&held, "after-trust:rotate-audit-key").unwrap();
+    instance.start_with(&[("KEYWARD_FAULTPOINT", &format!("@{}", held.display()))]);
+    let id = instance.json(&["key", "get", "keys/audit"])["id"].as_str().unwrap().to_owned();
+    let data = instance.data();
+    let rotating = std::thread::spawn(move || keyward(&["audit", "rotate-key", "--data", text(&data)]));
+    instance.wait_for_line("faultpoint after-trust:rotate-audit-key");
+    instance.kill();
+    assert_ne!(rotating.join().unwrap().code, Some(0));
+    fs::remove_file(&held).unwrap();
+    fs::write(&script, format!("C_FindObjectsInit always swap {id} {}", "0".repeat(40))).unwrap();
+    instance.start();
+    assert_eq!(state_of_the_first_key(&instance), "missing");
+    eventually("it is looked after", || {
+        let log = instance.log();
+        let changed = events(&log, "changed").into_iter().filter(|event| event["name"] == "keys/audit");
+        changed.count() == 3
+    });
+    fs::write(&script, "").unwrap();
+    eventually("the old key is archived", || state_of_the_first_key(&instance) == "archived");
 }

@@ -321,11 +321,19 @@ impl Custody {
         }
         for name in self.store.names(Kind::Key, AUDIT_KEY, "", KEYS_MAX).await? {
             let key = match self.key(&name).await {
-                Ok(key) if before.contains(&key.record.public) && key.record.state == KeyState::Active => key,
+                Ok(key) if before.contains(&key.record.public) => key,
                 Err(fault) if fault.reason() != Reason::ObjectAltered => return Err(fault),
                 _ => continue,
             };
-            let archived = KeyRecord { state: KeyState::Archived, ..key.record.clone() };
+            let record = key.record.clone();
+            let archived = match (record.state, record.before_missing) {
+                (KeyState::Active, _) => KeyRecord { state: KeyState::Archived, ..record },
+                // It is, when its token shows it again.
+                (KeyState::Missing, Some(KeyState::Active)) => {
+                    KeyRecord { before_missing: Some(KeyState::Archived), ..record }
+                }
+                _ => continue,
+            };
             let writes = vec![Write::new(Kind::Key, &name, key.version, &archived)?];
             self.store.commit(Batch { writes, events: Vec::new() }).await?;
         }
@@ -429,9 +437,11 @@ impl Custody {
         if let Some(words) = told.lost(heads.iter().map(|head| (head.log.as_str(), head.size))) {
             return broken(&words);
         }
-        // Of a log that does not count nothing is stated, unless it was stated before.
+        // Of a log that does not count nothing is stated, unless it was stated before, or these records tell of it.
         let before = last.map(|signed| signed.checkpoint.others.as_slice()).unwrap_or_default();
-        let counts = |log: &str| self.ledger.others.count(log) || before.iter().any(|other| other.log == log);
+        let stated = before.iter().map(|other| other.log.as_str()).chain(told.last().map(|(log, ..)| log));
+        let stated: BTreeSet<&str> = stated.collect();
+        let counts = |log: &str| self.ledger.others.count(log) || stated.contains(log);
         let others = heads.into_iter().filter(|other| other.log != head.log && counts(&other.log));
         let others = others.map(|Head { log, size, chain, .. }| OtherHead { log, size, chain }).collect();
         let (log, chain) = (head.log.clone(), head.chain);

@@ -14,6 +14,7 @@ use crate::custody::missing::LOOK;
 use crate::custody::vouch::{self, Beside, Newest};
 use crate::custody::{Custody, KeyRecord};
 use crate::error::{Error, Reason, Result};
+use crate::faultpoint;
 use crate::key::{KeyRole, PublicKey};
 use crate::store::{Batch, Kind, Seen, Write};
 use crate::token::Token;
@@ -140,6 +141,7 @@ impl Custody {
         }
         if !batch.events.is_empty() || !batch.writes.is_empty() {
             self.store.commit(batch).await?;
+            faultpoint::reach("after-told", "other-logs").await;
         }
         looks.any = true;
         *self.ledger.others.logs.write().unwrap_or_else(PoisonError::into_inner) = others;
@@ -162,6 +164,10 @@ impl Custody {
                         keep = Some(beside.with(&key)?);
                         (text, signed)
                     }
+                    None if before.is_none() => match beside.newest_seen(store, log).await? {
+                        Some(older) => older,
+                        None => return Ok(Vouched::No(NOT_SHOWN.to_owned())),
+                    },
                     None => return Ok(Vouched::No(NOT_SHOWN.to_owned())),
                 },
             };

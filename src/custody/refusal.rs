@@ -1,9 +1,11 @@
 //! Refusals: each recorded before it is told; those of a flood told at once and recorded as a count.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::audit::record::{Event, Record, brief, time_text};
 use crate::caller::{Caller, CallerNote};
@@ -94,8 +96,10 @@ impl Windows {
 pub(super) struct Refusals {
     store: Arc<dyn Store>,
     windows: Mutex<Windows>,
-    /// Set when the store is about to be closed: what cannot be recorded then is given up.
-    ending: AtomicBool,
+    /// Who waits for the end of the windows.
+    waiting: Mutex<Option<JoinHandle<()>>>,
+    /// True when the store is about to be closed: what cannot be recorded then is given up.
+    ending: watch::Sender<bool>,
 }
 
 /// What is to be done with a refusal.
@@ -111,7 +115,8 @@ impl Refusals {
         let now_us = clock::now_us();
         let began = || Window { began_us: now_us, ..Window::default() };
         let windows = Windows { strangers: began(), known: began(), awaited: false };
-        Arc::new(Refusals { store, windows: Mutex::new(windows), ending: AtomicBool::new(false) })
+        let (windows, waiting, ending) = (Mutex::new(windows), Mutex::default(), watch::Sender::new(false));
+        Arc::new(Refusals { store, windows, waiting, ending })
     }
 
     fn admit(&self, caller: &Caller, operation: Operation, target: &str, refusal: &Error, now_us: i64) -> Admitted {
@@ -156,19 +161,41 @@ impl Refusals {
             },
             Admitted::Counted => refusal,
             Admitted::FirstCounted => {
-                let refusals = Arc::clone(self);
-                tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_secs(WINDOW_S)).await;
-                    refusals.record_counts().await;
-                });
+                self.record_counts_after(Duration::from_secs(WINDOW_S));
                 refusal
             }
         }
     }
 
-    /// Records the last counts of a run, or gives them up with a word in the log of this process.
+    fn record_counts_after(self: &Arc<Self>, window: Duration) {
+        let refusals = Arc::clone(self);
+        let waiting = tokio::spawn(async move {
+            refusals.pause(window).await;
+            refusals.record_counts().await;
+        });
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
+    }
+
+    /// Waits, unless the run ends.
+    async fn pause(&self, time: Duration) {
+        let mut ending = self.ending.subscribe();
+        let _ = tokio::time::timeout(time, ending.wait_for(|ending| *ending)).await;
+    }
+
+    fn is_ending(&self) -> bool {
+        *self.ending.borrow()
+    }
+
+    /// Records the last counts of a run, or gives them up with a word in the log of this process. None is in anybody's
+    /// hands afterwards.
     pub(super) async fn finish(&self) {
-        self.ending.store(true, Ordering::Relaxed);
+        self.ending.send_replace(true);
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waiting) = waiting
+            && let Err(fault) = waiting.await
+        {
+            tracing::error!(%fault, "counted refusals are lost");
+        }
         self.record_counts().await;
     }
 
@@ -186,10 +213,10 @@ impl Refusals {
                 return;
             }
             self.record(events).await;
-            if self.ending.load(Ordering::Relaxed) {
+            if self.is_ending() {
                 return;
             }
-            tokio::time::sleep(Duration::from_secs(WINDOW_S)).await;
+            self.pause(Duration::from_secs(WINDOW_S)).await;
         }
     }
 
@@ -200,19 +227,21 @@ impl Refusals {
                 Ok(_) => return,
                 Err(fault) => fault,
             };
-            if fault.reason() != Reason::StoreUnavailable || self.ending.load(Ordering::Relaxed) {
-                return tracing::error!(?fault, ?events, "counted refusals cannot be recorded");
+            let given_up = |fault: Error| tracing::error!(?fault, ?events, "counted refusals cannot be recorded");
+            if fault.reason() != Reason::StoreUnavailable {
+                return given_up(fault);
             }
             // It may have happened. Once something else can be committed, what the log holds is what it is.
             let recorded = loop {
-                tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+                let last = self.is_ending();
+                self.pause(Duration::from_millis(AGAIN_MS)).await;
                 if self.store.commit(Batch::default()).await.is_ok()
                     && let Ok(recorded) = self.is_recorded(from, &events).await
                 {
                     break recorded;
                 }
-                if self.ending.load(Ordering::Relaxed) {
-                    break false;
+                if last {
+                    return given_up(fault);
                 }
             };
             if recorded {
@@ -284,6 +313,31 @@ mod tests {
         assert_eq!(counts["join-cluster UNAUTHENTICATED"], 100_000 - u64::from(SOURCE_RECORDS_MAX));
         assert_eq!((from.as_str(), until.as_str()), ("1970-01-01T00:00:00.000000Z", "1970-01-01T00:01:00.000000Z"));
         assert_eq!(refused(&mut window, &stranger(1), 1), 1, "the next window begins anew");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_counted_stands_once_in_the_log_when_a_run_has_ended() {
+        let place = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> =
+            Arc::new(crate::store::Sqlite::open(&place.path().join("store.db"), true).await.unwrap());
+        for round in 1..=100 {
+            let refusals = Refusals::new(Arc::clone(&store));
+            let from = store.head().size;
+            for _ in 0..SOURCE_RECORDS_MAX + round {
+                refused(&mut refusals.windows.lock().unwrap().strangers, &stranger(1), 1);
+            }
+            // The window ends together with the run, at whatever moment of its end.
+            refusals.record_counts_after(Duration::from_micros(u64::from(round) * 20));
+            tokio::time::sleep(Duration::from_micros(u64::from(round) * 20)).await;
+            refusals.finish().await;
+            store.commit(Batch::event(Event::LogClosed {})).await.unwrap();
+            let counted = store.entries(&store.head().log, from, PAGE).await.unwrap();
+            let events: Vec<Event> = counted.iter().map(|bytes| Record::stored(bytes).unwrap().event).collect();
+            let [Event::RefusalsCounted { counts, .. }, Event::LogClosed {}] = &events[..] else {
+                panic!("{events:?}")
+            };
+            assert_eq!(counts.values().sum::<u64>(), u64::from(round));
+        }
     }
 
     #[test]

@@ -7,8 +7,10 @@ use crate::audit::note::{Note, VerifierKey};
 use crate::error::{Error, Reason, Result};
 use crate::store::{Kind, Seen, Store, Write};
 
-/// Records that are read at a time.
-const PAGE: u64 = 1000;
+/// Records, or checkpoints, that are read at a time.
+const PAGE: u32 = 1000;
+/// Checkpoints that are looked through for one by a key that was seen.
+const BACK_MAX: u64 = 100_000;
 /// What to do about a log that is not what it was.
 pub(super) const RECOVER: &str = "find out who wrote to the database, and bring it back from a backup";
 
@@ -77,6 +79,34 @@ impl Beside {
     }
 }
 
+impl Beside {
+    /// The newest checkpoint that a key has signed which was seen before, where a later one does now: its instance may have
+    /// changed its key since. Looks back over [`BACK_MAX`] of them at most.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_BROKEN` if it is not as that key signed it, or none is left; those of the store.
+    pub(super) async fn newest_seen(&self, store: &dyn Store, log: &str) -> Result<Option<(String, Checkpoint)>> {
+        let keys = self.seen.keys()?;
+        let mut before = u64::MAX;
+        for _ in 0..BACK_MAX / u64::from(PAGE) {
+            let page = store.checkpoints_before(log, before, PAGE).await?;
+            let Some((first, _)) = page.last() else { break };
+            before = *first;
+            for (_, text) in page {
+                let Ok(note) = text.parse::<Note>() else { continue };
+                if note.names_one_of(&keys) {
+                    let signed = Checkpoint::open(&note, &keys).map_err(|fault| broken(log, fault.message()))?;
+                    return Ok((signed.log == *log).then_some((text, signed)));
+                }
+            }
+        }
+        if self.version > 0 && before == 0 {
+            return Err(broken(log, "every one by a key that was seen is gone"));
+        }
+        Ok(None)
+    }
+}
+
 /// Has each log count whose newest checkpoint was signed with a key that was seen before. Asks no token.
 ///
 /// # Errors
@@ -84,7 +114,13 @@ impl Beside {
 pub(super) async fn by_seen(store: &dyn Store) -> Result<()> {
     let own = store.head().log;
     for head in store.heads().await?.into_iter().filter(|head| head.log != own) {
-        if let Newest::Seen(_, signed) = Beside::of(store, &head.log).await?.newest(store, &head.log).await? {
+        let beside = Beside::of(store, &head.log).await?;
+        let signed = match beside.newest(store, &head.log).await? {
+            Newest::None(_) => None,
+            Newest::Seen(_, signed) => Some(signed),
+            Newest::Unseen(..) => beside.newest_seen(store, &head.log).await?.map(|(_, signed)| signed),
+        };
+        if let Some(signed) = signed {
             let looked = async {
                 held(store, &head, &signed).await?;
                 follow(store, signed_end(&signed), &head).await
@@ -128,8 +164,8 @@ pub(super) fn signed_end(signed: &Checkpoint) -> Head {
 pub(super) async fn follow(store: &dyn Store, mut known: Head, end: &Head) -> Result<Head> {
     let log = &end.log;
     while known.size < end.size {
-        let count = (end.size - known.size).min(PAGE);
-        let page = store.entries(log, known.size, u32::try_from(count).unwrap_or(u32::MAX)).await?;
+        let count = u32::try_from(end.size - known.size).unwrap_or(u32::MAX).min(PAGE);
+        let page = store.entries(log, known.size, count).await?;
         if page.is_empty() {
             return Err(Error::new(Reason::StoreForked, format!("record {} of log {log} is missing", known.size)));
         }

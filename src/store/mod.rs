@@ -94,7 +94,12 @@ pub trait Store: Send + Sync {
     async fn subtrees(&self, row: Row) -> Result<Vec<TreeHash>>;
 
     /// The signed checkpoint of a log that was kept last.
-    async fn last_checkpoint(&self, log: &str) -> Result<Option<String>>;
+    async fn last_checkpoint(&self, log: &str) -> Result<Option<String>> {
+        Ok(self.checkpoints_before(log, u64::MAX, 1).await?.pop().map(|(_, note)| note))
+    }
+
+    /// The signed checkpoints of a log that were kept before the one at a place, the latest first: each with its place.
+    async fn checkpoints_before(&self, log: &str, before: u64, count_max: u32) -> Result<Vec<(u64, String)>>;
 
     /// The signed checkpoints of a log, in the order in which they were kept, from a place on: each with its place.
     async fn checkpoints(&self, log: &str, from: u64, count_max: u32) -> Result<Vec<(u64, String)>>;

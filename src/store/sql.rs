@@ -186,24 +186,34 @@ where
         end.map_or(Ok(Frontier::default()), |(size, frontier)| Frontier::from_bytes(size.unsigned_abs(), &frontier))
     }
 
-    pub(super) async fn last_checkpoint(&self, log: &str) -> Result<Option<String>> {
-        sqlx::query_scalar("SELECT note FROM checkpoint WHERE log_id = $1 ORDER BY place DESC LIMIT 1")
-            .bind(log.to_owned())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(unavailable)
+    pub(super) async fn checkpoints(&self, log: &str, from: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
+        self.notes(
+            "SELECT place, note FROM checkpoint WHERE log_id = $1 AND place >= $2 ORDER BY place LIMIT $3",
+            (log, from, count_max),
+        )
+        .await
     }
 
-    pub(super) async fn checkpoints(&self, log: &str, from: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
-        let rows: Vec<(i64, String)> = sqlx::query_as(
-            "SELECT place, note FROM checkpoint WHERE log_id = $1 AND place >= $2 ORDER BY place LIMIT $3",
+    pub(super) async fn checkpoints_before(&self, log: &str, at: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
+        self.notes(
+            "SELECT place, note FROM checkpoint WHERE log_id = $1 AND place < $2 ORDER BY place DESC LIMIT $3",
+            (log, at, count_max),
         )
-        .bind(log.to_owned())
-        .bind(number(from))
-        .bind(i64::from(count_max))
-        .fetch_all(&self.readers)
         .await
-        .map_err(unavailable)?;
+    }
+
+    async fn notes(
+        &self,
+        statement: &'static str,
+        (log, place, count_max): (&str, u64, u32),
+    ) -> Result<Vec<(u64, String)>> {
+        let rows: Vec<(i64, String)> = sqlx::query_as(statement)
+            .bind(log.to_owned())
+            .bind(number(place))
+            .bind(i64::from(count_max))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
         Ok(rows.into_iter().map(|(place, note)| (place.unsigned_abs(), note)).collect())
     }
 

@@ -258,8 +258,8 @@ impl Store for Sqlite {
         self.sql.subtrees(&self.log, row).await
     }
 
-    async fn last_checkpoint(&self, log: &str) -> Result<Option<String>> {
-        self.sql.last_checkpoint(log).await
+    async fn checkpoints_before(&self, log: &str, before: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
+        self.sql.checkpoints_before(log, before, count_max).await
     }
 
     async fn checkpoints(&self, log: &str, from: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
