@@ -239,13 +239,14 @@ async fn run(
     let all = async { tokio::try_join!(services.operators(operators, until(stopped.clone())), for_nodes, reported) };
     let grace = async {
         until(stopped.clone()).await;
-        services.stop().await;
+        services.stop(&door.custody.readiness()).await;
         tokio::time::sleep(Duration::from_secs(DRAIN_S)).await;
     };
     tokio::select! {
         served = all => served.map(|_| ()),
         () = grace => {
-            tracing::warn!("calls are still under way after {DRAIN_S} s; they are cut off, their outcomes are recorded");
+            let words = "calls or connections are left; they are cut off, and outcomes are recorded";
+            tracing::warn!("after {DRAIN_S} s {words}");
             Ok(())
         }
     }

@@ -254,6 +254,31 @@ async fn connections_that_send_nothing_keep_operators_not_out_and_nodes_not_for_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_watches_health_is_told_of_a_stop_and_does_not_hold_it_up() {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+    let mut instance = Instance::with_cluster();
+    let mut watched = Vec::new();
+    for service in ["", "keyward.v1.Licensing", "keyward.v1.Audit", "store-space", "tokens/main"] {
+        let channel = instance.connect("node-1").await.channel();
+        let request = HealthCheckRequest { service: service.into() };
+        let mut stream = HealthClient::new(channel).watch(request).await.unwrap().into_inner();
+        assert_eq!(stream.message().await.unwrap().unwrap().status(), ServingStatus::Serving, "{service}");
+        watched.push((service, stream));
+    }
+    let log = instance.path("serve.log");
+    let stopped = tokio::task::spawn_blocking(move || instance.stop().map(|code| (code, instance)));
+    for (service, mut stream) in watched {
+        assert_eq!(stream.message().await.unwrap().unwrap().status(), ServingStatus::NotServing, "{service}");
+        assert!(stream.message().await.unwrap().is_none(), "{service}");
+    }
+    let (code, _instance) = stopped.await.unwrap().unwrap();
+    assert_eq!(code, 0);
+    assert!(!std::fs::read_to_string(log).unwrap().contains("are cut off"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_and_reflection_are_served() {
     use tonic_health::pb::health_check_response::ServingStatus;
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};

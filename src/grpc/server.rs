@@ -103,10 +103,15 @@ impl Services {
         }
     }
 
-    /// Says to health checks that this instance serves no more.
-    pub async fn stop(&self) {
-        for service in USE_KEYS.iter().chain(USE_RECORDS) {
-            self.set(service, false).await;
+    /// Says to health checks that this instance serves no more, and ends the streams of those that watch: they would keep
+    /// it from ending. Tokens are given as to [`Services::report`].
+    pub async fn stop(&self, tokens: &[(String, bool, bool)]) {
+        let tokens = tokens.iter().map(|(name, ..)| format!("tokens/{name}"));
+        let services = USE_KEYS.iter().chain(USE_RECORDS).chain([&STORE_SPACE]).map(|service| (*service).to_owned());
+        let mut health = self.health.clone();
+        for service in services.chain(tokens) {
+            self.set(&service, false).await;
+            health.clear_service_status(&service).await;
         }
     }
 
