@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use keyward::key::{Hash, KeyAlgorithm, KeyId};
@@ -33,7 +33,7 @@ async fn under_load(token: Arc<dyn Token>, faulty: Arc<Faulty>, trouble: impl Fn
         let faulty = Arc::clone(&faulty);
         tokio::task::spawn_blocking(move || trouble(&faulty))
     };
-    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let over = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..8)
         .map(|_| {
             let (lane, faulty, over) = (Arc::clone(&lane), Arc::clone(&faulty), Arc::clone(&over));
@@ -166,17 +166,28 @@ async fn kills_of_the_host_leave_no_descriptor_thread_or_process_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tpm_that_restarts_under_load_serves_again_by_itself() {
-    tpm_restarts_under_load(Held::InProcess, Duration::ZERO).await;
+    let times = tpm_restarts_under_load(Held::InProcess, Duration::ZERO).await;
+    assert!(median(&times) < Duration::from_secs(2), "{times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tpm_in_a_host_that_restarts_under_load_serves_again_by_itself() {
-    // A host that cannot is left alone for a moment.
-    tpm_restarts_under_load(Held::InHost, Duration::from_secs(20)).await;
+async fn a_tpm_in_a_host_that_restarts_under_load_serves_within_two_seconds_of_its_return() {
+    // Away for so long that a host that cannot be started is left alone for as long as it ever is.
+    for away in [Duration::ZERO, Duration::from_millis(1500)] {
+        let times = tpm_restarts_under_load(Held::InHost, away).await;
+        assert!(median(&times) < Duration::from_secs(2), "{times:?}");
+    }
 }
 
-/// Restarts a TPM under eight callers, again and again; it must then sign again within this time.
-async fn tpm_restarts_under_load(held: Held, patience: Duration) {
+/// Of a machine that others use too, a time that most repeats keep.
+pub(crate) fn median(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Has a TPM go away for so long under eight callers, again and again; gives the times from its return to a signature.
+async fn tpm_restarts_under_load(held: Held, away: Duration) -> Vec<Duration> {
     let mut test = TestToken::make("swtpm", held);
     let token: Arc<dyn Token> = Arc::from(test.open());
     let id = KeyId::random().unwrap();
@@ -188,25 +199,46 @@ async fn tpm_restarts_under_load(held: Held, patience: Duration) {
         let deadline = Instant::now() + Duration::from_secs(4);
         lane.run(deadline, move |token| token.sign(&key, Hash::Sha256, &[7; 32])).await
     };
-    let right = sign(Arc::clone(&lane), Arc::clone(&key)).await.unwrap();
-    for _ in 0..3 {
-        let callers: Vec<_> = (0..8).map(|_| tokio::spawn(sign(Arc::clone(&lane), Arc::clone(&key)))).collect();
-        tokio::task::block_in_place(|| test.device.as_mut().unwrap().restart());
+    let right = Arc::new(sign(Arc::clone(&lane), Arc::clone(&key)).await.unwrap());
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let signed = Arc::new(std::sync::Mutex::new(None));
+        let is_back = Arc::new(AtomicBool::new(false));
+        let callers: Vec<_> = (0..8)
+            .map(|_| {
+                let (lane, key, right) = (Arc::clone(&lane), Arc::clone(&key), Arc::clone(&right));
+                let (signed, is_back) = (Arc::clone(&signed), Arc::clone(&is_back));
+                tokio::spawn(async move {
+                    // Those that meet the TPM while it is away fail; none gets another signature.
+                    while signed.lock().unwrap().is_none() {
+                        let was_back = is_back.load(Ordering::Relaxed);
+                        match sign(Arc::clone(&lane), Arc::clone(&key)).await {
+                            Ok(signature) => {
+                                assert_eq!(signature, *right);
+                                if was_back {
+                                    signed.lock().unwrap().get_or_insert_with(Instant::now);
+                                }
+                            }
+                            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                        }
+                    }
+                })
+            })
+            .collect();
+        let back = tokio::task::block_in_place(|| {
+            let tpm = test.device.as_mut().unwrap();
+            tpm.stop();
+            std::thread::sleep(away);
+            tpm.restart();
+            Instant::now()
+        });
+        is_back.store(true, Ordering::Relaxed);
         for caller in callers {
-            // Those that met the TPM while it was away may fail; none gets another signature.
-            if let Ok(signature) = caller.await.unwrap() {
-                assert_eq!(signature, right);
-            }
+            tokio::time::timeout(Duration::from_secs(20), caller).await.expect("it never serves again").unwrap();
         }
-        let back = Instant::now();
-        loop {
-            match sign(Arc::clone(&lane), Arc::clone(&key)).await {
-                Ok(signature) => break assert_eq!(signature, right),
-                Err(failure) => assert!(back.elapsed() < patience, "{failure:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        times.push(signed.lock().unwrap().unwrap() - back);
     }
+    times
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use crate::kit::token::faulty::{fail_by_script, faulty_profile};
 use crate::kit::token::{Swtpm, copy_files};
 use crate::kit::{Draft, Instance, KEYWARD, ends, events, eventually, keyward};
+use crate::token_load::median;
 
 mod login;
 mod missing;
@@ -295,6 +296,25 @@ async fn a_tpm_serves_a_cluster_goes_away_and_comes_back_and_its_clearing_is_nam
     assert_eq!(instance.stop(), Some(0));
     let said = instance.serve_fails().refused(78, "TOKEN_MISSING");
     assert!(said.contains("cleared or replaced") && said.contains("next:"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_nobody_asks_for_is_found_within_two_seconds_of_its_return() {
+    let (instance, mut tpm, draft) = on_tpm();
+    let node = instance.connect("node-1").await;
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        sign(&node, &draft).await.unwrap();
+        tokio::task::block_in_place(|| tpm.stop());
+        sign(&node, &draft).await.unwrap_err();
+        // Long enough for it to be left alone for as long as it ever is.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        tokio::task::block_in_place(|| tpm.restart());
+        let back = Instant::now();
+        becomes(&instance, "main", "healthy");
+        times.push(back.elapsed());
+    }
+    assert!(median(&times) < Duration::from_secs(2), "{times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
