@@ -348,6 +348,30 @@ async fn a_token_that_lost_its_probe_key_alone_serves_and_gets_another_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_probe_key_that_is_lost_while_the_service_runs_keeps_no_key_of_custody_from_being_used() {
+    let faulty = Faulty::new();
+    let node = faulty.node().await;
+    let key = |name: &str| faulty.instance.json(&["key", "get", name]);
+    let id = key("keys/probe-main")["id"].as_str().unwrap().to_owned();
+    // Its handle is forgotten with the session, and what does not decrypt is reason to try the token out.
+    let gone = format!("C_FindObjectsInit always swap {id} {}", "0".repeat(40));
+    faulty.script(&format!("{gone}\nC_SignInit 1 close-session\nC_Decrypt 1 return 0x80000001"));
+    faulty.sign(&node).await.unwrap();
+    let (url, request) = ("https://two.example.test", faulty.instance.path("two"));
+    let args = ["cluster", "create", "two", "--url", url, "--offline", "--request", request.to_str().unwrap()];
+    faulty.instance.cli(&args).refused(69, "TOKEN_REFUSED");
+    eventually("it is known to be missing", || key("keys/probe-main")["state"] == "missing");
+    faulty.sign(&node).await.unwrap();
+    let made = || faulty.instance.cli(&["key", "get", "keys/probe-main-2"]).code == Some(0);
+    eventually("another one is made", made);
+    // At no time was it said that the token cannot be used.
+    let said = fs::read_to_string(faulty.instance.path("serve.log")).unwrap();
+    assert!(!said.contains("cannot be used now"), "{said}");
+    assert_eq!(faulty.instance.json(&["token", "status", "main"])[0]["health"], "healthy");
+    faulty.instance.log();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn licenses_that_come_later_are_signed_before_work_that_can_wait() {
     let mut faulty = Faulty::new();
     assert_eq!(faulty.instance.stop(), Some(0));

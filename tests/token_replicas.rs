@@ -392,6 +392,23 @@ async fn a_short_deadline_says_nothing_of_a_replica_and_what_the_device_says_lat
     crate::kit::eventually("nobody waits for the answers, and they count", || !pair.replicas.serve());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_whose_time_ends_while_a_host_is_started_is_late_and_says_nothing_of_the_replica() {
+    let faulty = Faulty::new();
+    let lane = Lane::start(Arc::clone(&faulty.token) as Arc<dyn Token>, 1, 8).unwrap();
+    let one = Replicas::new(vec![("one".to_owned(), lane, Duration::from_secs(60))]);
+    let sign = |time| {
+        let (key, digest) = (faulty.key.clone(), Faulty::digest());
+        let act = move |token: &dyn Token| token.sign(&key, Hash::Sha256, digest.as_ref());
+        one.run(Priority::License, Instant::now() + time, act)
+    };
+    faulty.script("C_Sign always log\nC_SignInit 1 crash\nC_GetSlotList 1 delay 1500");
+    assert_eq!(sign(Duration::from_millis(500)).await, Err(LaneError::Late));
+    crate::kit::eventually("the host is started", || one.statuses()[0].busy == 0);
+    assert_eq!((&one.statuses()[0].health, faulty.calls().len()), (&Health::Healthy, 0));
+    assert!(faulty.verifies(&sign(Duration::from_secs(60)).await.unwrap().value));
+}
+
 #[tokio::test]
 async fn a_probe_that_is_slow_within_the_times_of_its_profile_is_no_failure() {
     let pair = Pair::new();

@@ -107,15 +107,19 @@ impl Custody {
     async fn keep_a_probe_key(self: Arc<Self>, slot: Arc<Slot>, caller: Caller, lacking: Arc<Notify>) {
         loop {
             let tried = Instant::now();
-            if let Some(key) = self.make_probe_key(&caller, &slot).await {
+            let found = self.make_probe_key(&caller, &slot).await;
+            if let Some((key, _)) = &found {
                 loop {
                     lacking.notified().await;
-                    if self.has_lost(&slot, &key).await {
+                    if self.has_lost(&slot, key).await {
                         break;
                     }
                 }
             }
-            tokio::time::sleep(AGAIN.saturating_sub(tried.elapsed())).await;
+            // One that was there before cost the token nothing.
+            if found.is_none_or(|(_, made)| made) {
+                tokio::time::sleep(AGAIN.saturating_sub(tried.elapsed())).await;
+            }
         }
     }
 
@@ -151,12 +155,12 @@ impl Custody {
     }
 
     /// Finds a token's probe key among the records, the first that is not missing, or has one made if the token's first
-    /// replica answers.
-    async fn make_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot) -> Option<KeyRecord> {
+    /// replica answers. With it comes whether it was made.
+    async fn make_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot) -> Option<(KeyRecord, bool)> {
         let _one = slot.making_probe.lock().await;
         match self.some_probe_key(caller, slot).await {
             Ok(key) => {
-                let held = key.as_ref().map(|key| Arc::new(key.in_token()));
+                let held = key.as_ref().map(|(key, _)| Arc::new(key.in_token()));
                 let mut probe = slot.probe.lock().unwrap_or_else(PoisonError::into_inner);
                 // A lost one stays until there is another: by no other act is a replica on trial tried out.
                 *probe = held.or(probe.take());
@@ -169,7 +173,7 @@ impl Custody {
         }
     }
 
-    async fn some_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot) -> Result<Option<KeyRecord>> {
+    async fn some_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot) -> Result<Option<(KeyRecord, bool)>> {
         let mut number = 1;
         let name = loop {
             let name = probe_key(&slot.name, number);
@@ -180,7 +184,7 @@ impl Custody {
                     if number > 1 {
                         self.record_tending(vec![name]).await?;
                     }
-                    return Ok(Some(key.record.clone()));
+                    return Ok(Some((key.record.clone(), false)));
                 }
                 Err(fault) if fault.reason() == Reason::NotFound => break name,
                 Err(fault) => return Err(fault),
@@ -201,7 +205,7 @@ impl Custody {
             tracing::warn!("token {} is tried out with a new key: {name}", slot.name);
             self.record_tending(vec![name]).await?;
         }
-        Ok(Some(key))
+        Ok(Some((key, true)))
     }
 
     async fn new_probe_key(self: &Arc<Self>, caller: &Caller, slot: &Slot, name: String) -> Result<KeyRecord> {

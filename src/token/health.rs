@@ -211,10 +211,12 @@ impl Standing {
         })
     }
 
-    /// What an act's end says of the device: nothing, if the input did not fit or it has not this one key.
+    /// What an act's end says of the device: nothing, if the input did not fit, it has not this one key, or the caller's
+    /// time was over before.
     pub(super) fn judge(&self, failure: &Failure) {
         match failure.class {
             Class::Caller | Class::Unsupported | Class::KeyMissing => {}
+            _ if failure.is_too_late() => {}
             Class::Undecided => self.state().doubted = true,
             _ => self.becomes(verdict(failure)),
         }

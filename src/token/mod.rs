@@ -84,6 +84,9 @@ fn unopened(class: Class, function: &'static str, error: &Error) -> Failure {
     }
 }
 
+/// What is said of an act that no device got, because its caller had no time left.
+const TOO_LATE: &str = "the caller's time was over before it could be asked";
+
 /// A failure that certainly left nothing done.
 fn refusal(class: Class, function: &'static str, code: impl Into<String>) -> Failure {
     Failure { class, outcome: Outcome::Refused, function, code: code.into() }
@@ -290,6 +293,11 @@ impl Failure {
         // A TPM's code is followed by words for people.
         let value = self.code.split(':').next().unwrap_or_default();
         said.then(|| Answer { function: self.function, value: value.to_owned() })
+    }
+
+    /// Whether the caller's time was over before the device could be asked: that says nothing of the device.
+    pub(crate) fn is_too_late(&self) -> bool {
+        self.code == TOO_LATE
     }
 
     /// This failure as the last of several tries: what an earlier one may have done stays open.

@@ -343,7 +343,7 @@ impl Replicas {
                     member.standing.answers();
                 }
             }
-            Err(LaneError::Failed(f)) => member.standing.tried(verdict(&f)),
+            Err(LaneError::Failed(f)) if !f.is_too_late() => member.standing.tried(verdict(&f)),
             // It has too much to do; nothing says that it does not do it. What takes too long is overdue.
             Err(_) => {
                 member.state().doubted |= doubted;

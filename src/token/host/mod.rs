@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use self::wire::{Answer, Call, Channel, Hello, Opened};
 use super::back_off::BackOff;
 use super::profile::{Profile, require_directory};
-use super::{Binding, Class, Failure, Outcome, refusal, unopened};
+use super::{Binding, Class, Failure, Outcome, TOO_LATE, refusal, unopened};
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
 
@@ -345,8 +345,7 @@ impl HostToken {
 
     /// Borrows a channel, starting the host again if it is gone and its time has come; none after `until`.
     fn channel(&self, until: Instant) -> Result<(Channel, u64), Failure> {
-        let too_late =
-            || Err(refusal(Class::Token, HOST, "the caller's time was over before a token host could be asked"));
+        let too_late = || Err(refusal(Class::Token, HOST, TOO_LATE));
         let mut state = self.lock();
         loop {
             if let Some(refused) = &state.pin_refused {
