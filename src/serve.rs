@@ -11,25 +11,26 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::audit::chain::Head;
 use crate::audit::trust::Trust;
 use crate::audit::verify::{Report, Verifier};
 use crate::caller::Caller;
 use crate::config::{self, Config};
-use crate::custody::{Custody, Ledger, LogFiles, Pace, Run};
+use crate::custody::{Custody, GivenUp, Ledger, LogFiles, Pace, Run};
 use crate::enrollment::cluster::Product;
 use crate::enrollment::instance;
 use crate::error::{Error, Fault, Reason, Result};
 use crate::grpc::Door;
 use crate::grpc::server::Services;
-use crate::policy::{self, Asked, Operation};
+use crate::policy::Operation;
 use crate::sink::{JsonLines, Sink, Sinks, Syslog};
 use crate::store::{self, Postgres, STUCK_S, Sqlite, Store, Vouched};
 use crate::tls::{Authority, Identity};
 
+mod anchor;
 mod socket;
 mod tokens;
 
+pub use anchor::{Contradiction, contradiction, re_anchor};
 pub use tokens::{Ask, faults, open_for_probe, open_pkcs11, prepare_module, prepare_modules, sessions};
 
 /// How long to wait before this server's certificate is asked for again, when the token could not make it.
@@ -424,58 +425,6 @@ pub async fn open_custody(config: &Config, create: bool, ask: Ask) -> Result<Arc
     Ok(custody)
 }
 
-/// A store that does not continue what was signed over it.
-pub struct Contradiction {
-    /// In which way.
-    pub why: Error,
-    /// The log, and how many records the store has of it.
-    pub log: Head,
-    /// The anchor: a signed note, if there is one.
-    pub anchor: Option<String>,
-}
-
-/// Looks whether the store of a data directory continues its anchor. Writes nothing.
-///
-/// # Errors
-/// Those of opening a store, and whatever no new anchor helps against.
-pub async fn contradiction(config: &Config) -> Result<Option<Contradiction>> {
-    let store = open_store(config, false).await?;
-    let (files, log) = (log_files(config), store.head());
-    let checked = files.check(store.as_ref()).await;
-    store.close().await;
-    let why = match checked {
-        Ok(()) => return Ok(None),
-        Err(why) => why,
-    };
-    let own = files.read_trust()?.is_some_and(|trust| trust.log() == log.log);
-    let helps = [
-        Reason::StoreRewound,
-        Reason::StoreForked,
-        Reason::LogMissing,
-        Reason::AnchorInvalid,
-        Reason::CheckpointBroken,
-    ];
-    if !own || !helps.contains(&why.reason()) {
-        return Err(why);
-    }
-    let anchor = files.read_anchor().ok().flatten().map(|note| note.to_string());
-    Ok(Some(Contradiction { why, log, anchor }))
-}
-
-/// Has a person decide that the log goes on from the store as it is; gives the new anchor.
-///
-/// # Errors
-/// As [`open_custody`]; those of signing the log.
-pub async fn re_anchor(config: &Config, caller: &Caller, given_up: Contradiction, ask: Ask) -> Result<String> {
-    let asked = Asked { operation: Operation::ReAnchor, cluster: None, signs: None };
-    let permit = policy::permit(caller, &asked)?;
-    let store = open_store(config, false).await?;
-    let (custody, _) = begin(config, store, Some(ask)).await?;
-    let done = custody.re_anchor(permit, &given_up.why, given_up.anchor.unwrap_or_default()).await;
-    custody.stop().await;
-    done.map(|note| note.to_string())
-}
-
 /// Checks all that the store of a stopped service holds, logs and objects, against all that was signed over them: by the
 /// keys of `trusted`, or of the history in the data directory, or as the own log has seen the others sign.
 ///
@@ -532,13 +481,19 @@ pub async fn open_anchored_store(config: &Config, create: bool) -> Result<Arc<dy
 /// Opens a store that continues what was signed over it, and begins a run.
 async fn start_custody(config: &Config, create: bool, ask: Option<Ask>) -> Result<(Arc<Custody>, usize)> {
     let store = open_anchored_store(config, create).await?;
-    begin(config, store, ask).await
+    begin(config, store, ask, &[]).await
 }
 
 /// Opens the tokens and begins a run on a store; gives the number of intents that were left open before. A service, which
 /// asks nobody for PINs, starts with what can be used, and even with nothing but tokens that wait for a person or for
-/// their device; what was set up wrong is said at once if nothing else is there.
-async fn begin(config: &Config, store: Arc<dyn Store>, ask: Option<Ask>) -> Result<(Arc<Custody>, usize)> {
+/// their device; what was set up wrong is said at once if nothing else is there. Logs that are about to be given up are
+/// passed over.
+async fn begin(
+    config: &Config,
+    store: Arc<dyn Store>,
+    ask: Option<Ask>,
+    given_up: &[GivenUp],
+) -> Result<(Arc<Custody>, usize)> {
     let (slots, faults) = match tokens::open(config, &store, ask).await {
         Ok(opened) => opened,
         Err(fault) => {
@@ -550,7 +505,7 @@ async fn begin(config: &Config, store: Arc<dyn Store>, ask: Option<Ask>) -> Resu
         records: config.file.audit.checkpoint_records,
         time: Duration::from_secs(config.file.audit.checkpoint_seconds),
     };
-    let custody = Arc::new(Custody::new(store, slots, Ledger::open(log_files(config), pace)?));
+    let custody = Arc::new(Custody::new(store, slots, Ledger::open(log_files(config), pace)?.without(given_up)));
     let hopeless = custody.readiness().iter().all(|(_, serves, _)| !serves)
         && faults.iter().all(|fault| fault.fault() == Fault::Config);
     for fault in &faults {

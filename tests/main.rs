@@ -9,6 +9,7 @@ mod custody_faults;
 mod custody_load;
 mod enrollment;
 mod faults;
+mod given_up;
 mod instances;
 mod kit;
 mod licensing;

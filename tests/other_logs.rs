@@ -20,7 +20,7 @@ use crate::kit::{Instance, PATIENCE, Ran, events, eventually, until_serving};
 use crate::tamper::Signer;
 
 /// Two instances on one database that ran beside each other, the first with a cluster, and both stopped.
-fn two(server: &Postgres) -> (Instance, Instance) {
+pub(crate) fn two(server: &Postgres) -> (Instance, Instance) {
     let mut first = Instance::in_database(server, "first");
     let mut second = Instance::beside(&first, "second");
     server.sql("CREATE TABLE old_log AS SELECT * FROM log; CREATE TABLE old_entry AS SELECT * FROM entry");
@@ -43,13 +43,13 @@ fn told_closed(instance: &Instance) {
 }
 
 /// The identity of an instance's log.
-fn log_of(instance: &Instance) -> String {
+pub(crate) fn log_of(instance: &Instance) -> String {
     let trust = fs::read_to_string(instance.data().join("audit.trust")).unwrap();
     trust.lines().nth(1).unwrap().strip_prefix("keyward/log/").unwrap().to_owned()
 }
 
 /// What the verifier says of the store; its exit code and its report.
-fn verified(instance: &Instance, more: &[&str]) -> (Option<i32>, Value) {
+pub(crate) fn verified(instance: &Instance, more: &[&str]) -> (Option<i32>, Value) {
     let Ran { code, stdout, stderr } = instance.cli(&[&["audit", "verify", "--output", "json"], more].concat());
     let report = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {stderr}"));
     (code, report)

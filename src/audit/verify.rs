@@ -160,6 +160,13 @@ impl Report {
         self
     }
 
+    /// The same report with that of a log beside it which the verdict is not over.
+    #[must_use]
+    pub fn aside(mut self, other: Report) -> Self {
+        self.beside.push(other);
+        self
+    }
+
     /// The same report of a log that is known by its name, whatever its records say.
     #[must_use]
     pub fn of(self, log: &str) -> Self {

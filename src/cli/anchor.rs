@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::caller::Caller;
 use crate::cli::{Global, output, prompt, runtime, token};
 use crate::config::Config;
+use crate::custody::GivenUp;
 use crate::error::{Error, Reason, Result};
 use crate::serve::{self, Contradiction, Lock};
 
@@ -19,7 +20,11 @@ pub(super) fn re_anchor(confirm: Option<&str>, lift: &[String], global: &Global)
         return Err(Error::new(Reason::InvalidArgument, "the store continues its anchor: there is nothing to give up")
             .hint("start the service"));
     };
-    let words = format!("re-anchor log {} at {}", found.log.log, found.log.size);
+    let mut words = format!("re-anchor log {} at {}", found.log.log, found.log.size);
+    for lost in &found.given_up {
+        let (count, digest) = (lost.taken().count(), lost.digest());
+        words += &format!(" without log {} taking {count} objects {}", lost.log.log, &digest[..16]);
+    }
     show(&found, &words, confirm.is_some(), global);
     match confirm {
         None => return Ok(0),
@@ -45,7 +50,7 @@ pub(super) fn re_anchor(confirm: Option<&str>, lift: &[String], global: &Global)
 }
 
 fn show(found: &Contradiction, words: &str, confirmed: bool, global: &Global) {
-    let Contradiction { why, log, anchor } = found;
+    let Contradiction { why, log, anchor, given_up } = found;
     if global.output == output::Format::Json {
         if !confirmed {
             let shown = json!({
@@ -54,6 +59,7 @@ fn show(found: &Contradiction, words: &str, confirmed: bool, global: &Global) {
                 "log": log.log,
                 "records": log.size,
                 "anchor": anchor,
+                "given_up": given_up.iter().map(lost).collect::<Vec<_>>(),
                 "confirm": words,
             });
             output::object(global.output, &shown);
@@ -67,8 +73,35 @@ fn show(found: &Contradiction, words: &str, confirmed: bool, global: &Global) {
         "anchor   {}",
         output::clean(anchor.as_deref().and_then(|note| note.lines().nth(1)).unwrap_or("cannot be read"))
     );
+    for lost in given_up {
+        let GivenUp { log, why, .. } = lost;
+        println!("gives up log {}, {} records: {}", log.log, log.size, output::clean(why.message()));
+        for (kind, object) in lost.taken() {
+            println!("takes    {kind} {} as it stands, version {}", output::clean(&object.name), object.version);
+        }
+    }
     if !confirmed {
+        if !given_up.is_empty() {
+            println!(
+                "Nothing that those logs say counts any more. Objects that stood by them are taken by your word: look at them."
+            );
+        }
         println!("What was signed and is not in this store stays lost. Nobody else is asked; the log will say so.");
         println!("next: keyward audit re-anchor --confirm \"{words}\"");
     }
+}
+
+/// A log that is given up, and what stands by it.
+fn lost(lost: &GivenUp) -> serde_json::Value {
+    let objects = lost.taken().map(|(kind, object)| {
+        let body = serde_json::from_slice::<serde_json::Value>(&object.body).unwrap_or_default();
+        json!({ "kind": kind, "name": object.name, "version": object.version, "body": body })
+    });
+    json!({
+        "log": lost.log.log,
+        "records": lost.log.size,
+        "reason": lost.why.reason().code(),
+        "message": lost.why.message(),
+        "objects": objects.collect::<Vec<_>>(),
+    })
 }

@@ -8,7 +8,7 @@ use crate::audit::checkpoint::Checkpoint;
 use crate::audit::merkle::Frontier;
 use crate::audit::note::Note;
 use crate::audit::trust::Trust;
-use crate::custody::vouch;
+use crate::custody::vouch::{self, Beside};
 use crate::error::{Error, Reason, Result};
 use crate::store::{Store, ask};
 
@@ -81,11 +81,28 @@ impl LogFiles {
 
     /// Checks that a store continues what was signed over it: that it ends not before the anchor, has the records that
     /// the anchor was signed over, and all the logs that it knows. A log without records has nothing to continue. Other
-    /// logs of which this one has seen who signs for them must be as they were signed too, and count from then on.
+    /// logs of which this one has seen who signs for them must be as they were signed too, and count from then on; but for
+    /// those that a person has given up.
     ///
     /// # Errors
     /// `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`, `CHECKPOINT_BROKEN`; those of the store.
     pub async fn check(&self, store: &dyn Store) -> Result<()> {
+        self.check_own(store).await?;
+        let own = store.head().log;
+        for head in store.heads().await?.into_iter().filter(|head| head.log != own) {
+            let beside = Beside::of(store, &head.log).await?;
+            if !beside.is_given_up() {
+                vouch::by_seen(store, &head, &beside).await.map_err(|fault| fault.hint(vouch::RECOVER))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of the own log, and of what was signed here of the others.
+    ///
+    /// # Errors
+    /// As [`LogFiles::check`].
+    pub async fn check_own(&self, store: &dyn Store) -> Result<()> {
         let head = store.head();
         let Some(trust) = self.read_trust()? else {
             if head.size == 0 {
@@ -117,7 +134,7 @@ impl LogFiles {
         for signed in [anchor, kept].into_iter().flatten() {
             continues(store, &signed).await.map_err(|fault| fault.hint(RECOVER))?;
         }
-        vouch::by_seen(store).await
+        Ok(())
     }
 }
 

@@ -11,10 +11,9 @@ use crate::audit::line::Line;
 use crate::audit::merkle::{Frontier, TreeHash, consistency_path};
 use crate::audit::note::{Note, VerifierKey};
 use crate::audit::others::Others;
-use crate::audit::record::Event;
 use crate::audit::trust::Trust;
 use crate::custody::anchor::LogFiles;
-use crate::custody::{Custody, DEADLINE_S, Held, KeyRecord, others, performed};
+use crate::custody::{Custody, DEADLINE_S, GivenUp, Held, KeyRecord, others, performed};
 use crate::error::{Error, Reason, Result};
 use crate::faultpoint;
 use crate::key::KeyState;
@@ -120,6 +119,13 @@ impl Ledger {
         })
     }
 
+    /// The same in a run by which a person gives up these other logs.
+    #[must_use]
+    pub fn without(mut self, given_up: &[GivenUp]) -> Self {
+        self.others.pass_over(given_up.iter().map(|lost| lost.log.log.clone()).collect());
+        self
+    }
+
     /// Ends all acts with keys of this run.
     pub(super) fn halt(&self, fault: &Error) {
         let before = self.progress(|progress| progress.halted.replace(fault.clone()));
@@ -216,22 +222,12 @@ impl Custody {
         }
     }
 
-    /// Goes on from the store as it is, though it does not continue what was signed before: records what is given up and
-    /// who said so, and signs the whole log anew.
+    /// Signs the log from its first record on, whatever was signed of it before.
     ///
     /// # Errors
     /// As [`Custody::checkpoint`].
-    pub async fn re_anchor(&self, permit: Permit, why: &Error, anchor: String) -> Result<Note> {
+    pub(super) async fn sign_anew(&self) -> Result<Note> {
         let mut last = self.ledger.last.lock().await;
-        let event = Event::ReAnchored {
-            caller: permit.caller().note(),
-            rule: permit.rule().to_owned(),
-            agreed: "one local operator; nobody else was asked".to_owned(),
-            reason: why.reason().code().to_owned(),
-            message: why.message().to_owned(),
-            anchor,
-        };
-        self.store.commit(Batch::event(event)).await?;
         *last = None;
         self.sign_end(&mut last).await
     }

@@ -38,6 +38,8 @@ pub(super) struct Others {
     looks: tokio::sync::Mutex<Looks>,
     /// Those that count.
     logs: RwLock<BTreeMap<String, Other>>,
+    /// Those that a person is about to give up.
+    passed_over: BTreeSet<String>,
 }
 
 #[derive(Default)]
@@ -74,6 +76,11 @@ impl Others {
     /// Whether a log counts.
     pub(super) fn count(&self, log: &str) -> bool {
         self.logs.read().unwrap_or_else(PoisonError::into_inner).contains_key(log)
+    }
+
+    /// Leaves these alone.
+    pub(super) fn pass_over(&mut self, logs: BTreeSet<String>) {
+        self.passed_over = logs;
     }
 
     fn known(&self) -> BTreeMap<String, Other> {
@@ -156,6 +163,9 @@ impl Custody {
         let mut keep = None;
         if before.is_none() || store.last_checkpoint(log).await?.as_ref() != Some(&other.note) {
             let beside = Beside::of(store, log).await?;
+            if beside.is_given_up() || self.ledger.others.passed_over.contains(log) {
+                return Ok(Vouched::No("a person has given it up".to_owned()));
+            }
             let (text, signed) = match beside.newest(store, log).await? {
                 Newest::None(why) => return Ok(Vouched::No(why.to_owned())),
                 Newest::Seen(text, signed) => (text, signed),
@@ -174,11 +184,11 @@ impl Custody {
             if signed.size < other.signed {
                 return Err(vouch::broken(log, &format!("one over {} records was there before", other.signed)));
             }
+            let known = other.end.take().unwrap_or_else(|| vouch::signed_end(&signed));
+            other.end = Some(vouch::follow(store, known, head).await?);
             vouch::held(store, head, &signed).await?;
-            other.end = other.end.or_else(|| Some(vouch::signed_end(&signed)));
             (other.note, other.signed) = (text, signed.size);
-        }
-        if let Some(known) = other.end.take() {
+        } else if let Some(known) = other.end.take() {
             other.end = Some(vouch::follow(store, known, head).await?);
         }
         // It may have been signed for behind the place up to which it was followed then.

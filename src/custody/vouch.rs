@@ -12,7 +12,8 @@ const PAGE: u32 = 1000;
 /// Checkpoints that are looked through for one by a key that was seen.
 const BACK_MAX: u64 = 100_000;
 /// What to do about a log that is not what it was.
-pub(super) const RECOVER: &str = "find out who wrote to the database, and bring it back from a backup";
+pub(super) const RECOVER: &str = "find out who wrote to the database, and bring it back from a backup; if that log is lost, say so: \
+                                 stop this instance, then: keyward audit re-anchor";
 
 /// What this log has seen of another one.
 pub(super) struct Beside {
@@ -51,6 +52,22 @@ impl Beside {
     pub(super) fn with(mut self, key: &VerifierKey) -> Result<Write> {
         self.seen.keys.push(key.to_string());
         Write::new(Kind::Beside, &self.name, self.version, &self.seen)
+    }
+
+    /// Whether a person has given the log up.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.seen.given_up
+    }
+
+    /// What is to be kept if a person gives the log up now.
+    ///
+    /// # Errors
+    /// Never.
+    pub(super) fn given_up(mut self) -> Result<Option<Write>> {
+        if std::mem::replace(&mut self.seen.given_up, true) {
+            return Ok(None);
+        }
+        Write::new(Kind::Beside, &self.name, self.version, &self.seen).map(Some)
     }
 
     /// The log's newest checkpoint.
@@ -107,26 +124,19 @@ impl Beside {
     }
 }
 
-/// Has each log count whose newest checkpoint was signed with a key that was seen before. Asks no token.
+/// Has a log count whose newest checkpoint was signed with a key that was seen before. Asks no token.
 ///
 /// # Errors
-/// `STORE_REWOUND`, `STORE_FORKED`, `CHECKPOINT_BROKEN` for a log that is not as it was signed; those of the store.
-pub(super) async fn by_seen(store: &dyn Store) -> Result<()> {
-    let own = store.head().log;
-    for head in store.heads().await?.into_iter().filter(|head| head.log != own) {
-        let beside = Beside::of(store, &head.log).await?;
-        let signed = match beside.newest(store, &head.log).await? {
-            Newest::None(_) => None,
-            Newest::Seen(_, signed) => Some(signed),
-            Newest::Unseen(..) => beside.newest_seen(store, &head.log).await?.map(|(_, signed)| signed),
-        };
-        if let Some(signed) = signed {
-            let looked = async {
-                held(store, &head, &signed).await?;
-                follow(store, signed_end(&signed), &head).await
-            };
-            looked.await.map_err(|fault| fault.hint(RECOVER))?;
-        }
+/// `STORE_REWOUND`, `STORE_FORKED`, `CHECKPOINT_BROKEN` if it is not as it was signed; those of the store.
+pub(super) async fn by_seen(store: &dyn Store, head: &Head, beside: &Beside) -> Result<()> {
+    let signed = match beside.newest(store, &head.log).await? {
+        Newest::None(_) => None,
+        Newest::Seen(_, signed) => Some(signed),
+        Newest::Unseen(..) => beside.newest_seen(store, &head.log).await?.map(|(_, signed)| signed),
+    };
+    if let Some(signed) = signed {
+        follow(store, signed_end(&signed), head).await?;
+        held(store, head, &signed).await?;
     }
     Ok(())
 }

@@ -26,6 +26,8 @@ struct Looked {
     holds: bool,
     /// Whether anything says who signs for it.
     vouched: bool,
+    /// Whether a person has given it up here.
+    given_up: bool,
     /// What its records tell of the other logs.
     told: Others,
     /// What its newest checkpoint says of them.
@@ -37,7 +39,8 @@ struct Looked {
 /// store's own log, and those of the others stand in it.
 ///
 /// Takes memory for each object, not for each record. What says who signs for the own log, and its anchor, stands in
-/// `vouched`; for the others it is `others`, or what the own log has seen of them.
+/// `vouched`; for the others it is `others`, or what the own log has seen of them. One that a person has given up here is
+/// looked at, and left out of the verdict.
 ///
 /// # Errors
 /// Only those of reading; what is wrong stands in the report.
@@ -62,10 +65,9 @@ pub async fn inspect(
     let mut logs = vec![look(store, own.clone(), verifier, signed, &mut recorded).await?];
     for mut head in store.heads().await?.into_iter().filter(|head| head.log != own.log) {
         let given = others.iter().find(|trust| trust.log() == head.log).cloned().map(Signers::History);
-        let signers = match given {
-            None => Seen::of(store, &own.log, &head.log).await?.map(Signers::Seen),
-            given => given,
-        };
+        let seen = if given.is_some() { None } else { Seen::of(store, &own.log, &head.log).await? };
+        let given_up = seen.as_ref().is_some_and(|seen| seen.given_up);
+        let signers = given.or_else(|| seen.filter(|seen| !seen.given_up).map(Signers::Seen));
         let signed = match signers {
             Some(signers) => Some(Signed::read(store, &head.log, signers).await?),
             None => None,
@@ -73,12 +75,12 @@ pub async fn inspect(
         if let Some(now) = store.heads().await?.into_iter().find(|now| now.log == head.log && now.size > head.size) {
             head = now;
         }
-        logs.push(look(store, head, Verifier::new(None), signed, &mut recorded).await?);
+        logs.push(Looked { given_up, ..look(store, head, Verifier::new(None), signed, &mut recorded).await? });
     }
     let (mut all_hold, mut lost) = (true, Vec::new());
     // What they say of each other may have been said since they were read.
     let now = store.heads().await?;
-    for log in &logs {
+    for log in logs.iter().filter(|log| !log.given_up) {
         let found = contradicted(store, &now, log).await?;
         all_hold &= log.holds && found.is_none();
         lost.push(found);
@@ -87,7 +89,10 @@ pub async fn inspect(
     let found = if all_hold { altered(store, recorded, &logs).await? } else { None };
     // What is wrong with a log says more than that another one tells otherwise of it.
     let own = logs.remove(0).report;
-    let report = logs.into_iter().fold(own, |report, other| report.beside(other.report));
+    let report = logs.into_iter().fold(own, |report, other| match other.given_up {
+        true => report.aside(other.report),
+        false => report.beside(other.report),
+    });
     Ok(lost.into_iter().chain([found]).fold(report, Report::with))
 }
 
@@ -152,7 +157,7 @@ async fn look(
     let wrong = wrong.or_else(|| unknown.then(unclosed));
     let report = report.with(wrong);
     let report = if is_signed { report.signed() } else { report };
-    Ok(Looked { head, report, holds, vouched, told, named })
+    Ok(Looked { head, report, holds, vouched, given_up: false, told, named })
 }
 
 /// Which other log is not what this one says of it: by its records, or by its newest checkpoint.
@@ -199,6 +204,11 @@ async fn altered(store: &dyn Store, mut recorded: Recorded, logs: &[Looked]) -> 
                     }
                 }
                 let name = object.name;
+                // What a log that was given up knew of others stands by nothing else, and nobody goes by it.
+                let is_of = |log: &Looked| name.starts_with(&Seen::name(&log.head.log, ""));
+                if said.is_none() && *kind == Kind::Beside && logs.iter().any(|log| log.given_up && is_of(log)) {
+                    continue;
+                }
                 let Some((version, sha256, _)) = said else {
                     let unknown: Vec<_> = logs.iter().filter(|log| !log.vouched).map(|log| &*log.head.log).collect();
                     let but = match unknown.as_slice() {

@@ -32,6 +32,9 @@ pub struct Vouched {
 pub struct Seen {
     /// The other log's audit keys that a token has shown, as verifier keys that bear its name.
     pub keys: Vec<String>,
+    /// A person has given it up: it never counts again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
 }
 
 impl Seen {

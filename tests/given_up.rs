@@ -1,0 +1,87 @@
+//! Logs of other instances that are not what was signed, and the person who gives them up.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use serde_json::Value;
+
+use crate::kit::postgres::Postgres;
+use crate::kit::{Instance, events};
+use crate::other_logs::{log_of, two, verified};
+
+/// Gives up what has to be, by the words that are shown; gives what was shown.
+fn re_anchored(instance: &Instance, why: &str) -> Value {
+    let shown = instance.json(&["audit", "re-anchor"]);
+    assert_eq!(shown["reason"], why, "{shown}");
+    instance.cli(&["audit", "re-anchor", "--confirm", "yes"]).refused(65, "INVALID_ARGUMENT");
+    instance.cli(&["audit", "re-anchor", "--confirm", shown["confirm"].as_str().unwrap()]).good();
+    shown
+}
+
+#[test]
+fn a_log_that_is_not_what_was_signed_is_given_up_by_a_person_who_takes_what_stands_by_it() {
+    let server = Postgres::start();
+    let (mut first, mut second) = two(&server);
+    let log = log_of(&second);
+    let node = "clusters/demo/nodes/node-1";
+    let stand_by = |shown: &Value| -> Vec<String> {
+        assert_eq!(shown["given_up"][0]["log"], log.as_str(), "{shown}");
+        let objects = shown["given_up"][0]["objects"].as_array().unwrap();
+        objects.iter().map(|object| object["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for table in ["checkpoint", "entry"] {
+        server.sql(&format!("CREATE TABLE kept_{table} AS SELECT * FROM {table}"));
+    }
+    server.sql(&format!(
+        "UPDATE entry SET record = convert_to(replace(convert_from(record, 'UTF8'), 'local-operator', 'l0cal-operator'), \
+         'UTF8') WHERE log_id = '{log}'"
+    ));
+    let said = first.serve_fails().refused(74, "STORE_FORKED");
+    assert!(said.contains(&log) && said.contains("keyward audit re-anchor"), "{said}");
+    let shown = re_anchored(&first, "STORE_FORKED");
+    assert!(stand_by(&shown).contains(&node.to_owned()), "{shown}");
+    first.cli(&["audit", "re-anchor"]).refused(65, "INVALID_ARGUMENT");
+    first.start();
+    first.cli(&["node", "get", node]).good();
+    let own = first.log();
+    let said = events(&own, "re-anchored");
+    assert_eq!((said.len(), &said[0]["caller"]["name"]), (1, &"local-operator".into()));
+    assert!(said[0]["message"].as_str().unwrap().contains(&format!("log {log} is given up, and ")), "{said:?}");
+    assert!(events(&own, "changed").iter().any(|event| event["name"] == node), "it is in the log of who took it");
+    assert_eq!(first.stop(), Some(0));
+    let (code, report) = verified(&first, &[]);
+    assert_eq!((code, &report["finding"]), (Some(0), &"good".into()), "{report}");
+    assert_eq!(
+        (&report["beside"][0]["log"], &report["beside"][0]["finding"]),
+        (&log.as_str().into(), &"edited".into())
+    );
+    // It counts no more, whatever becomes of it.
+    server.sql(
+        "UPDATE entry SET record = k.record FROM kept_entry k WHERE k.log_id = entry.log_id AND k.seq = entry.seq",
+    );
+    second.start();
+    first.start();
+    second.node("demo", "node-2");
+    let late = "clusters/demo/nodes/node-2";
+    first.cli(&["node", "get", late]).refused(74, "OBJECT_ALTERED");
+    assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)));
+    let shown = re_anchored(&first, "OBJECT_ALTERED");
+    assert!(stand_by(&shown).contains(&late.to_owned()), "{shown}");
+    first.start();
+    first.cli(&["node", "get", late]).good();
+}
+
+#[test]
+fn a_log_whose_checkpoint_was_edited_or_taken_away_is_given_up_by_a_person() {
+    for (edit, why) in [
+        ("UPDATE checkpoint SET note = replace(note, 'chain ', 'chain 0')", "CHECKPOINT_BROKEN"),
+        ("DELETE FROM checkpoint", "CHECKPOINT_BROKEN"),
+    ] {
+        let server = Postgres::start();
+        let (mut first, second) = two(&server);
+        server.sql(&format!("{edit} WHERE log_id = '{}'", log_of(&second)));
+        first.serve_fails().refused(74, why);
+        re_anchored(&first, why);
+        first.start();
+        first.cli(&["node", "get", "clusters/demo/nodes/node-1"]).good();
+    }
+}
