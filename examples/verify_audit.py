@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks an exported audit log without any of Keyward's code: Python's standard library is all it needs.
 
-    verify_audit.py audit.jsonl [--checkpoint audit.checkpoint] [--trust audit.trust]
+    verify_audit.py audit.jsonl [--checkpoint audit.checkpoint] [--trust audit.trust] [--witness other/audit.trust]
 
 Exit status: 0 the log is whole and signed by a trusted key, 1 something is wrong, 2 nothing is wrong but a checkpoint
 or trust is missing, so records may be, too, or the last record is cut off as a crash leaves it, 3 unreadable.
@@ -11,7 +11,8 @@ audit.jsonl       one record a line, in the canonical JSON of RFC 8785; "seq" co
 audit.checkpoint  what the log's key signed: the number of records, the root of their Merkle tree (RFC 6962, over the
                   lines), the SHA-256 of the last line; a C2SP signed note with an ECDSA P-256 signature
 audit.trust       the log's keys, one signed entry for each, every key vouched for by the one before. Have the first
-                  key, or an older copy of this file, from somewhere else than the log.
+                  key, or an older copy of this file, from somewhere else than the log. That of a witness has the
+                  keys one of which must have cosigned the checkpoint: another log's, by which nobody signs for this
 """
 
 import argparse
@@ -25,6 +26,7 @@ import sys
 LINE_BYTES_MAX = 1024 * 1024
 NOTE_BYTES_MAX = 64 * 1024
 ORIGIN = "keyward/log/"
+COSIGNATURE = "keyward/cosignature/v1"
 
 
 class Unreadable(Exception):
@@ -144,6 +146,7 @@ class Key:
         if x >= P or y >= P or (y * y - x**3 + 3 * x - B) % P:
             raise Wrong("a key that is no point of the curve")
         self.point, self.id = (x, y, 1), sha256(spki)[:4]
+        self.cosigner_id = sha256(self.name.encode() + b"\n\xff" + COSIGNATURE.encode() + spki)[:4]
         if self.id.hex() != key_id:
             raise Wrong("a key id that is not that of the key")
 
@@ -172,6 +175,19 @@ class Note:
                     if not ecdsa_made(key.point, signature, self.text.encode()):
                         raise Wrong(f"the signature of {name!r} does not hold: text or signature was changed")
                     found.append(key)
+        return found
+
+    def cosigners(self, keys):
+        """Those of KEYS that cosigned, each with its time: over a text of its own, which holds that of the note."""
+        found = []
+        for name, key_id, signature in self.signatures:
+            for key in keys:
+                if (key.name, key.cosigner_id) == (name, key_id):
+                    time = int.from_bytes(signature[:8], "big")
+                    text = f"{COSIGNATURE}\ntime {time}\nby {name}\n{self.text}"
+                    if not ecdsa_made(key.point, signature[8:], text.encode()):
+                        raise Wrong(f"the cosignature of {name!r} does not hold: it or the checkpoint was changed")
+                    found.append((key, time))
         return found
 
 
@@ -383,9 +399,11 @@ def main():
     parser.add_argument("log", help="audit.jsonl")
     parser.add_argument("--checkpoint", help="what the log's key signed")
     parser.add_argument("--trust", help="the keys that the log has had")
+    parser.add_argument("--witness", help="the keys of another log, by one of which this one's end was cosigned")
     try:
         arguments = parser.parse_args()
         trust = read(arguments.trust, read_trust)
+        witness = read(arguments.witness, read_trust)
         checkpoint = read(arguments.checkpoint, Checkpoint)
         log = read_log(arguments.log)
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(log.kinds.items()))
@@ -401,6 +419,12 @@ def main():
         if checkpoint and trust:
             check_signature(checkpoint, trust)
             say(f"signature   ok: by the log's own key, one of {len(trust[1])} in the trust file")
+        if checkpoint and witness:
+            cosigned = checkpoint.note.cosigners([key for _, key in witness[1]])
+            if not cosigned:
+                raise Wrong(f"the checkpoint is not cosigned by {witness[0]}")
+            for key, time in cosigned:
+                say(f"cosigned    ok: by {key.name}, {time} seconds after 1970 by its clock")
     except Unreadable as error:
         say(f"unreadable: {error}")
         return 3

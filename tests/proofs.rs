@@ -204,11 +204,34 @@ fn another_instance_countersigns_a_checkpoint_that_continues_the_one_before_and_
         let by = witness.data().join("audit.trust");
         verify_proof(&log, proof, &["--witness", text(&by)])
     };
-    let first = checkpoint("first");
+    let export = log.export();
+    let first = export.join("audit.checkpoint");
     witnessed(&first).refused(1, "SIGNATURE_INVALID");
     let (ran, signed) = countersign(&first, "first.signed");
     ran.good();
     witnessed(&signed).good();
+    // Under the log's own name that signature is none, with whichever id of the key.
+    let of = |instance: &Instance| {
+        let trust = fs::read_to_string(instance.data().join("audit.trust")).unwrap();
+        trust.lines().nth(1).unwrap().to_owned()
+    };
+    let note = fs::read_to_string(&signed).unwrap();
+    let (body, lines) = note.rsplit_once("\n\n").unwrap();
+    let line = lines.lines().find(|line| line.contains(&of(&witness))).unwrap();
+    let renamed = log.path("renamed");
+    fs::write(&renamed, format!("{body}\n\n{}\n", line.replace(&of(&witness), &of(&log)))).unwrap();
+    verify_proof(&log, &renamed, &[]).refused(1, "SIGNATURE_INVALID");
+    // The other verifier says the same.
+    let records = export.join("audit.jsonl");
+    let by = witness.data().join("audit.trust");
+    let python = |checkpoint: &Path, by: &Path| {
+        let options = ["--checkpoint", text(checkpoint), "--trust", text(&trust), "--witness", text(by)].map(Path::new);
+        crate::kit::python("verify_audit.py", &[&[&*records], &options[..]].concat())
+    };
+    assert!(python(&signed, &by).good().contains("cosigned    ok"));
+    for (checkpoint, by) in [(&first, &by), (&renamed, &by), (&signed, &trust)] {
+        assert_eq!(python(checkpoint, by).code, Some(1));
+    }
 
     // What comes later must be proved to continue that.
     log.cluster("demo");

@@ -3,6 +3,7 @@
 pub mod canonical;
 pub mod chain;
 pub mod checkpoint;
+pub mod cosignature;
 mod doubt;
 pub mod filter;
 pub mod form;

@@ -1,4 +1,5 @@
-//! Signed notes (C2SP signed-note): a text, and lines of signatures under it. Only type 02, ECDSA over P-256.
+//! Signed notes (C2SP signed-note): a text, and lines of signatures under it. What is verified here is type 02, ECDSA over
+//! P-256; lines of other types are kept as they are.
 
 use std::fmt;
 use std::str::FromStr;
@@ -164,10 +165,18 @@ impl Note {
         let bytes = ecdsa_der(r_s).filter(|der| key.made(der, &self.text)).ok_or_else(|| {
             Error::new(Reason::TokenMismatch, format!("the signature for a note is not one of the key {}", key.name))
         })?;
+        self.attach(Signature { name: key.name.clone(), key_id: key.id, bytes })
+    }
+
+    /// Adds a signature line of any type.
+    ///
+    /// # Errors
+    /// `LIMIT_EXCEEDED` for one signature too many.
+    pub(super) fn attach(&mut self, line: Signature) -> Result<()> {
         if self.signatures.len() >= SIGNATURES_MAX {
             return Err(too_large());
         }
-        self.signatures.push(Signature { name: key.name.clone(), key_id: key.id, bytes });
+        self.signatures.push(line);
         Ok(())
     }
 

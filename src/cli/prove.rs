@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use time::{Duration as Span, OffsetDateTime};
 
 use crate::audit::checkpoint::Checkpoint;
+use crate::audit::cosignature;
 use crate::audit::note::Note;
 use crate::audit::proof::{self, ConsistencyProof, LogProof};
 use crate::audit::prove;
@@ -286,7 +287,10 @@ fn witnesses(note: &Note, files: &[PathBuf]) -> Result<Vec<String>> {
     for file in files {
         let trust: Trust = parse(file)?;
         let keys: Vec<_> = trust.keys().cloned().collect();
-        note.verify(&keys).map_err(|fault| fault.while_doing(format!("the witness of {}", file.display())))?;
+        // Earlier versions countersigned the checkpoint's own text.
+        let cosigned = cosignature::verify(note, &keys).map(drop);
+        let holds = cosigned.or_else(|fault| note.verify(&keys).map(drop).map_err(|_| fault));
+        holds.map_err(|fault| fault.while_doing(format!("the witness of {}", file.display())))?;
         logs.push(trust.log().to_owned());
     }
     Ok(logs)

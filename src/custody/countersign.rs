@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::chain::ChainHash;
 use crate::audit::checkpoint::{self, Checkpoint};
+use crate::audit::cosignature;
 use crate::audit::merkle::TreeHash;
-use crate::audit::note::Note;
+use crate::audit::note::{Note, VerifierKey};
 use crate::audit::proof::ConsistencyProof;
 use crate::audit::trust::Trust;
+use crate::clock;
 use crate::custody::{Custody, DEADLINE_S, performed};
 use crate::error::{Error, Reason, Result};
 use crate::policy::Permit;
@@ -58,7 +60,14 @@ impl Custody {
         let event = performed(permit, &format!("{name} at {}", later.size));
         self.store.commit(Batch { writes, events: vec![event] }).await?;
         let key = self.audit_key().await?;
-        self.sign_note(&key, proof.checkpoint.clone(), Instant::now() + Duration::from_secs(DEADLINE_S)).await
+        let verifier = VerifierKey::new(&checkpoint::origin(&self.store.head().log), &key.record.public)?;
+        let time_s = clock::now_us().unsigned_abs() / 1_000_000;
+        let asked = cosignature::asked(verifier.name(), time_s, &proof.checkpoint)?;
+        let signed = self.sign_note(&key, asked, Instant::now() + Duration::from_secs(DEADLINE_S)).await?;
+        let mut note = proof.checkpoint.clone();
+        let signature = signed.signatures().first().map(|line| line.bytes.as_slice()).unwrap_or_default();
+        cosignature::add(&mut note, &verifier, time_s, signature)?;
+        Ok(note)
     }
 }
 

@@ -228,8 +228,9 @@ impl Custody {
         Ok(None)
     }
 
-    /// Whether a key signs for another log than this one, as far as is known or as the last checkpoints say. An instance
-    /// countersigns the logs of strangers over the same text: such a line, with another name, makes no log that key's.
+    /// Whether a key signs for another log than this one, as far as is known or as the last checkpoints say. Earlier
+    /// versions countersigned the logs of strangers over the same text: such a line, with another name, makes no log that
+    /// key's.
     async fn is_anothers(&self, log: &str, public: &PublicKey) -> Result<bool> {
         let own = self.store.head().log;
         let seen = self.store.list(Kind::Beside, &Seen::name(&own, ""), "", KEYS_MAX).await?;

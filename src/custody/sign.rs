@@ -102,7 +102,7 @@ impl Custody {
     }
 
     /// Signs a note of the log with the audit key. No intent stands before it: the note itself is the record of it,
-    /// and it can say nothing but where a log ends or which key signs for it.
+    /// and it can say nothing but where a log ends, which key signs for it, or that another log's end was seen.
     pub(super) async fn sign_note(&self, key: &Held, mut note: Note, deadline: Instant) -> Result<Note> {
         if key.record.role != KeyRole::Audit {
             return Err(Error::new(Reason::Internal, "only the audit key signs notes"));
