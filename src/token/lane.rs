@@ -88,7 +88,7 @@ impl From<LaneError> for Error {
             LaneError::Unseen { failure, unasked } => {
                 let words = format!("no replica that can be asked shows the key, and {unasked} cannot be asked");
                 Error::new(Reason::TokenUnavailable, words)
-                    .hint(format!("see why, and bring it back: keyward token status"))
+                    .hint("see why, and bring it back: keyward token status")
                     .answered(failure.answer())
                     .detail(failure)
             }

@@ -1,7 +1,7 @@
 //! Callers that have documents signed, one after the other, until they are told to stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,16 +12,18 @@ use super::{Draft, Instance, events};
 /// Callers at work.
 pub(crate) struct Load {
     enough: Arc<AtomicBool>,
+    received: Arc<AtomicUsize>,
     callers: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl Load {
     /// Starts callers as node `node-1`. What they ask for differs by `round`, so that no two signatures are alike.
     pub(crate) async fn start(instance: &Instance, draft: &Draft, round: usize, callers: usize) -> Self {
-        let enough = Arc::new(AtomicBool::new(false));
+        let (enough, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut tasks = Vec::new();
         for caller in 0..callers {
-            let (node, mut draft, enough) = (instance.connect("node-1").await, draft.clone(), enough.clone());
+            let (node, mut draft) = (instance.connect("node-1").await, draft.clone());
+            let (enough, received) = (Arc::clone(&enough), Arc::clone(&received));
             tasks.push(tokio::spawn(async move {
                 let mut answered = Vec::new();
                 for number in 0.. {
@@ -30,14 +32,22 @@ impl Load {
                     }
                     draft.user = format!("user-{round}-{caller}-{number}@example.test");
                     match node.licensing().sign_document(draft.request("clusters/demo")).await {
-                        Ok(signed) => answered.push(signature(&signed.into_inner().document)),
+                        Ok(signed) => {
+                            answered.push(signature(&signed.into_inner().document));
+                            received.fetch_add(1, Ordering::Relaxed);
+                        }
                         Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
                     }
                 }
                 answered
             }));
         }
-        Load { enough, callers: tasks }
+        Load { enough, received, callers: tasks }
+    }
+
+    /// How many answers they have received so far.
+    pub(crate) fn received(&self) -> usize {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Tells them to stop; gives every signature that one of them received.

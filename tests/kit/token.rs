@@ -212,8 +212,22 @@ impl Swtpm {
     /// Replaces it by a fresh one: what TPM2_Clear does to keys.
     pub(crate) fn clear(&mut self) {
         self.stop();
-        fs::remove_dir_all(self.directory.join("swtpm")).unwrap();
+        fs::remove_dir_all(self.state()).unwrap();
         *self = Swtpm::start(&self.directory);
+    }
+
+    /// Replaces it by the one whose state is in another directory.
+    pub(crate) fn replace(&mut self, state: &Path) {
+        self.stop();
+        let own = self.state();
+        fs::remove_dir_all(&own).unwrap();
+        copy_files(state, &own);
+        *self = Swtpm::start(&self.directory);
+    }
+
+    /// Where its state is.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.directory.join("swtpm")
     }
 
     pub(crate) fn stop(&mut self) {

@@ -6,6 +6,8 @@ mod kills;
 mod kit;
 
 mod log;
+mod service_cycles;
+mod size;
 mod token_cycles;
 mod unseal_timing;
 mod verify;

@@ -30,7 +30,11 @@ impl Faulty {
 
     /// Over the device of this profile.
     pub(crate) fn over(profile: &str) -> Faulty {
-        let mut test = TestToken::make(profile, Held::InHost);
+        Faulty::before(TestToken::make(profile, Held::InHost))
+    }
+
+    /// Before this token.
+    pub(crate) fn before(mut test: TestToken) -> Faulty {
         let real = test.profile.module.paths.iter().find(|p| p.is_file()).unwrap().clone();
         let script = test.binding.directory.as_ref().unwrap().join(format!("script-{}", test.binding.serial));
         fs::write(&script, "").unwrap();
