@@ -11,6 +11,7 @@ use keyward::audit::verify::{Report, Verifier};
 use keyward::caller::CallerNote;
 use keyward::store::{Batch, Kind, Sqlite, Store, Vouched, Write, inspect};
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _};
 use tempfile::TempDir;
 
 use crate::kit::postgres::Postgres;
@@ -157,31 +158,42 @@ macro_rules! on_both {
 
 on_both! {
     every_flipped_byte_of_every_record_is_called_an_edit
+    every_flipped_byte_of_every_checkpoint_and_row_is_found_and_named
     what_was_done_to_records_checkpoints_and_rows_is_told_apart
     a_database_of_an_earlier_time_is_found_by_what_was_signed_later
     an_open_intent_that_the_head_passes_over_is_named
 }
 
-async fn every_flipped_byte_of_every_record_is_called_an_edit(place: Place) {
-    use sqlx::{Connection as _, Executor as _};
-    enum Raw {
-        Sqlite(sqlx::SqliteConnection),
-        Postgres(sqlx::PgConnection),
+/// A connection of whoever may write the database.
+enum Raw {
+    Sqlite(sqlx::SqliteConnection),
+    Postgres(sqlx::PgConnection),
+}
+
+impl Raw {
+    async fn to(place: &Place) -> Self {
+        match &place.server {
+            Some(server) => Raw::Postgres(sqlx::PgConnection::connect(&server.url()).await.unwrap()),
+            None => {
+                let file = place.directory.path().join("store.db");
+                Raw::Sqlite(sqlx::SqliteConnection::connect(file.to_str().unwrap()).await.unwrap())
+            }
+        }
     }
-    let mut raw = match &place.server {
-        Some(server) => Raw::Postgres(sqlx::PgConnection::connect(&server.url()).await.unwrap()),
-        None => {
-            let file = place.directory.path().join("store.db");
-            Raw::Sqlite(sqlx::SqliteConnection::connect(file.to_str().unwrap()).await.unwrap())
+
+    async fn edit(&mut self, statement: String) {
+        let statement = sqlx::AssertSqlSafe(statement);
+        match self {
+            Raw::Sqlite(raw) => drop(raw.execute(statement).await.unwrap()),
+            Raw::Postgres(raw) => drop(raw.execute(statement).await.unwrap()),
         }
-    };
+    }
+}
+
+async fn every_flipped_byte_of_every_record_is_called_an_edit(place: Place) {
+    let mut raw = Raw::to(&place).await;
     let mut write = async |seq: usize, record: &[u8]| {
-        let edit = format!("UPDATE entry SET record = {} WHERE seq = {seq}", place.bytes(record));
-        let edit = sqlx::AssertSqlSafe(edit);
-        match &mut raw {
-            Raw::Sqlite(raw) => drop(raw.execute(edit).await.unwrap()),
-            Raw::Postgres(raw) => drop(raw.execute(edit).await.unwrap()),
-        }
+        raw.edit(format!("UPDATE entry SET record = {} WHERE seq = {seq}", place.bytes(record))).await;
     };
     let last = place.records.len() - 1;
     for (seq, record) in place.records.iter().enumerate() {
@@ -196,6 +208,36 @@ async fn every_flipped_byte_of_every_record_is_called_an_edit(place: Place) {
             assert!(finding == "edited" || seq == last && of_last, "{seq} {byte}: {report:?}");
         }
         write(seq, record).await;
+    }
+    assert_eq!(serde_json::to_value(place.report().await.finding).unwrap(), "good");
+}
+
+async fn every_flipped_byte_of_every_checkpoint_and_row_is_found_and_named(place: Place) {
+    let mut raw = Raw::to(&place).await;
+    let log = place.store.head().log;
+    let mut values = Vec::new();
+    for (at, note) in place.store.checkpoints(&log, 0, 10).await.unwrap() {
+        let text = if place.server.is_some() { "convert_from(?, 'UTF8')" } else { "CAST(? AS TEXT)" };
+        let edit = format!("UPDATE checkpoint SET note = {text} WHERE place = {at}");
+        values.push((note.into_bytes(), edit, &["checkpoint-edited", "foreign-key", "spliced"][..]));
+    }
+    for kind in [Kind::Key, Kind::Principal] {
+        for object in place.store.rows(kind, "", 10).await.unwrap() {
+            let edit = format!("UPDATE object SET body = ? WHERE name = '{}'", object.name);
+            values.push((object.body.to_vec(), edit, &["row-edited"][..]));
+        }
+    }
+    assert_eq!(values.len(), 4);
+    for (value, edit, findings) in values {
+        for byte in 0..value.len() {
+            let mut changed = value.clone();
+            changed[byte] ^= 0x01;
+            raw.edit(edit.replace('?', &place.bytes(&changed))).await;
+            let report = place.report().await;
+            let finding = serde_json::to_value(report.finding).unwrap();
+            assert!(findings.iter().any(|expected| finding == *expected), "{edit} {byte}: {report:?}");
+        }
+        raw.edit(edit.replace('?', &place.bytes(&value))).await;
     }
     assert_eq!(serde_json::to_value(place.report().await.finding).unwrap(), "good");
 }
