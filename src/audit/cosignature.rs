@@ -131,7 +131,7 @@ mod tests {
         assert!(verify(&with(5, later), keys).is_err(), "another time");
         let renamed = VerifierKey::new(&origin("a"), &witness.key.public_key()).unwrap();
         let taken = Signature { name: origin("a"), key_id: renamed.id(), bytes: line.bytes[TIME_BYTES..].to_vec() };
-        assert!(Checkpoint::open(&with(5, taken), &[renamed.clone()]).is_err(), "the log's own signature");
+        assert!(Checkpoint::open(&with(5, taken), std::slice::from_ref(&renamed)).is_err(), "the log's own signature");
         let taken = Signature { name: origin("a"), key_id: id(&renamed), ..line };
         assert!(verify(&with(5, taken), &[renamed]).is_err(), "another cosigner");
         assert!(verify(&with(5, Signature { bytes: vec![1], ..note.signatures()[1].clone() }), keys).is_err());

@@ -67,7 +67,7 @@ struct Other {
 /// What a look at the end of another log led to.
 enum Vouched {
     /// It counts, and this is to be kept with what is told of it.
-    As(Other, Option<Write>),
+    As(Box<Other>, Option<Write>),
     /// Not yet, and why.
     No(String),
 }
@@ -144,7 +144,7 @@ impl Custody {
                 other.next = other.next.max(seq + 1);
                 batch.events.push(event);
             }
-            others.insert(head.log, other);
+            others.insert(head.log, *other);
         }
         if !batch.events.is_empty() || !batch.writes.is_empty() {
             self.store.commit(batch).await?;
@@ -197,7 +197,7 @@ impl Custody {
             vouch::had(store, named).await?;
         }
         other.named = named;
-        Ok(Vouched::As(other, keep))
+        Ok(Vouched::As(Box::new(other), keep))
     }
 
     /// The audit key that signed a checkpoint of another log, if a token shows it. What the database says of keys is no
