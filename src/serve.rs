@@ -214,7 +214,10 @@ async fn run(
         };
         let probe_keys = tokio::spawn(Arc::clone(&door.custody).make_probe_keys(start.caller.clone()));
         // A token that says nothing keeps no node waiting: its key comes when it can.
-        let _ = tokio::time::timeout(PROBE_KEYS, probe_keys).await;
+        tokio::select! {
+            _ = tokio::time::timeout(PROBE_KEYS, probe_keys) => {}
+            () = until(stopped.clone()) => return Ok(()),
+        }
         let (nodes, joiners) = (listen("api.listen", nodes)?, listen("join.listen", joiners)?);
         opened.store(true, Ordering::Relaxed);
         services.report(is_open(&door.custody, &opened, &records), &door.custody.readiness()).await;
@@ -297,7 +300,7 @@ async fn certify(door: &Door, start: &Start<'_, impl Fn(Told<'_>)>) -> Result<Id
             Err(fault) => Err(fault),
         };
         match certified {
-            Err(fault) if fault.fault() == Fault::Token || (!asked && fault.reason() == Reason::ObjectAltered) => {
+            Err(fault) if may_pass(&fault, asked) => {
                 if !waits {
                     (start.told)(Told::Waiting(&fault));
                 }
@@ -307,6 +310,12 @@ async fn certify(door: &Door, start: &Start<'_, impl Fn(Told<'_>)>) -> Result<Id
             certified => return certified,
         }
     }
+}
+
+/// Whether what keeps this server from being certified may be over by itself, or by a person's login.
+fn may_pass(fault: &Error, asked: bool) -> bool {
+    let is_away = fault.fault() == Fault::Token || fault.reason() == Reason::StoreUnavailable;
+    is_away || (!asked && fault.reason() == Reason::ObjectAltered)
 }
 
 /// Whether the TLS authority's key can be used. With a token that could not be asked before, other logs may count now.

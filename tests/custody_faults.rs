@@ -15,7 +15,7 @@ use keyward::grpc::v1;
 use serde_json::Value;
 
 use crate::kit::token::faulty::faulty_profile;
-use crate::kit::{Draft, Instance, events, eventually, keyward};
+use crate::kit::{Draft, Instance, KEYWARD, events, eventually, keyward};
 use crate::store_away::Holder;
 use crate::tokens::{kill_host, replica};
 
@@ -160,9 +160,11 @@ async fn what_a_device_shows_while_the_service_is_stopping_is_durable_though_nob
     let audit = faulty.instance.json(&["key", "get", "keys/audit"])["id"].as_str().unwrap().to_owned();
     faulty.script(&format!("C_FindObjectsInit always swap {id} {audit}\nC_GetAttributeValue 1 delay 4000"));
     kill_host(&faulty.instance, "main");
-    let mut request = tonic::Request::new(faulty.request());
-    request.set_timeout(Duration::from_millis(1500));
-    node.licensing().sign_document(request).await.unwrap_err();
+    let request = faulty.request();
+    let caller = tokio::spawn(async move { node.licensing().sign_document(request).await.map(drop) });
+    eventually("the device is asked", || faulty.instance.path("script.line1.0").exists());
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
     assert_eq!(faulty.instance.stop(), Some(0));
     // The next run finds nothing of it by itself.
     faulty.script("");
@@ -196,6 +198,23 @@ async fn a_pin_refused_long_after_the_start_is_latched_for_the_next_start_too() 
     faulty.instance.wait_for_line("ready");
     faulty.sign(&faulty.node().await).await.unwrap();
     faulty.instance.log();
+}
+
+/// A store that is away when a login ends has not lost the login.
+#[test]
+fn a_login_whose_end_cannot_be_recorded_at_once_latches_nothing() {
+    let mut faulty = Faulty::new();
+    assert_eq!(faulty.instance.stop(), Some(0));
+    faulty.script("C_Login 1 delay 1500");
+    faulty.instance.launch(Command::new(KEYWARD).arg("serve").arg(faulty.instance.data()));
+    eventually("the login is under way", || faulty.instance.path("script.line0.0").exists());
+    let mut holder = Holder::new(&faulty.instance);
+    // Longer than the login, and than SQLite waits for a lock.
+    std::thread::sleep(Duration::from_secs(8));
+    holder.end();
+    faulty.instance.wait_for_line("ready");
+    let main = replica(&faulty.instance, "main");
+    assert!(main["latched"] == "" && main["health"] == "healthy", "{main}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

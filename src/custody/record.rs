@@ -18,6 +18,8 @@ use crate::token::{Evidence, KeyRef};
 /// Time for a login to a device, which one instance at a time makes, in seconds: the longest that a host is waited for with
 /// its PIN, and then some for the records around it.
 const LOGIN_S: u32 = 45;
+/// How long a store that fails is tried to be told of a login's end, in seconds. A login takes the rest of its lease at most.
+const LIFT_S: u64 = 20;
 /// How often to ask whether the other instance has ended its login, in milliseconds.
 const AGAIN_MS: u64 = 200;
 
@@ -217,13 +219,25 @@ impl Standing {
                 })
                 .await
             }
-            Ok(()) => Standing::change(store, device, "logged-in", &service, "", |s| s.latched = None).await,
-            Err(fault) => {
-                Standing::change(store, device, "login-not-made", &service, fault.message(), |s| s.latched = None).await
-            }
+            Ok(()) => Standing::lift(store, device, "logged-in", "").await,
+            Err(fault) => Standing::lift(store, device, "login-not-made", fault.message()).await,
         };
         // The login's own failure says more than the store's, and the latch is durable either way.
         done.and(recorded)
+    }
+
+    /// Takes off that a login is under way, once its end is known and was no refusal. A store that is away just then is
+    /// tried for a while: what is not recorded is a latch.
+    async fn lift(store: &dyn Store, device: &str, state: &str, reason: &str) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(LIFT_S);
+        loop {
+            match Standing::change(store, device, state, &CallerNote::service(), reason, |s| s.latched = None).await {
+                Err(fault) if fault.reason() == Reason::StoreUnavailable && Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Changes a token's standing and records who did it and why.

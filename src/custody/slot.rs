@@ -11,7 +11,7 @@ use crate::custody::record::{Standing, standing_of};
 use crate::error::{Error, Reason, Result};
 use crate::key::Hash;
 use crate::secret::Pin;
-use crate::store::Store;
+use crate::store::{Kind, Store};
 use crate::token::host::{HostToken, ReadPin};
 use crate::token::lane::{Lane, LaneError};
 use crate::token::replica::{Health, Replicas};
@@ -317,13 +317,13 @@ async fn keep(
 ) -> bool {
     let kept = async {
         let (mut standing, _) = Standing::of(store, device).await?;
-        match hold(&mut standing) {
-            Some(_) => Ok(()),
-            None => {
-                let change = |standing: &mut Standing| *hold(standing) = Some(why.to_owned());
-                Standing::change(store, device, state, &CallerNote::service(), why, change).await
-            }
+        // What only a log says that does not count, that log may take back.
+        let is_claimed = store.claimed(Kind::Token, device).await?.is_some_and(|claimed| claimed.by.is_some());
+        if hold(&mut standing).is_some() && !is_claimed {
+            return Ok(());
         }
+        let change = |standing: &mut Standing| *hold(standing) = Some(why.to_owned());
+        Standing::change(store, device, state, &CallerNote::service(), why, change).await
     };
     let kept = kept.await;
     if let Err(fault) = &kept {

@@ -123,12 +123,15 @@ impl Custody {
         }
     }
 
-    /// Whether no replica of a token shows its probe key, as each of them says; then that is recorded.
+    /// Whether no replica of a token that can be asked shows its probe key; then that is recorded.
     async fn has_lost(&self, slot: &Slot, key: &KeyRecord) -> bool {
         let id = key.id;
         let look = move |token: &dyn Token| token.public_key(id).map(drop);
         match slot.replicas.run(Priority::Upkeep, Instant::now() + LOOK, look).await {
-            Err(LaneError::Failed(failure)) if failure.class == Class::KeyMissing => {
+            // Others may have it that cannot be asked now: it is worth less than a replica that cannot be tried out without.
+            Err(LaneError::Failed(failure) | LaneError::Unseen { failure, .. })
+                if failure.class == Class::KeyMissing =>
+            {
                 self.miss(&key.name, &failure.to_string()).await;
                 true
             }

@@ -104,7 +104,7 @@ impl Services {
     }
 
     /// Says to health checks that this instance serves no more, and ends the streams of those that watch: they would keep
-    /// it from ending. Tokens are given as to [`Services::report`].
+    /// it from ending. Who asks once more on an old connection hears `NOT_FOUND`. Tokens are given as to [`Services::report`].
     pub async fn stop(&self, tokens: &[(String, bool, bool)]) {
         let tokens = tokens.iter().map(|(name, ..)| format!("tokens/{name}"));
         let services = USE_KEYS.iter().chain(USE_RECORDS).chain([&STORE_SPACE]).map(|service| (*service).to_owned());

@@ -297,13 +297,21 @@ impl HostToken {
         if !found.wants_pin {
             return found.into_result().map(|()| (host, idle));
         }
-        let read = match (pin, &self.read_pin) {
-            (None, Some(read)) => Some(read()?),
-            _ => None,
+        let read = || match (pin, &self.read_pin) {
+            (None, Some(read)) => read().map(Some),
+            _ => Ok(None),
         };
-        let Some(pin) = pin.or(read.as_ref()) else { return Err(not_logged_in().into()) };
+        // A source that cannot be read is no login, and nothing is recorded of one.
+        let read_before = read()?;
+        if pin.or(read_before.as_ref()).is_none() {
+            return Err(not_logged_in().into());
+        }
+        drop(read_before);
         self.lock().logging_in = true;
         (self.around_login)(&mut || {
+            // The login may have waited for that of another instance: the PIN is the one that is there now.
+            let read = read()?;
+            let Some(pin) = pin.or(read.as_ref()) else { return Err(not_logged_in().into()) };
             control.write_frame(pin.expose().as_bytes()).map_err(unopened)?;
             control.read_message::<Opened>().map_err(|e| self.unknown_login(&e))?.into_result()
         })?;
