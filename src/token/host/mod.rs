@@ -32,6 +32,8 @@ pub use serve::serve;
 const HOST: &str = "token host";
 /// So many hosts may be held by their driver beyond their end before no more are started.
 const HELD_MAX: usize = 2;
+/// Longest wait for a killed host to end, which takes a moment on a busy machine.
+const END_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for a host to open its token.
 const OPEN_MAX: Duration = Duration::from_secs(15);
 
@@ -270,6 +272,10 @@ impl HostToken {
     fn spawn(&self, pin: Option<&Pin>) -> Result<(Host, Vec<Channel>)> {
         let failed = |e: io::Error| Error::new(Reason::TokenUnavailable, "the token host cannot be started").detail(e);
         // This token holds it too. A process within a driver that hangs does not end before that does: more would help nobody.
+        let end = Instant::now() + END_MAX;
+        while Arc::strong_count(&self.living) > HELD_MAX && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if Arc::strong_count(&self.living) > HELD_MAX {
             let words = format!("{HELD_MAX} token hosts of {} were killed and do not end", self.binding.name);
             return Err(Error::new(Reason::TokenUnavailable, words)
