@@ -302,7 +302,9 @@ fn next(replica: &v1::Replica, serves: bool) -> Option<String> {
     }
     match replica.health.as_str() {
         "waiting" => Some(format!("keyward token login {name}{others}")),
-        "failed" => Some(format!("bring the device back; it is tried all the time and serves then{others}")),
+        "failed" => Some(format!(
+            "bring the device back, or what else the reason names; it is tried all the time and serves then{others}"
+        )),
         _ => None,
     }
 }
