@@ -13,6 +13,7 @@ mod given_up;
 mod instances;
 mod kit;
 mod licensing;
+mod log_tails;
 mod merkle;
 mod other_logs;
 mod proofs;

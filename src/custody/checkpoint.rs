@@ -13,7 +13,7 @@ use crate::audit::note::{Note, VerifierKey};
 use crate::audit::others::Others;
 use crate::audit::trust::Trust;
 use crate::custody::anchor::LogFiles;
-use crate::custody::{Custody, DEADLINE_S, GivenUp, Held, KeyRecord, others, performed};
+use crate::custody::{Custody, DEADLINE_S, GivenUp, Held, KeyRecord, others, performed, vouch};
 use crate::error::{Error, Reason, Result};
 use crate::faultpoint;
 use crate::key::KeyState;
@@ -433,8 +433,11 @@ impl Custody {
         if let Some(words) = told.lost(heads.iter().map(|head| (head.log.as_str(), head.size))) {
             return broken(&words);
         }
-        // Of a log that does not count nothing is stated, unless it was stated before, or these records tell of it.
         let before = last.map(|signed| signed.checkpoint.others.as_slice()).unwrap_or_default();
+        for other in before {
+            vouch::had(self.store.as_ref(), other).await.map_err(|fault| self.judged(fault))?;
+        }
+        // Of a log that does not count nothing is stated, unless it was stated before, or these records tell of it.
         let stated = before.iter().map(|other| other.log.as_str()).chain(told.last().map(|(log, ..)| log));
         let stated: BTreeSet<&str> = stated.collect();
         let counts = |log: &str| self.ledger.others.count(log) || stated.contains(log);

@@ -68,8 +68,27 @@ struct Other {
 enum Vouched {
     /// It counts, and this is to be kept with what is told of it.
     As(Box<Other>, Option<Write>),
+    /// It counts by what was signed of it before, and why not by more.
+    AsBefore(Box<Other>, String),
     /// Not yet, and why.
     No(String),
+}
+
+/// What is signed of another log now.
+enum SignedNow {
+    /// By a key of that log: its checkpoint, and what is to be kept of the key.
+    By(String, Checkpoint, Option<Write>),
+    /// Nothing that counts, and why.
+    Nothing(String),
+}
+
+impl Looks {
+    /// Says once that nothing more of a log counts.
+    fn doubt(&mut self, log: &str, counts: &str, why: &str) {
+        if self.doubted.insert(log.to_owned()) {
+            tracing::warn!("log {log} of the database {counts}: {why}");
+        }
+    }
 }
 
 impl Others {
@@ -99,14 +118,15 @@ impl Custody {
         let mut looks = self.ledger.others.looks.lock().await;
         let heads = self.store.heads().await?;
         let known = self.ledger.others.known();
-        for (log, Other { next, .. }) in &known {
+        for (log, Other { next, end, .. }) in &known {
+            let there = end.as_ref().map_or(*next, |end| end.size.max(*next));
             match heads.iter().find(|head| head.log == *log) {
                 None => {
                     let words = format!("log {log} is no longer in the store");
                     return Err(self.contradicted(Error::new(Reason::LogMissing, words)));
                 }
-                Some(head) if head.size < *next => {
-                    let words = format!("log {log} ends after {} records; {next} were there", head.size);
+                Some(head) if head.size < there => {
+                    let words = format!("log {log} ends after {} records; {there} were there", head.size);
                     return Err(self.contradicted(Error::new(Reason::StoreRewound, words)));
                 }
                 Some(_) => {}
@@ -127,11 +147,13 @@ impl Custody {
                     batch.writes.extend(keep);
                     other
                 }
+                Vouched::AsBefore(other, why) => {
+                    looks.doubt(&head.log, "counts as it did", &why);
+                    others.insert(head.log, *other);
+                    continue;
+                }
                 Vouched::No(why) => {
-                    if looks.doubted.insert(head.log.clone()) {
-                        let counts = if before.is_some() { "counts as it did" } else { "does not count" };
-                        tracing::warn!("log {} of the database {counts}: {why}", head.log);
-                    }
+                    looks.doubt(&head.log, "does not count", &why);
                     continue;
                 }
             };
@@ -156,40 +178,29 @@ impl Custody {
     }
 
     /// Looks whether another log counts: whether its last checkpoint is signed with a key that is known to be its, or that
-    /// a token shows to be an audit key, and whether the log is what was signed, and continues what it was.
+    /// a token shows to be an audit key, and whether the log is what was signed. One that counted must continue what it
+    /// was in any case: what that is no key is needed for.
     async fn vouch(&self, head: &Head, before: Option<&Other>) -> Result<Vouched> {
         let (store, log) = (self.store.as_ref(), &head.log);
         let mut other = before.cloned().unwrap_or_default();
-        let mut keep = None;
+        let (mut keep, mut newest, mut doubt) = (None, None, None);
         if before.is_none() || store.last_checkpoint(log).await?.as_ref() != Some(&other.note) {
-            let beside = Beside::of(store, log).await?;
-            if beside.is_given_up() || self.ledger.others.passed_over.contains(log) {
-                return Ok(Vouched::No("a person has given it up".to_owned()));
+            match self.signed_now(log, before.is_some()).await? {
+                SignedNow::By(_, signed, _) if signed.size < other.signed => {
+                    return Err(vouch::broken(log, &format!("one over {} records was there before", other.signed)));
+                }
+                SignedNow::By(text, signed, write) => (newest, keep) = (Some((text, signed)), write),
+                SignedNow::Nothing(why) if before.is_none() => return Ok(Vouched::No(why)),
+                SignedNow::Nothing(why) => doubt = Some(why),
             }
-            let (text, signed) = match beside.newest(store, log).await? {
-                Newest::None(why) => return Ok(Vouched::No(why.to_owned())),
-                Newest::Seen(text, signed) => (text, signed),
-                Newest::Unseen(text, note, signed) => match self.shown_key(&note, &signed).await? {
-                    Some(key) => {
-                        keep = Some(beside.with(&key)?);
-                        (text, signed)
-                    }
-                    None if before.is_none() => match beside.newest_seen(store, log).await? {
-                        Some(older) => older,
-                        None => return Ok(Vouched::No(NOT_SHOWN.to_owned())),
-                    },
-                    None => return Ok(Vouched::No(NOT_SHOWN.to_owned())),
-                },
-            };
-            if signed.size < other.signed {
-                return Err(vouch::broken(log, &format!("one over {} records was there before", other.signed)));
-            }
-            let known = other.end.take().unwrap_or_else(|| vouch::signed_end(&signed));
+        }
+        let signed_end = || newest.as_ref().map(|(_, signed)| vouch::signed_end(signed));
+        if let Some(known) = other.end.take().or_else(signed_end) {
             other.end = Some(vouch::follow(store, known, head).await?);
+        }
+        if let Some((text, signed)) = newest {
             vouch::held(store, head, &signed).await?;
             (other.note, other.signed) = (text, signed.size);
-        } else if let Some(known) = other.end.take() {
-            other.end = Some(vouch::follow(store, known, head).await?);
         }
         // It may have been signed for behind the place up to which it was followed then.
         let named = self.signed_for(log);
@@ -197,7 +208,33 @@ impl Custody {
             vouch::had(store, named).await?;
         }
         other.named = named;
-        Ok(Vouched::As(Box::new(other), keep))
+        Ok(match doubt {
+            None => Vouched::As(Box::new(other), keep),
+            Some(why) => Vouched::AsBefore(Box::new(other), why),
+        })
+    }
+
+    /// What is signed of another log now with a key that is known to be its, or that a token shows; of one that does not
+    /// count yet, by whatever checkpoint.
+    async fn signed_now(&self, log: &str, counts: bool) -> Result<SignedNow> {
+        let store = self.store.as_ref();
+        let beside = Beside::of(store, log).await?;
+        if beside.is_given_up() || self.ledger.others.passed_over.contains(log) {
+            return Ok(SignedNow::Nothing("a person has given it up".to_owned()));
+        }
+        let (text, note, signed) = match beside.newest(store, log).await? {
+            Newest::None(why) => return Ok(SignedNow::Nothing(why.to_owned())),
+            Newest::Seen(text, signed) => return Ok(SignedNow::By(text, signed, None)),
+            Newest::Unseen(text, note, signed) => (text, note, signed),
+        };
+        if let Some(key) = self.shown_key(&note, &signed).await? {
+            return Ok(SignedNow::By(text, signed, Some(beside.with(&key)?)));
+        }
+        let older = if counts { None } else { beside.newest_seen(store, log).await? };
+        Ok(match older {
+            Some((text, signed)) => SignedNow::By(text, signed, None),
+            None => SignedNow::Nothing(NOT_SHOWN.to_owned()),
+        })
     }
 
     /// The audit key that signed a checkpoint of another log, if a token shows it. What the database says of keys is no
@@ -250,7 +287,7 @@ impl Custody {
     }
 
     /// A failure to look at another log: if it is that of the log, no more acts in this run.
-    fn judged(&self, fault: Error) -> Error {
+    pub(super) fn judged(&self, fault: Error) -> Error {
         if vouch::contradicts(&fault) { self.contradicted(fault) } else { fault }
     }
 

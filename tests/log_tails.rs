@@ -1,0 +1,128 @@
+//! What another log has behind its last checkpoint: nobody writes it anew unseen.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+
+use keyward::audit::chain::{ChainHash, Head};
+use keyward::audit::checkpoint::Checkpoint;
+use keyward::audit::merkle::{Frontier, TreeHash};
+use keyward::audit::record::{Event, Moment};
+use sqlx::Connection as _;
+
+use crate::kit::postgres::Postgres;
+use crate::kit::{Instance, eventually, until_serving};
+use crate::other_logs::{log_of, opened, put, two};
+use crate::tamper::Signer;
+
+/// Writes the records of a log anew from a place on: that one and one more.
+async fn rewrite(server: &Postgres, log: &str, from: u64) {
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let records = format!("SELECT record FROM entry WHERE log_id = '{log}' AND seq < {from} ORDER BY seq");
+    let records: Vec<Vec<u8>> =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(records)).fetch_all(&mut database).await.unwrap();
+    let (mut head, mut tree) = (Head::empty(log), Frontier::default());
+    for record in records {
+        head.follow(&record).unwrap();
+        tree.append(TreeHash::leaf(&record), |_, _, _| {});
+    }
+    server.sql(&format!("DELETE FROM entry WHERE log_id = '{log}' AND seq >= {from}"));
+    for event in [opened(), Event::LogClosed {}] {
+        let seq = head.size;
+        let record = head.append(&event.bytes().unwrap(), &Moment::of(head.time_us)).unwrap().bytes;
+        tree.append(TreeHash::leaf(&record), |_, _, _| {});
+        put(&mut database, &format!("INSERT INTO entry VALUES ('{log}', {seq}, $1)"), record).await;
+    }
+    let end = format!("size = {}, chain = '\\x{}', frontier = $1", head.size, head.chain);
+    put(&mut database, &format!("UPDATE log SET {end} WHERE log_id = '{log}'"), tree.to_bytes()).await;
+}
+
+fn size_of(instance: &Instance) -> u64 {
+    fs::read_to_string(instance.export().join("audit.checkpoint")).unwrap().lines().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tail_of_another_log_is_not_written_anew_though_the_checkpoint_over_it_is_taken_away() {
+    let server = Postgres::start();
+    let (mut first, second) = two(&server);
+    let log = log_of(&second);
+    let newest = format!("(SELECT max(place) FROM checkpoint WHERE log_id = '{log}')");
+    let last: i64 = {
+        let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+        let last = format!("SELECT max(seq) FROM entry WHERE log_id = '{log}'");
+        sqlx::query_scalar(sqlx::AssertSqlSafe(last)).fetch_one(&mut database).await.unwrap()
+    };
+    for table in ["log", "entry", "checkpoint"] {
+        server.sql(&format!("CREATE TABLE kept_{table} AS SELECT * FROM {table}"));
+    }
+    let put_back = || {
+        for table in ["log", "entry", "checkpoint"] {
+            server.sql(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM kept_{table}"));
+        }
+    };
+    // The end of the log was signed for by the first.
+    server.sql(&format!("DELETE FROM checkpoint WHERE log_id = '{log}' AND place = {newest}"));
+    rewrite(&server, &log, last.unsigned_abs()).await;
+    let said = first.serve_fails().refused(74, "STORE_FORKED");
+    assert!(said.contains(&log), "{said}");
+    put_back();
+    // One record in the midst of what only the first has signed for, and not the last.
+    server.sql(&format!(
+        "DELETE FROM checkpoint WHERE log_id = '{log}' AND place = {newest}; \
+         UPDATE entry SET record = convert_to(replace(convert_from(record, 'UTF8'), 'local-operator', 'l0cal-operator'), \
+         'UTF8') WHERE log_id = '{log}' AND seq < {last} AND seq >= (SELECT split_part(note, chr(10), 2)::bigint \
+         FROM checkpoint WHERE log_id = '{log}' AND place = {newest})"
+    ));
+    let said = first.serve_fails().refused(74, "STORE_FORKED");
+    assert!(said.contains(&log), "{said}");
+    put_back();
+    // Nothing that was ever signed is left.
+    server.sql(&format!("DELETE FROM checkpoint WHERE log_id = '{log}'"));
+    let said = first.serve_fails().refused(74, "CHECKPOINT_BROKEN");
+    assert!(said.contains(&log), "{said}");
+    put_back();
+    first.start();
+}
+
+/// Stops an instance in the midst of what only another one has signed for, which runs on, and writes that anew; before
+/// that, if wanted, puts a checkpoint there that is none of that log's.
+async fn rewrite_beside_one_that_runs(with_checkpoint: bool) {
+    let server = Postgres::start();
+    let (mut first, mut second) = two(&server);
+    let log = log_of(&second);
+    first.start();
+    second.start();
+    second.node("demo", "node-2");
+    let signed = size_of(&second);
+    second.node("demo", "node-3");
+    second.kill();
+    eventually("the first has signed for all that the second wrote", || {
+        let checkpoint = fs::read_to_string(first.export().join("audit.checkpoint")).unwrap();
+        let named = checkpoint.lines().find(|line| line.contains(&format!("other {log} "))).unwrap();
+        named.split(' ').nth(2).unwrap().parse::<u64>().unwrap() > signed + 3
+    });
+    assert!(first.is_serving("").await);
+    if with_checkpoint {
+        let (root, chain) = (TreeHash::empty(), ChainHash::ZERO);
+        let strange = Checkpoint { log: log.clone(), size: signed + 1, root, chain, others: vec![] };
+        let note = Signer::new(&log).sign(strange.note().unwrap());
+        let place = format!("(SELECT max(place) + 1 FROM checkpoint WHERE log_id = '{log}')");
+        server.sql(&format!("INSERT INTO checkpoint VALUES ('{log}', {place}, '{note}')"));
+        let warned = || fs::read_to_string(first.path("serve.log")).unwrap().contains("counts as it did");
+        eventually("it has looked at that checkpoint", warned);
+    }
+    rewrite(&server, &log, signed + 2).await;
+    until_serving(&first, false).await;
+    let said = first.cli(&["key", "create", "demo"]);
+    assert_ne!(said.code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_unsigned_tail_of_a_log_is_not_written_anew_unseen_beside_an_instance_that_runs() {
+    rewrite_beside_one_that_runs(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_counts_is_followed_on_though_its_last_checkpoint_is_none_of_its_own() {
+    rewrite_beside_one_that_runs(true).await;
+}
