@@ -420,6 +420,29 @@ async fn a_log_that_an_instance_countersigned_does_not_count_by_that_signature_u
     first.cli(&["cluster", "get", "demo"]).refused(74, "OBJECT_ALTERED");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_checkpoints_of_a_log_that_does_not_count_are_looked_through_once_in_a_run() {
+    let server = Postgres::start();
+    let (mut first, second) = two(&server);
+    let log = log_of(&second);
+    let (root, chain) = (TreeHash::empty(), ChainHash::ZERO);
+    let strange = Checkpoint { log: log.clone(), size: 1, root, chain, others: vec![] };
+    let note = Signer::new(&log).sign(strange.note().unwrap());
+    let last = format!("SELECT max(place) FROM checkpoint WHERE log_id = '{log}'");
+    let more = format!("SELECT '{log}', ({last}) + n, '{note}' FROM generate_series(1, 100001) n");
+    server.sql(&format!("INSERT INTO checkpoint {more}; ANALYZE checkpoint"));
+    first.start();
+    let said = fs::read_to_string(first.path("serve.log")).unwrap();
+    assert!(said.contains(&format!("log {log} of the database does not count")), "{said}");
+    // There is a look each second.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let read = "SELECT (coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables \
+                WHERE relname = 'checkpoint'";
+    let read: i64 = sqlx::query_scalar(read).fetch_one(&mut database).await.unwrap();
+    assert!(read < 350_000, "{read} checkpoints were read");
+}
+
 #[test]
 fn a_checkpoint_names_each_log_that_its_records_tell_of() {
     let server = Postgres::start();

@@ -46,7 +46,8 @@ pub(super) struct Others {
 struct Looks {
     /// Whether anybody has looked in this run.
     any: bool,
-    /// Logs of which it was said that nothing more of them counts.
+    /// Logs of which it was said that nothing more of them counts. Of one that does not count at all, the checkpoints
+    /// before the last were looked through then.
     doubted: BTreeSet<String>,
 }
 
@@ -140,7 +141,7 @@ impl Custody {
             if before.is_some_and(|other| other.next == head.size && other.signed == head.size) {
                 continue;
             }
-            let vouched = self.vouch(&head, before).await.map_err(|fault| self.judged(fault))?;
+            let vouched = self.vouch(&head, before, &looks).await.map_err(|fault| self.judged(fault))?;
             let mut other = match vouched {
                 Vouched::As(other, keep) => {
                     looks.doubted.remove(&head.log);
@@ -180,12 +181,13 @@ impl Custody {
     /// Looks whether another log counts: whether its last checkpoint is signed with a key that is known to be its, or that
     /// a token shows to be an audit key, and whether the log is what was signed. One that counted must continue what it
     /// was in any case: what that is no key is needed for.
-    async fn vouch(&self, head: &Head, before: Option<&Other>) -> Result<Vouched> {
+    async fn vouch(&self, head: &Head, before: Option<&Other>, looks: &Looks) -> Result<Vouched> {
         let (store, log) = (self.store.as_ref(), &head.log);
         let mut other = before.cloned().unwrap_or_default();
         let (mut keep, mut newest, mut doubt) = (None, None, None);
         if before.is_none() || store.last_checkpoint(log).await?.as_ref() != Some(&other.note) {
-            match self.signed_now(log, before.is_some()).await? {
+            let looks_back = before.is_none() && !looks.doubted.contains(log);
+            match self.signed_now(log, looks_back).await? {
                 SignedNow::By(_, signed, _) if signed.size < other.signed => {
                     return Err(vouch::broken(log, &format!("one over {} records was there before", other.signed)));
                 }
@@ -214,9 +216,9 @@ impl Custody {
         })
     }
 
-    /// What is signed of another log now with a key that is known to be its, or that a token shows; of one that does not
-    /// count yet, by whatever checkpoint.
-    async fn signed_now(&self, log: &str, counts: bool) -> Result<SignedNow> {
+    /// What is signed of another log now with a key that is known to be its, or that a token shows: by its last checkpoint,
+    /// or by an earlier one, if wanted.
+    async fn signed_now(&self, log: &str, looks_back: bool) -> Result<SignedNow> {
         let store = self.store.as_ref();
         let beside = Beside::of(store, log).await?;
         if beside.is_given_up() || self.ledger.others.passed_over.contains(log) {
@@ -230,7 +232,7 @@ impl Custody {
         if let Some(key) = self.shown_key(&note, &signed).await? {
             return Ok(SignedNow::By(text, signed, Some(beside.with(&key)?)));
         }
-        let older = if counts { None } else { beside.newest_seen(store, log).await? };
+        let older = if looks_back { beside.newest_seen(store, log).await? } else { None };
         Ok(match older {
             Some((text, signed)) => SignedNow::By(text, signed, None),
             None => SignedNow::Nothing(NOT_SHOWN.to_owned()),

@@ -104,6 +104,9 @@ impl Beside {
     /// `CHECKPOINT_BROKEN` if it is not as that key signed it, or none is left; those of the store.
     pub(super) async fn newest_seen(&self, store: &dyn Store, log: &str) -> Result<Option<(String, Checkpoint)>> {
         let keys = self.seen.keys()?;
+        if keys.is_empty() {
+            return Ok(None);
+        }
         let mut before = u64::MAX;
         for _ in 0..BACK_MAX / u64::from(PAGE) {
             let page = store.checkpoints_before(log, before, PAGE).await?;
