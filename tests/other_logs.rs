@@ -57,12 +57,11 @@ pub(crate) fn verified(instance: &Instance, more: &[&str]) -> (Option<i32>, Valu
 
 /// Invents a log: whole, with its head, signed by a key that a row calls its audit key, and with a change of `clusters/demo`.
 /// Gives its checkpoint and its trust.
-pub(crate) async fn invent(server: &Postgres, log: &str) -> (String, String) {
-    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+async fn invent(database: &mut sqlx::PgConnection, log: &str) -> (String, String) {
     let row = "SELECT body, version FROM object WHERE name = $1";
     let (cluster, version): (Vec<u8>, i64) =
-        sqlx::query_as(row).bind("clusters/demo").fetch_one(&mut database).await.unwrap();
-    let (key, _): (Vec<u8>, i64) = sqlx::query_as(row).bind("keys/audit").fetch_one(&mut database).await.unwrap();
+        sqlx::query_as(row).bind("clusters/demo").fetch_one(&mut *database).await.unwrap();
+    let (key, _): (Vec<u8>, i64) = sqlx::query_as(row).bind("keys/audit").fetch_one(&mut *database).await.unwrap();
     let signer = Signer::new(log);
     let name = format!("keys/audit-{log}");
     let mut key: Value = serde_json::from_slice(&key).unwrap();
@@ -71,10 +70,10 @@ pub(crate) async fn invent(server: &Postgres, log: &str) -> (String, String) {
     let key = serde_json_canonicalizer::to_vec(&key).unwrap();
     let cluster = String::from_utf8(cluster).unwrap().replace("demo.example", "evil.example").into_bytes();
     let events = [opened(), changed("key", &name, 1, &key), changed("cluster", "clusters/demo", version + 1, &cluster)];
-    let made = write_log(&mut database, &signer, log, &events).await;
-    put(&mut database, &format!("INSERT INTO object VALUES ('key', '{name}', 1, $1)"), key).await;
+    let made = write_log(database, &signer, log, &events).await;
+    put(database, &format!("INSERT INTO object VALUES ('key', '{name}', 1, $1)"), key).await;
     let edit = "UPDATE object SET version = version + 1, body = $1 WHERE name = 'clusters/demo'";
-    put(&mut database, edit, cluster).await;
+    put(database, edit, cluster).await;
     made
 }
 
@@ -139,7 +138,8 @@ async fn a_log_that_was_invented_with_its_audit_key_counts_nowhere_and_is_named(
     first.start();
     first.cluster("demo");
     let log = "11111111-2222-4333-8444-555555555555";
-    invent(&server, log).await;
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    invent(&mut database, log).await;
     let said = first.cli(&["cluster", "get", "demo"]).refused(74, "OBJECT_ALTERED");
     assert!(said.contains(log) && said.contains("not signed by an audit key of this custody"), "{said}");
     assert!(events(&first.log(), "other-log").is_empty(), "nothing is told of it");
@@ -152,6 +152,42 @@ async fn a_log_that_was_invented_with_its_audit_key_counts_nowhere_and_is_named(
     // Nor does the next run take it.
     first.start();
     first.cli(&["cluster", "get", "demo"]).refused(74, "OBJECT_ALTERED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_log_that_begins_while_the_verifier_reads_are_not_called_edited() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    first.start();
+    first.cluster("demo");
+    assert_eq!(first.stop(), Some(0));
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    // The logs are read, and the rows are not yet.
+    let mut held = database.begin().await.unwrap();
+    sqlx::query("LOCK TABLE object IN ACCESS EXCLUSIVE MODE").execute(&mut *held).await.unwrap();
+    let verifies = tokio::task::spawn_blocking(move || (verified(&first, &[]), first));
+    waits_for_lock(&server).await;
+    let log = "11111111-2222-4333-8444-555555555555";
+    invent(&mut held, log).await;
+    held.commit().await.unwrap();
+    let ((code, report), first) = verifies.await.unwrap();
+    assert_eq!((code, &report["finding"]), (Some(2), &"untrusted".into()), "{report}");
+    assert!(report["broken"]["message"].as_str().unwrap().contains(log), "{report}");
+    // By now it is there, and nobody vouches for it.
+    let (code, report) = verified(&first, &[]);
+    assert_eq!((code, &report["finding"]), (Some(1), &"row-edited".into()), "{report}");
+}
+
+/// Waits until the first instance, or a command in its name, waits to read what is locked.
+async fn waits_for_lock(server: &Postgres) {
+    let mut server_sees = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'keyward first%' \
+                 AND wait_event_type = 'Lock' AND query LIKE 'SELECT%'";
+    let end = Instant::now() + PATIENCE;
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut server_sees).await.unwrap() == 0 {
+        assert!(Instant::now() < end, "nobody looks");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// How records name the device of a stopped instance.
@@ -356,14 +392,7 @@ async fn an_instance_that_commits_and_signs_while_another_one_looks_is_not_accus
     let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
     let mut held = database.begin().await.unwrap();
     sqlx::query("LOCK TABLE checkpoint IN ACCESS EXCLUSIVE MODE").execute(&mut *held).await.unwrap();
-    let mut server_sees = sqlx::PgConnection::connect(&server.url()).await.unwrap();
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'keyward first%' \
-                 AND wait_event_type = 'Lock' AND query LIKE 'SELECT%'";
-    let end = Instant::now() + PATIENCE;
-    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut server_sees).await.unwrap() == 0 {
-        assert!(Instant::now() < end, "nobody looks");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    waits_for_lock(&server).await;
     sqlx::raw_sql(sqlx::AssertSqlSafe(put("ended"))).execute(&mut *held).await.unwrap();
     held.commit().await.unwrap();
     told_closed(&first);
@@ -400,7 +429,8 @@ async fn a_log_that_an_instance_countersigned_does_not_count_by_that_signature_u
     first.start();
     second.start();
     let log = "11111111-2222-4333-8444-555555555555";
-    let (note, trust) = invent(&server, log).await;
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let (note, trust) = invent(&mut database, log).await;
     let [checkpoint, trusted, signed] = ["checkpoint", "trust", "signed"].map(|name| second.path(name));
     fs::write(&checkpoint, note).unwrap();
     fs::write(&trusted, trust).unwrap();

@@ -9,7 +9,7 @@ use crate::audit::record::{Event, Record};
 use crate::audit::trust::Trust;
 use crate::audit::verify::{Finding, Report, Verifier};
 use crate::error::Result;
-use crate::store::meanwhile::Meanwhile;
+use crate::store::meanwhile::{Meanwhile, Told};
 use crate::store::signed::{Seen, Signed, Signers};
 use crate::store::{Kind, Store, Vouched};
 
@@ -185,7 +185,9 @@ async fn contradicted(store: &dyn Store, heads: &[Head], log: &Looked) -> Result
 /// The first object that is not what the logs say of it.
 async fn altered(store: &dyn Store, mut recorded: Recorded, logs: &[Looked]) -> Result<Option<(Finding, String)>> {
     let ends = logs.iter().filter(|log| log.vouched).map(|log| log.head.clone()).collect();
-    let mut meanwhile = Meanwhile::new(store, ends);
+    let verified = logs.iter().map(|log| log.head.log.clone()).collect();
+    let mut meanwhile = Meanwhile::new(store, ends, verified);
+    let mut by_new = None;
     for kind in Kind::ALL {
         let mut after = String::new();
         loop {
@@ -198,8 +200,12 @@ async fn altered(store: &dyn Store, mut recorded: Recorded, logs: &[Looked]) -> 
                 // It may have been changed since its log was read.
                 if is_later {
                     match meanwhile.tells_of(*kind, &object).await? {
-                        Ok(true) => continue,
-                        Ok(false) => {}
+                        Ok(Told::There) => continue,
+                        Ok(Told::ByNew(log)) => {
+                            by_new.get_or_insert((kind.name(), object.name, log));
+                            continue;
+                        }
+                        Ok(Told::Nowhere) => {}
                         Err(wrong) => return Ok(Some(wrong)),
                     }
                 }
@@ -225,6 +231,11 @@ async fn altered(store: &dyn Store, mut recorded: Recorded, logs: &[Looked]) -> 
             }
         }
     }
-    let missing = recorded.into_keys().min();
-    Ok(missing.map(|(kind, name)| (Finding::RowMissing, format!("{kind} {name} is in a log and not in the store"))))
+    if let Some((kind, name)) = recorded.into_keys().min() {
+        return Ok(Some((Finding::RowMissing, format!("{kind} {name} is in a log and not in the store"))));
+    }
+    Ok(by_new.map(|(kind, name, log)| {
+        let words = format!("log {log} has begun since the logs were read, and only it tells of {kind} {name}");
+        (Finding::Untrusted, format!("{words}: verify once more"))
+    }))
 }
