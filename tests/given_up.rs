@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::fs;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
+use sqlx::Connection as _;
 
 use crate::kit::postgres::Postgres;
-use crate::kit::{Instance, events};
+use crate::kit::{Instance, PATIENCE, events};
 use crate::other_logs::{log_of, two, verified};
 
 /// Gives up what has to be, by the words that are shown; gives what was shown.
@@ -84,4 +88,44 @@ fn a_log_whose_checkpoint_was_edited_or_taken_away_is_given_up_by_a_person() {
         first.start();
         first.cli(&["node", "get", "clusters/demo/nodes/node-1"]).good();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_signed_when_an_object_changes_while_a_person_takes_it() {
+    let server = Postgres::start();
+    let (first, second) = two(&server);
+    let log = log_of(&second);
+    let node = "clusters/demo/nodes/node-1";
+    server.sql(&format!(
+        "UPDATE entry SET record = convert_to(replace(convert_from(record, 'UTF8'), 'local-operator', 'l0cal-operator'), \
+         'UTF8') WHERE log_id = '{log}'"
+    ));
+    let shown = first.json(&["audit", "re-anchor"]);
+    let words = shown["confirm"].as_str().unwrap().to_owned();
+    let anchor = fs::read_to_string(first.data().join("audit.anchor")).unwrap();
+    let [mut database, mut server_sees] = [
+        sqlx::PgConnection::connect(&server.url()).await.unwrap(),
+        sqlx::PgConnection::connect(&server.url()).await.unwrap(),
+    ];
+    // Another instance changes it when the decision is recorded and it is not taken yet.
+    let mut held = database.begin().await.unwrap();
+    let change = format!("UPDATE object SET version = version + 1 WHERE name = '{node}'");
+    sqlx::query(sqlx::AssertSqlSafe(change)).execute(&mut *held).await.unwrap();
+    let decided = tokio::task::spawn_blocking(move || (first.cli(&["audit", "re-anchor", "--confirm", &words]), first));
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'keyward first%' \
+                 AND wait_event_type = 'Lock'";
+    let end = Instant::now() + PATIENCE;
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut server_sees).await.unwrap() == 0 {
+        assert!(Instant::now() < end, "it is not taken");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    held.commit().await.unwrap();
+    let (ran, mut first) = decided.await.unwrap();
+    let said = ran.refused(74, "STORE_CONFLICT");
+    assert!(said.contains("stop the instance whose log is given up"), "{said}");
+    assert_eq!(fs::read_to_string(first.data().join("audit.anchor")).unwrap(), anchor);
+    server.sql(&format!("UPDATE object SET version = version - 1 WHERE name = '{node}'"));
+    re_anchored(&first, "OBJECT_ALTERED");
+    first.start();
+    first.cli(&["node", "get", node]).good();
 }

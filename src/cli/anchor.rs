@@ -82,6 +82,7 @@ fn show(found: &Contradiction, words: &str, confirmed: bool, global: &Global) {
     }
     if !confirmed {
         if !given_up.is_empty() {
+            println!("Stop the instances of those logs first, if they still run.");
             println!(
                 "Nothing that those logs say counts any more. Objects that stood by them are taken by your word: look at them."
             );

@@ -13,6 +13,8 @@ use crate::store::{Batch, Claimed, Kind, Object, Store, Write};
 
 /// Objects that are read, or recorded, at a time.
 const PAGE: usize = 500;
+/// What to do if objects change while they are taken.
+const STOP: &str = "stop the instance whose log is given up, then say it once more: keyward audit re-anchor";
 
 /// A log that is to be given up.
 #[derive(Debug)]
@@ -143,7 +145,10 @@ impl Custody {
                 }
                 writes.push(Write { kind: *kind, name: name.clone(), over: *version, body: body.clone() });
             }
-            store.commit(Batch { writes, events: Vec::new() }).await?;
+            store.commit(Batch { writes, events: Vec::new() }).await.map_err(|fault| match fault.reason() {
+                Reason::StoreConflict => fault.hint(STOP),
+                _ => fault,
+            })?;
         }
         self.sign_anew().await
     }

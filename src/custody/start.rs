@@ -82,16 +82,18 @@ impl Custody {
         self.store.close().await;
     }
 
+    /// The same of a run that has recorded what it could not end: what was signed last does not go on in it.
+    pub async fn stop_unsigned(self: &Arc<Self>) {
+        if let Err(fault) = self.close_log().await {
+            tracing::error!(?fault, "the end of this run cannot be recorded");
+        }
+        self.close_tokens().await;
+        self.store.close().await;
+    }
+
     /// Ends this run: no more acts, the log closed and signed, tokens closed. The store can still be read.
     pub async fn end(self: &Arc<Self>) {
-        // Waits for every act under way, with or without its caller; none begins after this.
-        *self.stopping.write().await = true;
-        self.refusals.finish().await;
-        for slot in self.tokens.values() {
-            slot.replicas.settle().await;
-            slot.keep_changes(self.store.as_ref()).await;
-        }
-        if let Err(fault) = self.store.commit(Batch::event(Event::LogClosed {})).await {
+        if let Err(fault) = self.close_log().await {
             tracing::error!(?fault, "the end of this run cannot be recorded");
         } else if self.trust().is_ok()
             && let Err(fault) = self.checkpoint().await
@@ -99,5 +101,17 @@ impl Custody {
             tracing::error!(?fault, "the end of this run cannot be signed");
         }
         self.close_tokens().await;
+    }
+
+    /// Ends all acts and records that the run has ended.
+    async fn close_log(self: &Arc<Self>) -> Result<()> {
+        // Waits for every act under way, with or without its caller; none begins after this.
+        *self.stopping.write().await = true;
+        self.refusals.finish().await;
+        for slot in self.tokens.values() {
+            slot.replicas.settle().await;
+            slot.keep_changes(self.store.as_ref()).await;
+        }
+        self.store.commit(Batch::event(Event::LogClosed {})).await.map(drop)
     }
 }

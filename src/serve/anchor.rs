@@ -57,7 +57,8 @@ pub async fn contradiction(config: &Config) -> Result<Option<Contradiction>> {
 /// Has a person decide that the log goes on from the store as it is; gives the new anchor.
 ///
 /// # Errors
-/// As [`open_custody`](crate::serve::open_custody); those of signing the log.
+/// As [`open_custody`](crate::serve::open_custody), and [`Custody::re_anchor`](crate::custody::Custody::re_anchor): then
+/// nothing is signed, and it is to be decided once more.
 pub async fn re_anchor(config: &Config, caller: &Caller, found: Contradiction, ask: Ask) -> Result<String> {
     let asked = Asked { operation: Operation::ReAnchor, cluster: None, signs: None };
     let permit = policy::permit(caller, &asked)?;
@@ -65,6 +66,14 @@ pub async fn re_anchor(config: &Config, caller: &Caller, found: Contradiction, a
     let Contradiction { why, anchor, given_up, .. } = found;
     let (custody, _) = begin(config, store, Some(ask), &given_up).await?;
     let done = custody.re_anchor(permit, &why, anchor.unwrap_or_default(), &given_up).await;
-    custody.stop().await;
-    done.map(|note| note.to_string())
+    match done {
+        Ok(note) => {
+            custody.stop().await;
+            Ok(note.to_string())
+        }
+        Err(fault) => {
+            custody.stop_unsigned().await;
+            Err(fault)
+        }
+    }
 }
