@@ -100,6 +100,8 @@ pub(super) struct Refusals {
     waiting: Mutex<Option<JoinHandle<()>>>,
     /// True when the store is about to be closed: what cannot be recorded then is given up.
     ending: watch::Sender<bool>,
+    /// Held for reading while a refusal is recorded or counted; true once none is any more.
+    ended: tokio::sync::RwLock<bool>,
 }
 
 /// What is to be done with a refusal.
@@ -116,7 +118,7 @@ impl Refusals {
         let began = || Window { began_us: now_us, ..Window::default() };
         let windows = Windows { strangers: began(), known: began(), awaited: false };
         let (windows, waiting, ending) = (Mutex::new(windows), Mutex::default(), watch::Sender::new(false));
-        Arc::new(Refusals { store, windows, waiting, ending })
+        Arc::new(Refusals { store, windows, waiting, ending, ended: tokio::sync::RwLock::default() })
     }
 
     fn admit(&self, caller: &Caller, operation: Operation, target: &str, refusal: &Error, now_us: i64) -> Admitted {
@@ -144,7 +146,7 @@ impl Refusals {
     }
 
     /// Records a refusal, after what is to be recorded beside it, or counts it. Gives it back, or the store's failure if
-    /// it could not be recorded.
+    /// it could not be recorded; behind the end of the run, none is.
     async fn refuse(
         self: &Arc<Self>,
         caller: &Caller,
@@ -154,6 +156,12 @@ impl Refusals {
     ) -> Error {
         let recorded =
             |refused: Event| Batch { writes: Vec::new(), events: beside.into_iter().chain([refused]).collect() };
+        let ended = self.ended.read().await;
+        if *ended {
+            tracing::warn!(%refusal, operation = operation.name(), "refused behind the end of the run, and not recorded");
+            let stopping = Error::new(Reason::StoreClosed, "this instance is stopping");
+            return stopping.while_doing("the refusal cannot be recorded");
+        }
         match self.admit(caller, operation, target, &refusal, clock::now_us()) {
             Admitted::Recorded(event) => match self.store.commit(recorded(*event)).await {
                 Ok(_) => refusal,
@@ -187,9 +195,10 @@ impl Refusals {
     }
 
     /// Records the last counts of a run, or gives them up with a word in the log of this process. None is in anybody's
-    /// hands afterwards.
+    /// hands afterwards, and no more are taken.
     pub(super) async fn finish(&self) {
         self.ending.send_replace(true);
+        *self.ended.write().await = true;
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(waiting) = waiting
             && let Err(fault) = waiting.await
@@ -338,6 +347,27 @@ mod tests {
             };
             assert_eq!(counts.values().sum::<u64>(), u64::from(round));
         }
+    }
+
+    #[tokio::test]
+    async fn no_refusal_is_recorded_or_counted_behind_the_end_of_a_run() {
+        let place = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> =
+            Arc::new(crate::store::Sqlite::open(&place.path().join("store.db"), true).await.unwrap());
+        let refusals = Refusals::new(Arc::clone(&store));
+        let refuse = async || {
+            let caller = Caller::Stranger { certificate_sha256: String::new(), address: "192.0.2.1".into() };
+            let refusal = Error::new(Reason::Unauthenticated, "who is this");
+            refusals.refuse(&caller, (Operation::JoinCluster, "clusters/c"), refusal, None).await.reason()
+        };
+        assert_eq!(refuse().await, Reason::Unauthenticated);
+        refusals.finish().await;
+        let end = store.head();
+        for _ in 0..=SOURCE_RECORDS_MAX {
+            assert_eq!(refuse().await, Reason::StoreClosed);
+        }
+        refusals.record_counts().await;
+        assert_eq!(store.head(), end);
     }
 
     #[test]
