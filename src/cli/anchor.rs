@@ -84,7 +84,8 @@ fn show(found: &Contradiction, words: &str, confirmed: bool, global: &Global) {
         if !given_up.is_empty() {
             println!("Stop the instances of those logs first, if they still run.");
             println!(
-                "Nothing that those logs say counts any more. Objects that stood by them are taken by your word: look at them."
+                "Nothing that those logs say counts any more. Objects that stood by them are taken by your word: look at what \
+                 they hold, with --output json (states, roles, public keys, certificates)."
             );
         }
         println!("What was signed and is not in this store stays lost. Nobody else is asked; the log will say so.");
