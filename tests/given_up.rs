@@ -129,3 +129,17 @@ async fn nothing_is_signed_when_an_object_changes_while_a_person_takes_it() {
     first.start();
     first.cli(&["node", "get", node]).good();
 }
+
+#[test]
+fn what_stands_by_a_log_that_has_only_its_records_left_is_taken_by_a_person() {
+    let server = Postgres::start();
+    let (mut first, second) = two(&server);
+    let (log, node) = (log_of(&second), "clusters/demo/nodes/node-1");
+    server.sql(&format!("DELETE FROM log WHERE log_id = '{log}'"));
+    first.serve_fails().refused(74, "LOG_MISSING");
+    let shown = re_anchored(&first, "LOG_MISSING");
+    assert_eq!(shown["given_up"][0]["log"], log.as_str(), "{shown}");
+    first.cli(&["audit", "re-anchor"]).refused(65, "INVALID_ARGUMENT");
+    first.start();
+    first.cli(&["node", "get", node]).good();
+}

@@ -9,10 +9,12 @@ use crate::custody::vouch::{self, Beside};
 use crate::custody::{Custody, Standing};
 use crate::error::{Error, Reason, Result};
 use crate::policy::Permit;
-use crate::store::{Batch, Claimed, Kind, Object, Store, Write};
+use crate::store::{Batch, Claimed, Kind, Object, Seen, Store, Write};
 
 /// Objects that are read, or recorded, at a time.
 const PAGE: usize = 500;
+/// Other logs that were ever seen, which are looked through.
+const LOGS_MAX: u32 = 1000;
 /// What to do if objects change while they are taken.
 const STOP: &str = "stop the instance whose log is given up, then say it once more: keyward audit re-anchor";
 
@@ -36,7 +38,8 @@ impl GivenUp {
         let own = store.head().log;
         let mut needed = Vec::new();
         // First those that count, so that it shows what does not.
-        for log in store.heads().await?.into_iter().filter(|head| head.log != own) {
+        let heads = store.heads().await?;
+        for log in heads.iter().filter(|head| head.log != own).cloned() {
             let beside = Beside::of(store, &log.log).await?;
             let why = if beside.is_given_up() {
                 let words = format!("log {} was given up, and some objects stand by it still", log.log);
@@ -52,10 +55,26 @@ impl GivenUp {
             };
             needed.push(GivenUp { log, why, objects: Vec::new() });
         }
+        // One whose end is gone has left records, it may be, and objects that stand by them.
+        let of_others = Seen::name(&own, "");
+        for row in store.rows(Kind::Beside, &of_others, LOGS_MAX).await? {
+            let Some(log) = row.name.strip_prefix(&of_others) else { break };
+            if heads.iter().any(|head| head.log == log) {
+                continue;
+            }
+            match store.get(Kind::Beside, &row.name).await {
+                // Of a log that was never seen to count, nothing is taken.
+                Err(fault) if fault.reason() == Reason::ObjectAltered => continue,
+                seen => seen?,
+            };
+            let why = Error::new(Reason::LogMissing, format!("log {log} is no longer in the store"));
+            needed.push(GivenUp { log: Head::empty(log), why, objects: Vec::new() });
+        }
         for lost in &mut needed {
             lost.objects = standing_by(store, &lost.log.log).await?;
         }
-        needed.retain(|lost| lost.why.reason() != Reason::ObjectAltered || !lost.objects.is_empty());
+        let stands = |lost: &GivenUp| !matches!(lost.why.reason(), Reason::ObjectAltered | Reason::LogMissing);
+        needed.retain(|lost| stands(lost) || !lost.objects.is_empty());
         Ok(needed)
     }
 
