@@ -19,9 +19,12 @@ pub(super) struct Meanwhile<'s> {
     verified: BTreeSet<String>,
     /// Up to where each log is known that counts, or has begun since.
     ends: Vec<Head>,
-    /// Versions of objects that they tell of, by kind and name: each with its hash, and the log.
-    changes: HashMap<(String, String), Vec<(u64, String, String)>>,
+    /// What they tell of objects, by kind and name.
+    changes: HashMap<(String, String), Vec<Change>>,
 }
+
+/// A version of an object, its hash, and the log that tells of it.
+type Change = (u64, String, String);
 
 /// Which record of those that were written since says what a row is.
 pub(super) enum Told {
