@@ -130,7 +130,8 @@ impl Replicas {
     ///
     /// # Errors
     /// The last replica's [`LaneError`]; that a key is missing only if every replica says so. If some could not be asked,
-    /// because they wait or are quarantined, [`LaneError::Unseen`]: one of them may have it. What one replica may have done stays open, whatever the next one says.
+    /// because they wait or are quarantined, [`LaneError::Unseen`]: one of them may have it. What one replica may have done
+    /// stays open, whatever the next one says.
     pub async fn run<T: Send + 'static>(
         &self,
         priority: Priority,
@@ -138,11 +139,9 @@ impl Replicas {
         act: impl Fn(&dyn Token) -> Result<T, Failure> + Clone + Send + 'static,
     ) -> Result<Served<T>, LaneError> {
         let members = self.in_order();
-        let is_asked = |name: &str| members.iter().any(|member| member.name == name);
-        let unasked: Vec<_> = self.members.iter().map(|m| m.name.clone()).filter(|name| !is_asked(name)).collect();
         let healthy = members.iter().filter(|member| member.state().health == Health::Healthy).count();
         let mut last = None;
-        for (place, member) in members.into_iter().enumerate() {
+        for (place, member) in members.iter().enumerate() {
             let left = u32::try_from(healthy.saturating_sub(place)).unwrap_or(1).max(1);
             let now = Instant::now();
             let (again, max) = (left == 1, member.call_max + MARGIN);
@@ -177,12 +176,16 @@ impl Replicas {
                 }
             }
         }
-        match last.unwrap_or(LaneError::Closed) {
-            LaneError::Failed(failure) if failure.class == Class::KeyMissing && !unasked.is_empty() => {
-                Err(LaneError::Unseen { failure, unasked: unasked.join(", ") })
-            }
-            last => Err(last),
-        }
+        let failure = match last.unwrap_or(LaneError::Closed) {
+            LaneError::Failed(failure) if failure.class == Class::KeyMissing => failure,
+            last => return Err(last),
+        };
+        let is_asked = |member: &Member| members.iter().any(|asked| asked.name == member.name);
+        let unasked: Vec<&str> = self.members.iter().filter(|m| !is_asked(m)).map(|m| m.name.as_str()).collect();
+        Err(match unasked.is_empty() {
+            true => LaneError::Failed(failure),
+            false => LaneError::Unseen { failure, unasked: unasked.join(", ") },
+        })
     }
 
     /// Has one replica do an act, whatever became of it before: to log it in, or to make a key, which is made in one.
