@@ -1,21 +1,28 @@
 //! Keys that a token does not show: missing if every replica says so, and what they were before when one shows them.
 
 use std::fs;
+use std::path::PathBuf;
 
 use keyward::error::Reason;
 
 use super::{kill_host, on_tpm, replica, sign, signs_again, with_copy};
-use crate::kit::events;
 use crate::kit::token::faulty::fail_by_script;
+use crate::kit::{Instance, events};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_its_token_does_not_show_is_missing_and_serves_again_when_it_does() {
-    let (mut instance, _tpm, draft) = on_tpm();
+/// Stops an instance on a TPM and takes the file of its cluster's key away: where it was, and where it is.
+fn key_taken_away(instance: &mut Instance) -> (PathBuf, PathBuf) {
     let key = instance.json(&["key", "get", "clusters/demo/keys/slc-1"]);
     assert_eq!(instance.stop(), Some(0));
     let file = instance.data().join("token").join(format!("{}.tpmkey", key["id"].as_str().unwrap()));
     let away = instance.path("away");
     fs::rename(&file, &away).unwrap();
+    (file, away)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_its_token_does_not_show_is_missing_and_serves_again_when_it_does() {
+    let (mut instance, _tpm, draft) = on_tpm();
+    let (file, away) = key_taken_away(&mut instance);
     instance.start();
     let state = || instance.json(&["key", "list", "demo"])[0]["state"].clone();
     assert_eq!(state(), "missing");
@@ -65,11 +72,7 @@ async fn a_key_that_only_a_replica_that_waits_may_have_is_not_known_to_be_missin
 async fn a_missing_key_is_looked_for_though_the_row_of_another_was_altered() {
     let (mut instance, _tpm, draft) = on_tpm();
     instance.create_cluster("other", &[]);
-    let key = instance.json(&["key", "get", "clusters/demo/keys/slc-1"]);
-    assert_eq!(instance.stop(), Some(0));
-    let file = instance.data().join("token").join(format!("{}.tpmkey", key["id"].as_str().unwrap()));
-    let away = instance.path("away");
-    fs::rename(&file, &away).unwrap();
+    let (file, away) = key_taken_away(&mut instance);
     instance.start();
     assert_eq!(instance.json(&["key", "get", "clusters/demo/keys/slc-1"])["state"], "missing");
     assert_eq!(instance.stop(), Some(0));
