@@ -268,6 +268,7 @@ async fn what_was_done_to_records_checkpoints_and_rows_is_told_apart(place: Plac
     let edited = mended(&with(records, 1, "\"rule\":\"r\"", "\"rule\":\"q\""), 1);
     let mut torn = records.clone();
     torn[5].truncate(40);
+    let longer = mended(&[&records[..], &records[5..]].concat(), 6);
     let record = |records: &[Vec<u8>]| place.replaced(records);
     let foreign = Signer::new(&log);
     let (head, tree) = place.store.tree();
@@ -291,6 +292,7 @@ async fn what_was_done_to_records_checkpoints_and_rows_is_told_apart(place: Plac
         ("last deleted", "DELETE FROM entry WHERE seq = 5".to_owned(), "truncated"),
         ("middle deleted, and those behind it moved up", record(&without(3)), "deleted"),
         ("one twice", record(&inserted), "inserted"),
+        ("one put behind the head", record(&longer), "extended"),
         ("one moved", record(&moved), "reordered"),
         ("two swapped", record(&swapped(2, 4)), "reordered"),
         ("of another log", record(&other), "spliced"),

@@ -108,16 +108,19 @@ async fn look(
     let vouched = is_own || signed.is_some();
     verifier = verifier.of(&head.log);
     let mut at = 0;
-    while at < head.size {
+    'log: loop {
         let page = store.entries(&head.log, at, PAGE).await?;
         if page.is_empty() {
             break;
         }
         at += page.len() as u64;
         for bytes in page {
-            // Its instance may write meanwhile. The own log ends where this process has it end.
-            if verifier.size() == head.size && (!is_own || store.head().size > head.size) {
-                break;
+            // Its instance may write meanwhile; with each record the head moves in one commit.
+            if verifier.size() >= head.size && verifier.holds() {
+                let now = store.heads().await?.into_iter().find(|now| now.log == head.log);
+                if verifier.size() > head.size || now.is_some_and(|now| now.size > head.size) {
+                    break 'log;
+                }
             }
             verifier.line(&bytes);
             if let Some(signed) = signed.as_mut().filter(|_| verifier.holds()) {
@@ -144,6 +147,10 @@ async fn look(
         _ if report.broken.is_none() && report.records < head.size => {
             let words = format!("the store's head says {} records; {} are there", head.size, report.records);
             (false, Some((Finding::Truncated, words)), Vec::new())
+        }
+        _ if report.broken.is_none() && report.records > head.size => {
+            let words = format!("the store's head says {} records; there are more", head.size);
+            (false, Some((Finding::Extended, words)), Vec::new())
         }
         Some(Ok(Some(newest))) => (newest.size == head.size, None, newest.others),
         Some(Ok(None)) | None => (false, None, Vec::new()),
