@@ -269,6 +269,8 @@ async fn what_was_done_to_records_checkpoints_and_rows_is_told_apart(place: Plac
     let mut torn = records.clone();
     torn[5].truncate(40);
     let longer = mended(&[&records[..], &records[5..]].concat(), 6);
+    let of_log = if place.server.is_some() { "log_id, " } else { "" };
+    let far = format!("INSERT INTO entry SELECT {of_log}1000000000000, {} FROM log", place.bytes(b"x"));
     let record = |records: &[Vec<u8>]| place.replaced(records);
     let foreign = Signer::new(&log);
     let (head, tree) = place.store.tree();
@@ -293,6 +295,7 @@ async fn what_was_done_to_records_checkpoints_and_rows_is_told_apart(place: Plac
         ("middle deleted, and those behind it moved up", record(&without(3)), "deleted"),
         ("one twice", record(&inserted), "inserted"),
         ("one put behind the head", record(&longer), "extended"),
+        ("something far behind the head", far, "edited"),
         ("one moved", record(&moved), "reordered"),
         ("two swapped", record(&swapped(2, 4)), "reordered"),
         ("of another log", record(&other), "spliced"),

@@ -108,7 +108,8 @@ async fn look(
     let vouched = is_own || signed.is_some();
     verifier = verifier.of(&head.log);
     let mut at = 0;
-    'log: loop {
+    // Behind the head something may stand that fits: one record of it says so. What does not fit stands in the report.
+    'log: while at < head.size || verifier.holds() {
         let page = store.entries(&head.log, at, PAGE).await?;
         if page.is_empty() {
             break;
@@ -148,14 +149,12 @@ async fn look(
             let words = format!("the store's head says {} records; {} are there", head.size, report.records);
             (false, Some((Finding::Truncated, words)), Vec::new())
         }
-        _ if report.broken.is_none() && report.records > head.size => {
-            let words = format!("the store's head says {} records; there are more", head.size);
-            (false, Some((Finding::Extended, words)), Vec::new())
-        }
         Some(Ok(Some(newest))) => (newest.size == head.size, None, newest.others),
         Some(Ok(None)) | None => (false, None, Vec::new()),
         Some(Err(wrong)) => (false, Some(wrong), Vec::new()),
     };
+    let more = || (Finding::Extended, format!("the store's head says {} records; there are more", head.size));
+    let wrong = wrong.or_else(|| (report.records > head.size).then(more));
     let holds = holds && report.records == head.size;
     // From which place on intents are open, the store does not check when it is opened.
     let unknown = is_own && holds && report.open_intents != store.open_intents().await? && store.head() == head;
