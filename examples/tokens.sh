@@ -46,21 +46,15 @@ probe kryoptic "$work/kryoptic.toml"
 say "swtpm: a TPM 2.0"
 command -v swtpm > /dev/null || { echo "tokens: install the package swtpm"; exit 1; }
 mkdir -p "$work/swtpm/state"
-# A TPM in software listens on two neighbouring ports of the loopback interface, and says nothing when it does.
-start_tpm() {
-    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    swtpm socket --tpm2 --tpmstate "dir=$work/swtpm/state" --flags not-need-init,startup-clear \
-        --server "type=tcp,port=$port,bindaddr=127.0.0.1" \
-        --ctrl "type=tcp,port=$((port + 1)),bindaddr=127.0.0.1" 2>/dev/null &
-    tpm=$!
-    # Its connections are few, so nobody connects to see whether it is there.
-    until grep -qi "0100007F:$(printf '%04X' $((port + 1))) 00000000:0000 0A" /proc/net/tcp; do
-        kill -0 "$tpm" 2>/dev/null || return 1
-        sleep 0.05
-    done
-}
-until start_tpm; do :; done
-echo "swtpm:host=127.0.0.1,port=$port" > "$work/swtpm/tcti"
+# It says nothing when it listens.
+swtpm socket --tpm2 --tpmstate "dir=$work/swtpm/state" --flags not-need-init,startup-clear \
+    --server "type=unixio,path=$work/tpm" --ctrl "type=unixio,path=$work/tpm.ctrl" 2>/dev/null &
+tpm=$!
+until [ -S "$work/tpm" ] && [ -S "$work/tpm.ctrl" ]; do
+    kill -0 "$tpm" 2>/dev/null || { echo "tokens: swtpm does not start"; exit 1; }
+    sleep 0.05
+done
+echo "swtpm:path=$work/tpm" > "$work/swtpm/tcti"
 probe swtpm swtpm
 
 say "tokens: ok"

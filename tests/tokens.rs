@@ -115,8 +115,12 @@ pub(crate) fn with_failing_copy(says: &str) -> (Instance, Draft, PathBuf) {
 
 /// An instance on a TPM of its own, with a cluster, started.
 pub(crate) fn on_tpm() -> (Instance, Swtpm, Draft) {
+    on_tpm_that(Swtpm::start)
+}
+
+fn on_tpm_that(starts: fn(&Path) -> Swtpm) -> (Instance, Swtpm, Draft) {
     let mut instance = Instance::nothing();
-    let tpm = Swtpm::start(instance.directory.path());
+    let tpm = starts(instance.directory.path());
     let tcti = format!("file:{}", instance.path("tcti").display());
     instance.init(&["--profile", "swtpm", "--tcti", &tcti]).good();
     instance.start();
@@ -260,7 +264,15 @@ async fn a_replica_that_is_not_there_keeps_nobody_from_starting_and_serves_when_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tpm_serves_a_cluster_goes_away_and_comes_back_and_its_clearing_is_named() {
-    let (mut instance, mut tpm, draft) = on_tpm();
+    goes_away_and_comes_back(on_tpm()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tpm_on_unix_sockets_serves_goes_away_and_comes_back_alike() {
+    goes_away_and_comes_back(on_tpm_that(Swtpm::start_on_sockets)).await;
+}
+
+async fn goes_away_and_comes_back((mut instance, mut tpm, draft): (Instance, Swtpm, Draft)) {
     let node = instance.connect("node-1").await;
     sign(&node, &draft).await.unwrap();
     let cluster = instance.json(&["cluster", "get", "demo"]);

@@ -39,7 +39,7 @@ pub(super) struct Args {
     /// Working sessions with the token, each on a thread of its own; as many as the profile recommends if left out
     #[arg(long)]
     pub(super) sessions: Option<usize>,
-    /// How to reach the TPM, where that is not as its profile says, such as swtpm:host=127.0.0.1,port=2321
+    /// How to reach the TPM, where that is not as its profile says, such as swtpm:path=/run/swtpm/tpm
     #[arg(long)]
     pub(super) tcti: Option<String>,
     /// Instead of making a token: the label of one that is there
@@ -214,7 +214,10 @@ fn check_device(args: &Args, profile: &Profile) -> Result<()> {
     match &profile.tpm {
         Some(tpm) if args.tcti.is_none() && tpm.tcti.starts_with("file:") => no(
             &format!("the profile {} does not say where the TPM is", profile.name),
-            format!("{}, then name it: --tcti swtpm:host=127.0.0.1,port=2321", tpm.install),
+            format!(
+                "{}, then name it: --tcti swtpm:path=/run/swtpm/tpm, or swtpm:host=127.0.0.1,port=2321",
+                tpm.install
+            ),
         ),
         Some(_) if args.sessions.is_some_and(|sessions| sessions > 1) => {
             no("a TPM does one thing at a time, in one session", "leave --sessions out".into())

@@ -8,8 +8,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyward::error::Result;
@@ -17,6 +17,7 @@ use keyward::secret::Pin;
 use keyward::token::host::{HostProgram, HostToken};
 use keyward::token::profile::{Kind, Profile};
 use keyward::token::{self, Binding, Token};
+use tempfile::TempDir;
 
 /// PIN of every test token's user.
 pub(crate) const USER_PIN: &str = "user-pin-of-a-test-of-keyward";
@@ -47,7 +48,8 @@ impl TestToken {
         let mut directory = directory(&profile);
         let device = (profile.kind == Kind::Tpm).then(|| {
             directory = directory.join(number.to_string());
-            Swtpm::start(&directory)
+            // Either way to one, in turn.
+            if held == Held::InHost { Swtpm::start_on_sockets(&directory) } else { Swtpm::start(&directory) }
         });
         let label = format!("test {number}");
         let made = token::initialise(&profile, &directory, &label, &pin(SO_PIN), &pin(USER_PIN)).unwrap();
@@ -161,40 +163,56 @@ pub(crate) fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// A TPM in software, on two ports of the loopback interface; ends with its test.
+/// A TPM in software, on two ports of the loopback interface or on two Unix sockets; ends with its test.
 pub(crate) struct Swtpm {
     directory: PathBuf,
+    /// A directory whose name is short enough for sockets.
+    sockets: Option<Arc<TempDir>>,
     process: Child,
 }
 
 impl Swtpm {
-    /// Starts one whose state is in a token directory, and says there how to reach it.
+    /// Starts one on ports, whose state is in a token directory, and says there how to reach it.
     pub(crate) fn start(directory: &Path) -> Swtpm {
-        let state = directory.join("swtpm");
-        fs::create_dir_all(&state).unwrap();
-        let process = (0..100).find_map(|_| Swtpm::run(directory, &state)).expect("swtpm starts on some port");
-        Swtpm { directory: directory.to_owned(), process }
+        Swtpm::start_by(directory, None)
     }
 
-    fn run(directory: &Path, state: &Path) -> Option<Child> {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let _next_is_free_too = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?.local_addr().ok()?;
-        let mut process = Command::new("setpriv")
+    /// The same on sockets.
+    pub(crate) fn start_on_sockets(directory: &Path) -> Swtpm {
+        Swtpm::start_by(directory, Some(Arc::new(tempfile::tempdir().unwrap())))
+    }
+
+    fn start_by(directory: &Path, sockets: Option<Arc<TempDir>>) -> Swtpm {
+        fs::create_dir_all(directory.join("swtpm")).unwrap();
+        let (process, tcti) = match &sockets {
+            Some(sockets) => Swtpm::on_sockets(directory, sockets.path()),
+            None => (0..100).find_map(|_| Swtpm::on_ports(directory)).expect("swtpm starts on some port"),
+        };
+        fs::write(directory.join("tcti"), tcti).unwrap();
+        Swtpm { directory: directory.to_owned(), sockets, process }
+    }
+
+    fn run(directory: &Path, server: &str, control: &str) -> Child {
+        Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "swtpm", "socket", "--tpm2", "--tpmstate"])
-            .arg(format!("dir={}", state.display()))
-            .args(["--server", &format!("type=tcp,port={port},bindaddr=127.0.0.1")])
-            .args(["--ctrl", &format!("type=tcp,port={},bindaddr=127.0.0.1", port + 1)])
-            .args(["--flags", "not-need-init,startup-clear"])
+            .arg(format!("dir={}", directory.join("swtpm").display()))
+            .args(["--server", server, "--ctrl", control, "--flags", "not-need-init,startup-clear"])
             .stderr(Stdio::null())
             .spawn()
-            .unwrap();
+            .unwrap()
+    }
+
+    fn on_ports(directory: &Path) -> Option<(Child, String)> {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let _next_is_free_too = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?.local_addr().ok()?;
+        let on = |port| format!("type=tcp,port={port},bindaddr=127.0.0.1");
+        let mut process = Swtpm::run(directory, &on(port), &on(port + 1));
         for _ in 0..500 {
             if process.try_wait().unwrap().is_some() {
                 return None;
             }
             if listening(port) && listening(port + 1) {
-                fs::write(directory.join("tcti"), format!("swtpm:host=127.0.0.1,port={port}")).unwrap();
-                return Some(process);
+                return Some((process, format!("swtpm:host=127.0.0.1,port={port}")));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -203,17 +221,32 @@ impl Swtpm {
         None
     }
 
-    /// Stops it as a power cut does and starts it again, on other ports.
+    fn on_sockets(directory: &Path, within: &Path) -> (Child, String) {
+        let sockets = [within.join("tpm"), within.join("tpm.ctrl")];
+        for socket in &sockets {
+            let _ = fs::remove_file(socket);
+        }
+        let on = |socket: &PathBuf| format!("type=unixio,path={}", socket.display());
+        let process = Swtpm::run(directory, &on(&sockets[0]), &on(&sockets[1]));
+        let begun = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            sockets.iter().all(|socket| socket.exists())
+        });
+        assert!(begun, "swtpm does not start");
+        (process, format!("swtpm:path={}", sockets[0].display()))
+    }
+
+    /// Stops it as a power cut does and starts it again; on other ports, if it is on ports.
     pub(crate) fn restart(&mut self) {
         self.stop();
-        *self = Swtpm::start(&self.directory);
+        *self = Swtpm::start_by(&self.directory, self.sockets.clone());
     }
 
     /// Replaces it by a fresh one: what TPM2_Clear does to keys.
     pub(crate) fn clear(&mut self) {
         self.stop();
         fs::remove_dir_all(self.state()).unwrap();
-        *self = Swtpm::start(&self.directory);
+        *self = Swtpm::start_by(&self.directory, self.sockets.clone());
     }
 
     /// Replaces it by the one whose state is in another directory.
@@ -222,7 +255,7 @@ impl Swtpm {
         let own = self.state();
         fs::remove_dir_all(&own).unwrap();
         copy_files(state, &own);
-        *self = Swtpm::start(&self.directory);
+        *self = Swtpm::start_by(&self.directory, self.sockets.clone());
     }
 
     /// Where its state is.

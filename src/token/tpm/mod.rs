@@ -20,6 +20,7 @@ use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 use tss_esapi::{Context, Error as Tss, TctiNameConf};
 
 use self::fault::failure;
+use self::loopback::Loopback;
 use self::object::{KeyFile, TokenFile};
 use super::profile::{Profile, prepare_directory};
 use super::{Binding, Class, Description, Evidence, Failure, Generate, Generated, KeyRef, Outcome, Padding, Token};
@@ -30,6 +31,7 @@ use crate::secret::{Pin, Secret};
 mod attest;
 mod bare;
 mod fault;
+mod loopback;
 mod object;
 
 /// The key that proves the PIN at opening: it signs nothing else.
@@ -59,6 +61,8 @@ struct Connection {
     session: AuthSession,
     /// The last one was used last.
     loaded: Vec<Loaded>,
+    /// The way to it, where it listens on Unix sockets; ends after the context.
+    _loopback: Option<Loopback>,
 }
 
 /// A key in the TPM.
@@ -312,12 +316,21 @@ impl TpmToken {
 impl Connection {
     fn open(profile: &Profile, directory: &Path) -> Result<Connection> {
         let text = profile.tcti(directory)?;
-        let unreachable = |e: Tss| {
+        let away = |detail: String, hint: &str| {
             Error::new(Reason::TokenUnavailable, format!("the TPM at {text} cannot be reached"))
-                .detail(fault::unreachable(&text, &e))
-                .hint("Check that the device exists and that this user may open it (group tss).")
+                .detail(detail)
+                .hint(hint)
         };
-        let conf = TctiNameConf::from_str(&text).map_err(unreachable)?;
+        let unreachable = |e: Tss| {
+            let hint = "Check that the device exists and that this user may open it (group tss).";
+            away(fault::unreachable(&text, &e), hint)
+        };
+        let sockets = text.strip_prefix("swtpm:path=").map(|path| Loopback::start(Path::new(path))).transpose();
+        let hint = "Start swtpm with this socket for commands and the same with .ctrl behind it for control; this user must be \
+                    able to open both.";
+        let loopback = sockets.map_err(|e| away(e.to_string(), hint))?;
+        let tcti = loopback.as_ref().map_or_else(|| text.clone(), Loopback::tcti);
+        let conf = TctiNameConf::from_str(&tcti).map_err(unreachable)?;
         let mut context = Context::new(conf).map_err(unreachable)?;
         flush_leftovers(&mut context);
         let primary = context
@@ -330,7 +343,7 @@ impl Connection {
         let primary_name = hex::encode(name.value());
         // Salted by the primary, so that what goes over the bus is encrypted to the TPM.
         let session = salted_session(&mut context, primary).map_err(|e| failure("TPM2_StartAuthSession", &e))?;
-        Ok(Connection { context, primary, primary_name, session, loaded: Vec::new() })
+        Ok(Connection { context, primary, primary_name, session, loaded: Vec::new(), _loopback: loopback })
     }
 
     fn create(&mut self, template: tss_esapi::structures::Public, auth: &Secret) -> Result<CreateKeyResult, Failure> {
