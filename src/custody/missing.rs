@@ -125,12 +125,12 @@ impl Custody {
         looked.map(|_| ())
     }
 
-    /// No replica that can be asked shows the key: it is missing from now on. `why` is what the first of them answered.
-    /// Where others cannot be asked, this is for keys of role `probe` only.
+    /// No replica shows the key: it is missing from now on. `why` is what the first of them answered, and which could not
+    /// be asked; that there are such is for keys of role `probe` only.
     pub(super) async fn miss(&self, name: &str, why: &str) {
         match self.key(name).await {
             Ok(key) if key.record.state != KeyState::Missing => {
-                let reason = format!("no replica of its token that can be asked shows it: {why}");
+                let reason = format!("no replica of its token shows it: {why}");
                 self.becomes(&key, KeyState::Missing, &reason).await;
             }
             _ => {}

@@ -127,16 +127,16 @@ impl Custody {
     async fn has_lost(&self, slot: &Slot, key: &KeyRecord) -> bool {
         let id = key.id;
         let look = move |token: &dyn Token| token.public_key(id).map(drop);
-        match slot.replicas.run(Priority::Upkeep, Instant::now() + LOOK, look).await {
+        let why = match slot.replicas.run(Priority::Upkeep, Instant::now() + LOOK, look).await {
+            Err(LaneError::Failed(failure)) if failure.class == Class::KeyMissing => failure.to_string(),
             // Others may have it that cannot be asked now: it is worth less than a replica that cannot be tried out without.
-            Err(LaneError::Failed(failure) | LaneError::Unseen { failure, .. })
-                if failure.class == Class::KeyMissing =>
-            {
-                self.miss(&key.name, &failure.to_string()).await;
-                true
+            Err(LaneError::Unseen { failure, unasked }) if failure.class == Class::KeyMissing => {
+                format!("{failure}; {unasked} cannot be asked")
             }
-            _ => false,
-        }
+            _ => return false,
+        };
+        self.miss(&key.name, &why).await;
+        true
     }
 
     /// Looks for the keys that are missing, for ever, and for all keys of the token when a replica came back.
