@@ -11,11 +11,12 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use crate::audit::chain::Head;
 use crate::audit::trust::Trust;
 use crate::audit::verify::{Report, Verifier};
 use crate::caller::Caller;
 use crate::config::{self, Config};
-use crate::custody::{Custody, GivenUp, Ledger, LogFiles, Pace, Run};
+use crate::custody::{Custody, Ledger, LogFiles, Pace, Run};
 use crate::enrollment::cluster::Product;
 use crate::enrollment::instance;
 use crate::error::{Error, Fault, Reason, Result};
@@ -479,29 +480,36 @@ pub async fn open_store(config: &Config, create: bool) -> Result<Arc<dyn Store>>
 /// # Errors
 /// As [`open_store`]; `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`.
 pub async fn open_anchored_store(config: &Config, create: bool) -> Result<Arc<dyn Store>> {
+    anchored(config, create).await.map(|(store, _)| store)
+}
+
+/// The same, with where its other logs ended.
+async fn anchored(config: &Config, create: bool) -> Result<(Arc<dyn Store>, Vec<Head>)> {
     let store = open_store(config, create).await?;
-    if let Err(fault) = log_files(config).check(store.as_ref()).await {
-        store.close().await;
-        return Err(fault);
+    match log_files(config).check(store.as_ref()).await {
+        Ok(ends) => Ok((store, ends)),
+        Err(fault) => {
+            store.close().await;
+            Err(fault)
+        }
     }
-    Ok(store)
 }
 
 /// Opens a store that continues what was signed over it, and begins a run.
 async fn start_custody(config: &Config, create: bool, ask: Option<Ask>) -> Result<(Arc<Custody>, usize)> {
-    let store = open_anchored_store(config, create).await?;
-    begin(config, store, ask, &[]).await
+    let (store, ends) = anchored(config, create).await?;
+    begin(config, store, ask, |ledger| ledger.following(ends)).await
 }
 
 /// Opens the tokens and begins a run on a store; gives the number of intents that were left open before. A service, which
 /// asks nobody for PINs, starts with what can be used, and even with nothing but tokens that wait for a person or for
-/// their device; what was set up wrong is said at once if nothing else is there. Logs that are about to be given up are
-/// passed over.
+/// their device; what was set up wrong is said at once if nothing else is there. What is known of the other logs already is
+/// told the ledger by `told`.
 async fn begin(
     config: &Config,
     store: Arc<dyn Store>,
     ask: Option<Ask>,
-    given_up: &[GivenUp],
+    told: impl FnOnce(Ledger) -> Ledger,
 ) -> Result<(Arc<Custody>, usize)> {
     let (slots, faults) = match tokens::open(config, &store, ask).await {
         Ok(opened) => opened,
@@ -514,7 +522,7 @@ async fn begin(
         records: config.file.audit.checkpoint_records,
         time: Duration::from_secs(config.file.audit.checkpoint_seconds),
     };
-    let custody = Arc::new(Custody::new(store, slots, Ledger::open(log_files(config), pace)?.without(given_up)));
+    let custody = Arc::new(Custody::new(store, slots, told(Ledger::open(log_files(config), pace)?)));
     let hopeless = custody.readiness().iter().all(|(_, serves, _)| !serves)
         && faults.iter().all(|fault| fault.fault() == Fault::Config);
     for fault in &faults {

@@ -52,8 +52,8 @@ fn store(instance: &Instance) -> PathBuf {
     instance.data().join("keyward.db")
 }
 
-fn sqlite(instance: &Instance, statement: &str) {
-    let run = "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit()";
+pub(crate) fn sqlite(instance: &Instance, statement: &str) {
+    let run = "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.executescript(sys.argv[2]); c.commit()";
     let done = Command::new("python3").args(["-c", run]).arg(store(instance)).arg(statement).status().unwrap();
     assert!(done.success());
 }

@@ -3,22 +3,37 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sqlx::Connection as _;
 
+use crate::anchor::sqlite;
 use crate::kit::postgres::Postgres;
-use crate::kit::{Instance, PATIENCE, events};
+use crate::kit::{Instance, KEYWARD, PATIENCE, events};
 use crate::other_logs::{log_of, two, verified};
 
 /// Gives up what has to be, by the words that are shown; gives what was shown.
 fn re_anchored(instance: &Instance, why: &str) -> Value {
+    re_anchored_with(instance, why, &[])
+}
+
+fn re_anchored_with(instance: &Instance, why: &str, more: &[&str]) -> Value {
     let shown = instance.json(&["audit", "re-anchor"]);
     assert_eq!(shown["reason"], why, "{shown}");
     instance.cli(&["audit", "re-anchor", "--confirm", "yes"]).refused(65, "INVALID_ARGUMENT");
-    instance.cli(&["audit", "re-anchor", "--confirm", shown["confirm"].as_str().unwrap()]).good();
+    let confirmed = ["audit", "re-anchor", "--confirm", shown["confirm"].as_str().unwrap()];
+    instance.cli(&[&confirmed, more].concat()).good();
     shown
+}
+
+/// Whether such an object is among those that are shown, with its version and its hash.
+fn is_among(objects: &Value, name: &str) -> bool {
+    let objects = objects.as_array().unwrap();
+    let shown = |object: &&Value| object["version"].is_u64() && object["sha256"].as_str().unwrap().len() == 64;
+    objects.iter().filter(shown).any(|object| object["name"] == name)
 }
 
 #[test]
@@ -49,7 +64,7 @@ fn a_log_that_is_not_what_was_signed_is_given_up_by_a_person_who_takes_what_stan
     let own = first.log();
     let said = events(&own, "re-anchored");
     assert_eq!((said.len(), &said[0]["caller"]["name"]), (1, &"local-operator".into()));
-    assert!(said[0]["message"].as_str().unwrap().contains(&format!("log {log} is given up, and ")), "{said:?}");
+    assert!(said[0]["message"].as_str().unwrap().contains(&format!("log {log} is given up: ")), "{said:?}");
     assert!(events(&own, "changed").iter().any(|event| event["name"] == node), "it is in the log of who took it");
     assert_eq!(first.stop(), Some(0));
     let (code, report) = verified(&first, &[]);
@@ -125,7 +140,7 @@ async fn nothing_is_signed_when_an_object_changes_while_a_person_takes_it() {
     assert!(said.contains("stop the instance whose log is given up"), "{said}");
     assert_eq!(fs::read_to_string(first.data().join("audit.anchor")).unwrap(), anchor);
     server.sql(&format!("UPDATE object SET version = version - 1 WHERE name = '{node}'"));
-    re_anchored(&first, "OBJECT_ALTERED");
+    re_anchored(&first, "STORE_FORKED");
     first.start();
     first.cli(&["node", "get", node]).good();
 }
@@ -142,4 +157,177 @@ fn what_stands_by_a_log_that_has_only_its_records_left_is_taken_by_a_person() {
     first.cli(&["audit", "re-anchor"]).refused(65, "INVALID_ARGUMENT");
     first.start();
     first.cli(&["node", "get", node]).good();
+}
+
+/// Takes out of the database what it has of a log.
+fn take_out(server: &Postgres, log: &str, tables: &[&str]) {
+    for table in tables {
+        server.sql(&format!("DELETE FROM {table} WHERE log_id = '{log}'"));
+    }
+}
+
+#[test]
+fn what_a_log_that_was_taken_out_whole_had_told_of_is_taken_by_a_person_who_sees_that_no_record_tells_of_it() {
+    let server = Postgres::start();
+    let (mut first, second) = two(&server);
+    let (log, node) = (log_of(&second), "clusters/demo/nodes/node-1");
+    take_out(&server, &log, &["checkpoint", "subtree", "entry", "log"]);
+    first.serve_fails().refused(74, "LOG_MISSING");
+    // What a record contradicts is nobody's to take.
+    server.sql("UPDATE object SET body = body || ' ' WHERE name = 'clusters/demo'");
+    let said = first.cli(&["audit", "re-anchor"]).good();
+    assert!(said.contains("no record tells of these") && said.contains("--lift"), "{said}");
+    let words = said.rsplit_once("--confirm \"").unwrap().1.split('"').next().unwrap().to_owned();
+    server.sql("UPDATE object SET body = substr(body, 1, length(body) - 1) WHERE name = 'clusters/demo'");
+    assert_eq!(first.json(&["audit", "re-anchor"])["confirm"], words.as_str(), "it is among them either way");
+    // The device was last logged in to by the other instance, and how it stands is not known.
+    first.cli(&["audit", "re-anchor", "--confirm", &words]).refused(69, "PIN_LATCHED");
+    server.sql(&format!(
+        "UPDATE object SET body = replace(convert_from(body, 'UTF8'), 'node-1', 'node-x')::bytea WHERE name = '{node}'"
+    ));
+    first.cli(&["audit", "re-anchor", "--confirm", &words]).refused(65, "INVALID_ARGUMENT");
+    server.sql(&format!(
+        "UPDATE object SET body = replace(convert_from(body, 'UTF8'), 'node-x', 'node-1')::bytea WHERE name = '{node}'"
+    ));
+    let shown = re_anchored_with(&first, "LOG_MISSING", &["--lift", "main"]);
+    assert_eq!(shown["given_up"][0]["log"], log.as_str(), "{shown}");
+    assert!(is_among(&shown["unrecorded"], node) && !is_among(&shown["unrecorded"], "clusters/demo"), "{shown}");
+    first.cli(&["audit", "re-anchor"]).refused(65, "INVALID_ARGUMENT");
+    first.start();
+    first.cli(&["node", "get", node]).good();
+    first.node("demo", "node-2");
+    let said = events(&first.log(), "re-anchored")[0]["message"].clone();
+    let taken = words.split_once(" taking ").unwrap().1;
+    assert!(said.as_str().unwrap().contains(&format!("taken as they stand: {taken}")), "{said}");
+    assert_eq!(first.stop(), Some(0));
+    let (code, report) = verified(&first, &[]);
+    assert_eq!((code, &report["finding"]), (Some(0), &"good".into()), "{report}");
+    // Nothing is lost now: a row that no record tells of is nobody's to take.
+    server.sql("INSERT INTO object SELECT kind, name || 'x', version, body FROM object WHERE name LIKE '%node-1'");
+    first.cli(&["audit", "re-anchor"]).refused(65, "INVALID_ARGUMENT");
+    first.start();
+    first.cli(&["node", "get", &format!("{node}x")]).refused(74, "OBJECT_ALTERED");
+}
+
+#[test]
+fn a_log_that_is_gone_with_what_was_seen_of_it_is_given_up_by_what_was_signed_of_it() {
+    let server = Postgres::start();
+    let (mut first, second) = two(&server);
+    let (log, node) = (log_of(&second), "clusters/demo/nodes/node-1");
+    take_out(&server, &log, &["log"]);
+    server.sql(&format!("DELETE FROM object WHERE name = 'logs/{}/beside/{log}'", log_of(&first)));
+    first.serve_fails().refused(74, "LOG_MISSING");
+    let shown = re_anchored(&first, "LOG_MISSING");
+    assert_eq!(shown["given_up"][0]["log"], log.as_str(), "{shown}");
+    assert!(is_among(&shown["given_up"][0]["objects"], node), "{shown}");
+    first.cli(&["audit", "re-anchor"]).refused(65, "INVALID_ARGUMENT");
+    first.start();
+    first.cli(&["node", "get", node]).good();
+}
+
+#[test]
+fn a_log_that_is_gone_and_was_only_told_of_since_the_last_checkpoint_is_missed_and_given_up() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    first.start_with(&[("KEYWARD_FAULTPOINT", "after-told:other-logs")]);
+    let second = Instance::beside(&first, "second");
+    first.wait_for_line("faultpoint after-told:other-logs");
+    first.kill();
+    let log = log_of(&second);
+    take_out(&server, &log, &["log"]);
+    for seen in ["no", "as it was"] {
+        if seen == "no" {
+            server.sql("CREATE TABLE kept AS SELECT * FROM object; DELETE FROM object WHERE kind = 'log-beside'");
+        } else {
+            server.sql("INSERT INTO object SELECT * FROM kept WHERE kind = 'log-beside'");
+        }
+        let said = first.serve_fails().refused(74, "LOG_MISSING");
+        assert!(said.contains(&log) && said.contains("keyward audit re-anchor"), "{said}");
+    }
+    let shown = re_anchored(&first, "LOG_MISSING");
+    assert_eq!(shown["given_up"][0]["log"], log.as_str(), "{shown}");
+    first.start();
+}
+
+#[test]
+fn what_the_lost_end_of_an_own_log_had_told_of_is_taken_by_a_person() {
+    let mut instance = Instance::new();
+    let older = instance.path("older.db");
+    fs::copy(instance.data().join("keyward.db"), &older).unwrap();
+    instance.start();
+    instance.cluster("demo");
+    assert_eq!(instance.stop(), Some(0));
+    let tables = ["checkpoint", "subtree", "entry", "log"]
+        .map(|table| format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM old.{table};"));
+    sqlite(&instance, &format!("ATTACH '{}' AS old; {}", older.display(), tables.concat()));
+    instance.serve_fails().refused(74, "STORE_REWOUND");
+    let shown = re_anchored_with(&instance, "STORE_REWOUND", &["--lift", "main"]);
+    assert!(is_among(&shown["unrecorded"], "clusters/demo"), "{shown}");
+    instance.start();
+    instance.cli(&["cluster", "get", "demo"]).good();
+    instance.node("demo", "node-1");
+}
+
+/// Decides as the words say that are shown, and kills that at a point.
+fn killed_at(instance: &Instance, point: &str) {
+    let shown = instance.json(&["audit", "re-anchor"]);
+    let data = instance.data();
+    let words = shown["confirm"].as_str().unwrap();
+    let mut decides = Command::new(KEYWARD)
+        .args(["audit", "re-anchor", "--lift", "main", "--confirm", words, "--data", data.to_str().unwrap()])
+        .env("KEYWARD_FAULTPOINT", point)
+        .current_dir(instance.directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(decides.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == format!("faultpoint {point}")), "{point} is not reached");
+    decides.kill().unwrap();
+    decides.wait().unwrap();
+}
+
+#[test]
+fn killed_at_any_point_a_decision_leaves_a_store_that_is_refused_as_before_and_is_made_once_more() {
+    let server = Postgres::start();
+    let (mut first, second) = two(&server);
+    let (log, node) = (log_of(&second), "clusters/demo/nodes/node-1");
+    take_out(&server, &log, &["checkpoint", "subtree", "entry", "log"]);
+    for point in [
+        "before-record:re-anchor",
+        "after-record:re-anchor",
+        "after-taken:re-anchor",
+        "after-given-up:re-anchor",
+        "after-kept:checkpoint",
+    ] {
+        killed_at(&first, point);
+        first.serve_fails().refused(74, "LOG_MISSING");
+    }
+    re_anchored(&first, "LOG_MISSING");
+    first.start();
+    first.cli(&["node", "get", node]).good();
+    assert_eq!(first.stop(), Some(0));
+    let (code, report) = verified(&first, &[]);
+    assert_eq!((code, &report["finding"]), (Some(0), &"good".into()), "{report}");
+}
+
+#[test]
+fn killed_when_all_is_taken_a_decision_about_a_log_that_was_edited_is_made() {
+    let server = Postgres::start();
+    let (mut first, second) = two(&server);
+    let (log, node) = (log_of(&second), "clusters/demo/nodes/node-1");
+    server.sql(&format!(
+        "UPDATE entry SET record = convert_to(replace(convert_from(record, 'UTF8'), 'local-operator', 'l0cal-operator'), \
+         'UTF8') WHERE log_id = '{log}'"
+    ));
+    for point in ["after-record:re-anchor", "after-taken:re-anchor"] {
+        killed_at(&first, point);
+        first.serve_fails().refused(74, "STORE_FORKED");
+    }
+    killed_at(&first, "after-given-up:re-anchor");
+    first.cli(&["audit", "re-anchor"]).refused(65, "INVALID_ARGUMENT");
+    first.start();
+    first.cli(&["node", "get", node]).good();
+    assert_eq!(first.stop(), Some(0));
+    let (code, report) = verified(&first, &[]);
+    assert_eq!((code, &report["finding"]), (Some(0), &"good".into()), "{report}");
 }

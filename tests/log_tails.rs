@@ -8,6 +8,8 @@ use keyward::audit::chain::{ChainHash, Head};
 use keyward::audit::checkpoint::Checkpoint;
 use keyward::audit::merkle::{Frontier, TreeHash};
 use keyward::audit::record::{Event, Moment};
+use keyward::caller::CallerNote;
+use keyward::store::{Batch, Store as _};
 use sqlx::Connection as _;
 
 use crate::kit::postgres::Postgres;
@@ -125,4 +127,24 @@ async fn the_unsigned_tail_of_a_log_is_not_written_anew_unseen_beside_an_instanc
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_counts_is_followed_on_though_its_last_checkpoint_is_none_of_its_own() {
     rewrite_beside_one_that_runs(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_log_has_behind_its_last_checkpoint_is_read_once_at_a_start() {
+    const TAIL: u32 = 20_000;
+    let server = Postgres::start();
+    let (mut first, _second) = two(&server);
+    let store = keyward::store::Postgres::open(&server.url(), None, "second", false).await.unwrap();
+    let event = Event::Maintenance { caller: CallerNote::service(), purpose: "probe".into(), keys: Vec::new() };
+    for _ in 0..TAIL / 1000 {
+        store.commit(Batch { writes: Vec::new(), events: vec![event.clone(); 1000] }).await.unwrap();
+    }
+    store.close().await;
+    server.sql("ANALYZE entry; SELECT pg_stat_reset()");
+    first.start();
+    assert_eq!(first.stop(), Some(0));
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let read = "SELECT (seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_tables WHERE relname = 'entry'";
+    let read: i64 = sqlx::query_scalar(read).fetch_one(&mut database).await.unwrap();
+    assert!((i64::from(TAIL)..i64::from(TAIL) * 3 / 2).contains(&read), "{read} records were read");
 }

@@ -1,14 +1,17 @@
 //! The anchor: the log's last checkpoint in a file outside the store, which an older or other store contradicts.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::audit::chain::Head;
 use crate::audit::checkpoint::Checkpoint;
 use crate::audit::merkle::Frontier;
 use crate::audit::note::Note;
+use crate::audit::others::Others;
 use crate::audit::trust::Trust;
-use crate::custody::vouch::{self, Beside};
+use crate::custody::vouch::{self, Stands};
 use crate::error::{Error, Reason, Result};
 use crate::store::{Store, ask};
 
@@ -81,21 +84,39 @@ impl LogFiles {
 
     /// Checks that a store continues what was signed over it: that it ends not before the anchor, has the records that
     /// the anchor was signed over, and all the logs that it knows. A log without records has nothing to continue. Other
-    /// logs of which this one has seen who signs for them must be as they were signed too, and count from then on; but for
-    /// those that a person has given up.
+    /// logs of which this one has seen who signs for them must be there and as they were signed too, and count from then
+    /// on; but for those that a person has given up. Gives up to where each of those that count was followed.
     ///
     /// # Errors
     /// `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`, `CHECKPOINT_BROKEN`; those of the store.
-    pub async fn check(&self, store: &dyn Store) -> Result<()> {
+    pub async fn check(&self, store: &dyn Store) -> Result<Vec<Head>> {
         self.check_own(store).await?;
-        let own = store.head().log;
-        for head in store.heads().await?.into_iter().filter(|head| head.log != own) {
-            let beside = Beside::of(store, &head.log).await?;
-            if !beside.is_given_up() {
-                vouch::by_seen(store, &head, &beside).await.map_err(|fault| fault.hint(vouch::RECOVER))?;
+        let mut followed = Vec::new();
+        for log in vouch::by_seen(store, &BTreeSet::new()).await? {
+            match log.stands {
+                Stands::Good(end) => followed.extend(end),
+                Stands::GivenUp => {}
+                Stands::Wrong(fault) => return Err(fault.hint(vouch::RECOVER)),
             }
         }
-        Ok(())
+        Ok(followed)
+    }
+
+    /// The other logs of which the own one says that they are there: its last checkpoints, as far as they can be read, and
+    /// the records behind them.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` if the history of audit keys cannot be read; those of the store.
+    pub(super) async fn named(&self, store: &dyn Store) -> Result<BTreeSet<String>> {
+        let Some(trust) = self.read_trust()? else { return Ok(BTreeSet::new()) };
+        let head = store.head();
+        let kept = store.last_checkpoint(&head.log).await?.and_then(|note| note.parse().ok());
+        let notes = [kept, self.read_anchor().ok().flatten()];
+        let signed: Vec<Checkpoint> = notes.iter().flatten().filter_map(|note| trust.checkpoint(note).ok()).collect();
+        let from = signed.iter().map(|signed| signed.size).filter(|size| *size <= head.size).max();
+        let told = told(store, from.unwrap_or_default()).await?;
+        let signed_for = signed.into_iter().flat_map(|signed| signed.others).map(|other| other.log);
+        Ok(signed_for.chain(told.last().map(|(log, ..)| log.to_owned())).collect())
     }
 
     /// The same of the own log, and of what was signed here of the others.
@@ -131,13 +152,36 @@ impl LogFiles {
             (None, None) if head.size == 0 => None,
             (None, _) => return Err(invalid(format!("{} is missing", self.anchor.display()))),
         };
+        let mut end = 0;
         for signed in [anchor, kept].into_iter().flatten() {
             continues(store, &signed).await.map_err(|fault| fault.hint(RECOVER))?;
+            end = signed.size.max(end);
         }
-        Ok(())
+        let (told, heads) = (told(store, end).await?, store.heads().await?);
+        match told.lost(heads.iter().map(|head| (head.log.as_str(), head.size))) {
+            Some(words) => Err(Error::new(Reason::LogMissing, words).hint(RECOVER)),
+            None => Ok(()),
+        }
     }
 }
 
+/// What the records of the own log tell of the others, from a place on.
+async fn told(store: &dyn Store, from: u64) -> Result<Others> {
+    let (head, mut at) = (store.head(), from);
+    let mut told = Others::default();
+    while at < head.size {
+        let page = store.entries(&head.log, at, PAGE).await?;
+        if page.is_empty() {
+            break;
+        }
+        at += page.len() as u64;
+        page.iter().for_each(|record| told.hear(record));
+    }
+    Ok(told)
+}
+
+/// Records that are read at a time.
+const PAGE: u32 = 1000;
 const RECOVER: &str = "bring back the newest store; if there is none, say what is lost: keyward audit re-anchor";
 
 /// Checks that a store continues a checkpoint that was signed over it.

@@ -126,6 +126,13 @@ impl Ledger {
         self
     }
 
+    /// The same in a run that follows other logs from where they were followed to when the store was opened.
+    #[must_use]
+    pub fn following(mut self, ends: Vec<Head>) -> Self {
+        self.others.follow_from(ends);
+        self
+    }
+
     /// Ends all acts with keys of this run.
     pub(super) fn halt(&self, fault: &Error) {
         let before = self.progress(|progress| progress.halted.replace(fault.clone()));
@@ -354,6 +361,7 @@ impl Custody {
             self.store.keep_checkpoint(&text).await?;
         }
         signed.kept = true;
+        faultpoint::reach("after-kept", "checkpoint").await;
         if !signed.anchored {
             let (files, note) = (self.ledger.files.clone(), signed.note.clone());
             let written = tokio::task::spawn_blocking(move || files.write_anchor(&note)).await;

@@ -1,109 +1,141 @@
-//! Logs of other instances that are not what was signed over them: no start goes by them before a person gives them up. The
-//! objects whose last change stands in such a log are taken as they are then, by that person's word, or nobody could use
-//! them any more.
+//! What a person gives up, so that an instance goes on from a store that is not what was signed: the past of its own log, and
+//! logs of other instances. The objects whose last change is lost so are taken as they are then, by that person's word, or
+//! nobody could use them any more.
 
 use crate::audit::chain::{ChainHash, Head};
 use crate::audit::note::Note;
 use crate::audit::record::{Event, brief};
-use crate::custody::vouch::{self, Beside};
-use crate::custody::{Custody, Standing};
+use crate::custody::vouch::{self, Beside, Stands};
+use crate::custody::{Custody, LogFiles, Standing};
 use crate::error::{Error, Reason, Result};
+use crate::faultpoint;
 use crate::policy::Permit;
-use crate::store::{Batch, Claimed, Kind, Object, Seen, Store, Write};
+use crate::store::{Batch, Claimed, Kind, Object, Store, Write};
 
 /// Objects that are read, or recorded, at a time.
 const PAGE: usize = 500;
-/// Other logs that were ever seen, which are looked through.
-const LOGS_MAX: u32 = 1000;
 /// What to do if objects change while they are taken.
 const STOP: &str = "stop the instance whose log is given up, then say it once more: keyward audit re-anchor";
+
+/// What is lost of what was signed, and what is taken by who goes on without it.
+#[derive(Debug)]
+pub struct Loss {
+    /// What is wrong.
+    pub why: Error,
+    /// Logs of other instances that are given up.
+    pub logs: Vec<GivenUp>,
+    /// Objects that stand in the store as no record tells of them: whatever did is lost, or there never was such a record.
+    pub unrecorded: Taken,
+}
 
 /// A log that is to be given up.
 #[derive(Debug)]
 pub struct GivenUp {
-    /// The log.
+    /// The log; an empty one if it is gone.
     pub log: Head,
     /// What is wrong with it.
     pub why: Error,
-    objects: Vec<(Kind, Object)>,
+    /// The objects whose last change only it tells of.
+    pub objects: Taken,
 }
 
-impl GivenUp {
-    /// The logs of a store that must be given up before an instance starts on it, or that were and have objects that stand
-    /// by them still. Writes nothing.
+/// Objects that are taken as they stand.
+#[derive(Debug, Default)]
+pub struct Taken(Vec<(Kind, Object)>);
+
+impl Taken {
+    /// The objects, each with the name of its kind.
+    pub fn objects(&self) -> impl Iterator<Item = (&'static str, &Object)> {
+        self.0.iter().map(|(kind, object)| (kind.name(), object))
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Loss {
+    /// What must be given up before an instance starts on a store; none if nothing is. Writes nothing.
     ///
     /// # Errors
-    /// Those of the store.
-    pub async fn needed(store: &dyn Store) -> Result<Vec<Self>> {
-        let own = store.head().log;
-        let mut needed = Vec::new();
-        // First those that count, so that it shows what does not.
-        let heads = store.heads().await?;
-        for log in heads.iter().filter(|head| head.log != own).cloned() {
-            let beside = Beside::of(store, &log.log).await?;
-            let why = if beside.is_given_up() {
-                let words = format!("log {} was given up, and some objects stand by it still", log.log);
-                Error::new(Reason::ObjectAltered, words)
-            } else {
-                match vouch::by_seen(store, &log, &beside).await {
-                    Err(fault) if vouch::contradicts(&fault) => fault,
-                    looked => {
-                        looked?;
-                        continue;
-                    }
-                }
-            };
-            needed.push(GivenUp { log, why, objects: Vec::new() });
-        }
-        // One whose end is gone has left records, it may be, and objects that stand by them.
-        let of_others = Seen::name(&own, "");
-        for row in store.rows(Kind::Beside, &of_others, LOGS_MAX).await? {
-            let Some(log) = row.name.strip_prefix(&of_others) else { break };
-            if heads.iter().any(|head| head.log == log) {
-                continue;
+    /// Whatever no new anchor helps against; those of the store.
+    pub async fn of(store: &dyn Store, files: &LogFiles) -> Result<Option<Self>> {
+        let own = files.check_own(store).await.err();
+        if let Some(fault) = &own {
+            let is_own = files.read_trust()?.is_some_and(|trust| trust.log() == store.head().log);
+            let helps = matches!(
+                fault.reason(),
+                Reason::StoreRewound
+                    | Reason::StoreForked
+                    | Reason::LogMissing
+                    | Reason::AnchorInvalid
+                    | Reason::CheckpointBroken
+            );
+            if !is_own || !helps {
+                return Err(fault.clone());
             }
-            match store.get(Kind::Beside, &row.name).await {
-                // Of a log that was never seen to count, nothing is taken.
-                Err(fault) if fault.reason() == Reason::ObjectAltered => continue,
-                seen => seen?,
+        }
+        let (mut logs, mut before) = (Vec::new(), Vec::new());
+        // First those that count, so that it shows what does not.
+        for log in vouch::by_seen(store, &files.named(store).await?).await? {
+            let words = || format!("log {} was given up, and some objects stand by it still", log.head.log);
+            let (list, why) = match log.stands {
+                Stands::Good(_) => continue,
+                Stands::Wrong(fault) => (&mut logs, fault),
+                Stands::GivenUp => (&mut before, Error::new(Reason::ObjectAltered, words())),
             };
-            let why = Error::new(Reason::LogMissing, format!("log {log} is no longer in the store"));
-            needed.push(GivenUp { log: Head::empty(log), why, objects: Vec::new() });
+            list.push(GivenUp { log: log.head, why, objects: Taken::default() });
         }
-        for lost in &mut needed {
-            lost.objects = standing_by(store, &lost.log.log).await?;
+        let is_contradicted = own.is_some() || !logs.is_empty();
+        if !is_contradicted && before.is_empty() {
+            return Ok(None);
         }
-        let stands = |lost: &GivenUp| !matches!(lost.why.reason(), Reason::ObjectAltered | Reason::LogMissing);
-        needed.retain(|lost| stands(lost) || !lost.objects.is_empty());
-        Ok(needed)
+        logs.append(&mut before);
+        let unrecorded = stand_by(store, &mut logs).await?;
+        logs.retain(|lost| lost.why.reason() != Reason::ObjectAltered || !lost.objects.is_empty());
+        let why = own.or_else(|| logs.first().map(|lost| lost.why.clone()));
+        Ok(why.map(|why| Loss { why, logs, unrecorded }))
     }
 
-    /// The objects that stand by it, each with the name of its kind.
-    pub fn taken(&self) -> impl Iterator<Item = (&'static str, &Object)> {
-        self.objects.iter().map(|(kind, object)| (kind.name(), object))
+    /// All that is taken: of each log, then what no record tells of.
+    fn taken(&self) -> impl Iterator<Item = (&str, &(Kind, Object))> {
+        let logs = self.logs.iter().map(|lost| (lost.log.log.as_str(), &lost.objects));
+        logs.chain([("-", &self.unrecorded)]).flat_map(|(log, taken)| taken.0.iter().map(move |object| (log, object)))
     }
 
-    /// SHA-256, in hexadecimal, over which objects stand by the log, and as what.
+    /// Whether a device is among what no record tells of: that is held back.
     #[must_use]
-    pub fn digest(&self) -> String {
-        let line = |(kind, object): &(Kind, Object)| {
-            format!("{} {} {} {}\n", kind.name(), object.name, object.version, ChainHash::of(&object.body))
-        };
-        ChainHash::of(self.objects.iter().map(line).collect::<String>().as_bytes()).to_string()
+    pub fn holds_back(&self) -> bool {
+        self.unrecorded.0.iter().any(|(kind, _)| *kind == Kind::Token)
     }
 
-    /// Its end, as records speak of it.
+    /// How many objects are taken, and the first 128 bits of SHA-256, in hexadecimal, over which they are and as what: for
+    /// the words by which a person takes them, and for the record of that.
+    #[must_use]
+    pub fn taking(&self) -> String {
+        let line = |(log, (kind, object)): (&str, &(Kind, Object))| {
+            format!("{log} {} {} {} {}\n", kind.name(), object.name, object.version, ChainHash::of(&object.body))
+        };
+        let lines: Vec<String> = self.taken().map(line).collect();
+        let digest = ChainHash::of(lines.concat().as_bytes()).to_string();
+        format!("{} objects {}", lines.len(), &digest[..32])
+    }
+
+    /// The same as records speak of it.
     fn words(&self) -> String {
-        let (log, count) = (&self.log.log, self.objects.len());
-        format!("log {log} is given up, and {count} objects that stood by it are taken as they are: {}", self.why)
+        let own = format!("{}; taken as they stand: {}", self.why.message(), self.taking());
+        let logs = self.logs.iter().map(|GivenUp { log, why, .. }| format!("; log {} is given up: {why}", log.log));
+        brief(&[own].into_iter().chain(logs).collect::<String>())
     }
 }
 
-/// The objects whose last change a log speaks of that does not count, as they stand; how tokens do, with all that holds
-/// them back.
-async fn standing_by(store: &dyn Store, log: &str) -> Result<Vec<(Kind, Object)>> {
-    let mut objects = Vec::new();
-    // What that log knows of others is nobody else's.
+/// Finds the objects whose last change these logs speak of, which do not count, and gives those of which no record speaks:
+/// as they stand; how tokens do, with all that holds them back.
+async fn stand_by(store: &dyn Store, logs: &mut [GivenUp]) -> Result<Taken> {
+    let mut unrecorded = Taken::default();
+    // What a log knows of others is nobody else's.
     for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::Beside) {
         let mut after = String::new();
         loop {
@@ -111,50 +143,52 @@ async fn standing_by(store: &dyn Store, log: &str) -> Result<Vec<(Kind, Object)>
             let Some(last) = page.last() else { break };
             after.clone_from(&last.name);
             for row in page {
-                match store.claimed(*kind, &row.name).await {
-                    Ok(Some(Claimed { object, by: Some(claim) })) if claim.log == log => {
-                        let body = match kind {
-                            Kind::Token => Write::new(*kind, "", 0, &Standing::of(store, &object.name).await?.0)?.body,
-                            _ => object.body.clone(),
-                        };
-                        objects.push((*kind, Object { body, ..object }));
-                    }
-                    Ok(_) => {}
-                    // A row that is not what any record says is not taken by anybody's word.
-                    Err(fault) if fault.reason() == Reason::ObjectAltered => {}
+                let (object, claim) = match store.claimed(*kind, &row.name).await {
+                    Ok(Some(Claimed { object, by: Some(claim) })) => (object, claim),
+                    Ok(_) => continue,
+                    // A row that some record contradicts is not taken by anybody's word.
+                    Err(fault) if fault.reason() == Reason::ObjectAltered => continue,
                     Err(fault) => return Err(fault),
-                }
+                };
+                let taken = match &claim.log {
+                    None => &mut unrecorded,
+                    Some(log) => match logs.iter_mut().find(|lost| lost.log.log == *log) {
+                        Some(lost) => &mut lost.objects,
+                        None => continue,
+                    },
+                };
+                let body = match kind {
+                    Kind::Token => Write::new(*kind, "", 0, &Standing::of(store, &object.name).await?.0)?.body,
+                    _ => object.body.clone(),
+                };
+                taken.0.push((*kind, Object { body, ..object }));
             }
         }
     }
-    Ok(objects)
+    Ok(unrecorded)
 }
 
 impl Custody {
     /// Goes on from the store as it is, though it does not continue what was signed before, or has logs that are not what
-    /// was signed: records what is given up and who said so, takes the objects that stood by those logs as they are, and
-    /// signs the whole log anew.
+    /// was signed: records what is given up and who said so, takes the objects that stood by that as they are, and signs
+    /// the whole log anew. If it is broken off, what is left of it is to be decided once more.
     ///
     /// # Errors
     /// As [`Custody::checkpoint`]; `STORE_CONFLICT` if an object was changed since it was looked at.
-    pub async fn re_anchor(&self, permit: Permit, why: &Error, anchor: String, given_up: &[GivenUp]) -> Result<Note> {
-        let words = given_up.iter().map(GivenUp::words);
-        let message: Vec<String> = std::iter::once(why.message().to_owned()).chain(words).collect();
+    pub async fn re_anchor(&self, permit: Permit, anchor: String, loss: &Loss) -> Result<Note> {
         let event = Event::ReAnchored {
             caller: permit.caller().note(),
             rule: permit.rule().to_owned(),
             agreed: "one local operator; nobody else was asked".to_owned(),
-            reason: why.reason().code().to_owned(),
-            message: brief(&message.join("; ")),
+            reason: loss.why.reason().code().to_owned(),
+            message: loss.words(),
             anchor,
         };
         let store = self.store.as_ref();
-        let mut writes = Vec::new();
-        for lost in given_up {
-            writes.extend(Beside::of(store, &lost.log.log).await?.given_up()?);
-        }
-        store.commit(Batch { writes, events: vec![event] }).await?;
-        let objects: Vec<&(Kind, Object)> = given_up.iter().flat_map(|lost| &lost.objects).collect();
+        faultpoint::reach("before-record", "re-anchor").await;
+        store.commit(Batch::event(event)).await?;
+        faultpoint::reach("after-record", "re-anchor").await;
+        let objects: Vec<&(Kind, Object)> = loss.taken().map(|(_, object)| object).collect();
         for page in objects.chunks(PAGE) {
             let mut writes = Vec::new();
             for (kind, Object { name, version, body }) in page {
@@ -168,7 +202,20 @@ impl Custody {
                 Reason::StoreConflict => fault.hint(STOP),
                 _ => fault,
             })?;
+            faultpoint::reach("after-taken", "re-anchor").await;
         }
+        // Until then it is as much lost as it was, and all that is left of it is shown again.
+        let mut writes = Vec::new();
+        for lost in &loss.logs {
+            match Beside::of(store, &lost.log.log).await {
+                Ok(beside) => writes.extend(beside.given_up()?),
+                // It is gone, and does not count while that row is not what was recorded.
+                Err(fault) if fault.reason() == Reason::ObjectAltered => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        store.commit(Batch { writes, events: Vec::new() }).await?;
+        faultpoint::reach("after-given-up", "re-anchor").await;
         self.sign_anew().await
     }
 }

@@ -45,7 +45,7 @@ pub use anchor::LogFiles;
 pub use checkpoint::{AUDIT_KEY, Ledger, Pace, audit_key_beside};
 pub use entries::{Found, Query};
 pub use generate::Making;
-pub use given_up::GivenUp;
+pub use given_up::{GivenUp, Loss, Taken};
 pub use operate::{Hold, ReplicaStatus, TokenStatus, clear, no_token};
 use proof::Failed;
 pub use proof::{Intent, Recorded, Verified};

@@ -49,6 +49,8 @@ struct Looks {
     /// Logs of which it was said that nothing more of them counts. Of one that does not count at all, the checkpoints
     /// before the last were looked through then.
     doubted: BTreeSet<String>,
+    /// Up to where logs were followed when the store was opened.
+    followed: Vec<Head>,
 }
 
 /// Another log that counts.
@@ -103,6 +105,11 @@ impl Others {
         self.passed_over = logs;
     }
 
+    /// Goes on from where logs were followed to.
+    pub(super) fn follow_from(&mut self, ends: Vec<Head>) {
+        self.looks.get_mut().followed = ends;
+    }
+
     fn known(&self) -> BTreeMap<String, Other> {
         self.logs.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -119,8 +126,11 @@ impl Custody {
         let mut looks = self.ledger.others.looks.lock().await;
         let heads = self.store.heads().await?;
         let known = self.ledger.others.known();
-        for (log, Other { next, end, .. }) in &known {
+        let counted = known.iter().map(|(log, Other { next, end, .. })| {
             let there = end.as_ref().map_or(*next, |end| end.size.max(*next));
+            (log, there)
+        });
+        for (log, there) in counted.chain(looks.followed.iter().map(|end| (&end.log, end.size))) {
             match heads.iter().find(|head| head.log == *log) {
                 None => {
                     let words = format!("log {log} is no longer in the store");
@@ -183,7 +193,8 @@ impl Custody {
     /// was in any case: what that is no key is needed for.
     async fn vouch(&self, head: &Head, before: Option<&Other>, looks: &Looks) -> Result<Vouched> {
         let (store, log) = (self.store.as_ref(), &head.log);
-        let mut other = before.cloned().unwrap_or_default();
+        let followed = || looks.followed.iter().find(|end| end.log == *log).cloned();
+        let mut other = before.cloned().unwrap_or_else(|| Other { end: followed(), ..Other::default() });
         let (mut keep, mut newest, mut doubt) = (None, None, None);
         if before.is_none() || store.last_checkpoint(log).await?.as_ref() != Some(&other.note) {
             let looks_back = before.is_none() && !looks.doubted.contains(log);

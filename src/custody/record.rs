@@ -117,7 +117,7 @@ pub async fn record_probe(store: &dyn Store, permit: Permit, token: &str) -> Res
 impl Standing {
     /// The standing of a token, and the version of its record (0 if it has none). It must be known before a token can be
     /// asked which logs count. So a log that does not may hold a token back, and what another one has recorded to hold it
-    /// back holds on, whatever this one says.
+    /// back holds on, whatever this one says. A version that no record tells of holds it back, whatever that says.
     ///
     /// # Errors
     /// Those of the store.
@@ -134,12 +134,17 @@ impl Standing {
 
     /// What a log that does not count says, and beside it what the last one that counts had to say.
     fn claimed(object: &Object, claim: &Claim) -> Result<Self> {
-        let said: Standing = object.read().unwrap_or_else(|_| Standing::held_back(&claim.log));
+        let Some(log) = &claim.log else {
+            return Ok(Standing::held_back("it stands otherwise in the store than any record tells"));
+        };
+        let changed =
+            || Standing::held_back(&format!("log {log}, which does not count, has changed what was recorded of it"));
+        let said: Standing = object.read().unwrap_or_else(|_| changed());
         let Some(counted) = &claim.counted else { return Ok(said) };
         // Only the hash of that is there.
         let latches = [None, said.latched.clone(), Some(BEGUN.to_owned())];
         let quarantines = [None, said.quarantined.clone()];
-        let mut was = Standing::held_back(&claim.log);
+        let mut was = changed();
         for latched in latches {
             for quarantined in quarantines.clone() {
                 let guess = Standing { latched: latched.clone(), quarantined };
@@ -151,9 +156,8 @@ impl Standing {
         Ok(Standing { latched: said.latched.or(was.latched), quarantined: said.quarantined.or(was.quarantined) })
     }
 
-    fn held_back(log: &str) -> Self {
-        let words = format!("log {log}, which does not count, has changed what was recorded of this device");
-        Standing { latched: Some(words.clone()), quarantined: Some(words) }
+    fn held_back(why: &str) -> Self {
+        Standing { latched: Some(why.to_owned()), quarantined: Some(why.to_owned()) }
     }
 
     /// The standing of a token, the version of its record, and whether what latches it is a login that is under way: in

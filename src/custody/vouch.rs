@@ -1,6 +1,8 @@
 //! Whether another log of the database counts: its newest checkpoint must be signed with a key that is known to be its,
 //! and it must be what was signed.
 
+use std::collections::BTreeSet;
+
 use crate::audit::chain::{ChainHash, Head};
 use crate::audit::checkpoint::{Checkpoint, OtherHead};
 use crate::audit::note::{Note, VerifierKey};
@@ -127,21 +129,81 @@ impl Beside {
     }
 }
 
-/// Has a log count whose newest checkpoint was signed with a key that was seen before. Asks no token.
+/// How another log stands by what was seen of it before.
+pub(super) struct BySeen {
+    /// Its end; that of an empty log if it is gone.
+    pub(super) head: Head,
+    pub(super) stands: Stands,
+}
+
+/// How a log stands.
+pub(super) enum Stands {
+    /// It is as it was signed, and was followed up to here; none if it was never seen to count.
+    Good(Option<Head>),
+    /// It is not, or is gone.
+    Wrong(Error),
+    /// A person has given it up; nothing else is known of it.
+    GivenUp,
+}
+
+/// Looks at every other log: at those of the store, of which those count whose newest checkpoint was signed with a key that
+/// was seen before; at those that were seen to count; and at those of these names. Asks no token.
 ///
 /// # Errors
-/// `STORE_REWOUND`, `STORE_FORKED`, `CHECKPOINT_BROKEN` if it is not as it was signed; those of the store.
-pub(super) async fn by_seen(store: &dyn Store, head: &Head, beside: &Beside) -> Result<()> {
+/// Those of the store.
+pub(super) async fn by_seen(store: &dyn Store, named: &BTreeSet<String>) -> Result<Vec<BySeen>> {
+    let own = store.head().log;
+    let (mut logs, heads) = (Vec::new(), store.heads().await?);
+    for head in heads.iter().filter(|head| head.log != own).cloned() {
+        let beside = Beside::of(store, &head.log).await?;
+        let stands = if beside.is_given_up() {
+            Stands::GivenUp
+        } else {
+            match as_seen(store, &head, &beside).await {
+                Ok(end) => Stands::Good(end),
+                Err(fault) if contradicts(&fault) => Stands::Wrong(fault),
+                Err(fault) => return Err(fault),
+            }
+        };
+        logs.push(BySeen { head, stands });
+    }
+    let is_gone = |log: &str| heads.iter().all(|head| head.log != log);
+    let mut gone: BTreeSet<String> = named.iter().filter(|log| is_gone(log)).cloned().collect();
+    let of_others = Seen::name(&own, "");
+    let mut after = of_others.clone();
+    loop {
+        let page = store.rows(Kind::Beside, &after, PAGE).await?;
+        let logs: Vec<&str> = page.iter().map_while(|row| row.name.strip_prefix(&of_others)).collect();
+        let Some(last) = logs.last() else { break };
+        after = Seen::name(&own, last);
+        gone.extend(logs.into_iter().filter(|log| is_gone(log)).map(str::to_owned));
+    }
+    for log in gone {
+        let is_given_up = match Beside::of(store, &log).await {
+            Ok(beside) => beside.is_given_up(),
+            // A row that is not what was recorded says nothing; a checkpoint or a record does.
+            Err(fault) if fault.reason() == Reason::ObjectAltered && named.contains(&log) => false,
+            Err(fault) if fault.reason() == Reason::ObjectAltered => continue,
+            Err(fault) => return Err(fault),
+        };
+        let missing = || Error::new(Reason::LogMissing, format!("log {log} is no longer in the store"));
+        let stands = if is_given_up { Stands::GivenUp } else { Stands::Wrong(missing()) };
+        logs.push(BySeen { head: Head::empty(log), stands });
+    }
+    Ok(logs)
+}
+
+/// Has a log count whose newest checkpoint was signed with a key that was seen before; gives up to where it was followed.
+async fn as_seen(store: &dyn Store, head: &Head, beside: &Beside) -> Result<Option<Head>> {
     let signed = match beside.newest(store, &head.log).await? {
         Newest::None(_) => None,
         Newest::Seen(_, signed) => Some(signed),
         Newest::Unseen(..) => beside.newest_seen(store, &head.log).await?.map(|(_, signed)| signed),
     };
-    if let Some(signed) = signed {
-        follow(store, signed_end(&signed), head).await?;
-        held(store, head, &signed).await?;
-    }
-    Ok(())
+    let Some(signed) = signed else { return Ok(None) };
+    let end = follow(store, signed_end(&signed), head).await?;
+    held(store, head, &signed).await?;
+    Ok(Some(end))
 }
 
 /// Holds another log against what was signed over it, and has it count.

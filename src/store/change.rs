@@ -67,6 +67,11 @@ impl Last {
     }
 }
 
+/// Whether no record tells of a row, or only of a version before it.
+pub(super) fn is_unrecorded(row: &Object, last: Option<&Last>) -> bool {
+    last.is_none_or(|last| last.version < row.version)
+}
+
 /// Holds a row against the last record of its change. `Err(None)`: its content is not what was recorded.
 pub(super) fn check(name: &str, row: Option<&Object>, last: Option<&Last>) -> Result<(), Option<Error>> {
     let (row, last) = match (row, last) {

@@ -188,6 +188,16 @@ async fn contradicted(store: &dyn Store, heads: &[Head], log: &Looked) -> Result
     Ok(None)
 }
 
+/// Whether such a row is what a log knew that a person has given up, whether or not it is there still.
+async fn is_of_given_up(store: &dyn Store, logs: &[Looked], row: &str) -> Result<bool> {
+    let Some(log) = Seen::whose(row) else { return Ok(false) };
+    if let Some(there) = logs.iter().find(|there| there.head.log == log) {
+        return Ok(there.given_up);
+    }
+    let seen = Seen::of(store, &store.head().log, log).await?;
+    Ok(seen.is_some_and(|seen| seen.given_up))
+}
+
 /// The first object that is not what the logs say of it.
 async fn altered(store: &dyn Store, mut recorded: Recorded, logs: &[Looked]) -> Result<Option<(Finding, String)>> {
     let ends = logs.iter().filter(|log| log.vouched).map(|log| log.head.clone()).collect();
@@ -217,8 +227,7 @@ async fn altered(store: &dyn Store, mut recorded: Recorded, logs: &[Looked]) -> 
                 }
                 let name = object.name;
                 // What a log that was given up knew of others stands by nothing else, and nobody goes by it.
-                let is_of = |log: &Looked| name.starts_with(&Seen::name(&log.head.log, ""));
-                if said.is_none() && *kind == Kind::Beside && logs.iter().any(|log| log.given_up && is_of(log)) {
+                if said.is_none() && *kind == Kind::Beside && is_of_given_up(store, logs, &name).await? {
                     continue;
                 }
                 let Some((version, sha256, _)) = said else {

@@ -61,10 +61,9 @@ pub trait Store: Send + Sync {
     /// The last version of an object.
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Object>>;
 
-    /// The same where that version may be the word of a log that does not count: for what must be read before any does.
-    async fn claimed(&self, kind: Kind, name: &str) -> Result<Option<Claimed>> {
-        Ok(self.get(kind, name).await?.map(|object| Claimed { object, by: None }))
-    }
+    /// The same where that version may be the word of a log that does not count, or of nobody: for what must be read before
+    /// any log does, and for what a person decides.
+    async fn claimed(&self, kind: Kind, name: &str) -> Result<Option<Claimed>>;
 
     /// Names of a kind that begin with `prefix` and are greater than `after`, in order: of the objects that are there, and
     /// of those that must be, because a record says that they were written.
@@ -190,11 +189,11 @@ pub struct Claimed {
     pub by: Option<Claim>,
 }
 
-/// The word of a log that does not count.
+/// The word of a log that does not count, or of nobody.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// The log.
-    pub log: String,
+    /// The log; none if no record tells of that version: it is lost, or there never was one.
+    pub log: Option<String>,
     /// SHA-256, in hexadecimal, of the last version that a log that counts tells of, if there is one.
     pub counted: Option<String>,
 }

@@ -194,6 +194,16 @@ impl Postgres {
             self.included.in_other(last, answered(self.sql.tree(&last.log)), read).await
         }
     }
+
+    /// SHA-256 of the last version of an object that one of these logs tells of.
+    async fn counted(&self, kind: Kind, name: &str, logs: Vec<String>) -> Result<Option<String>> {
+        let (from, to) = change::records_of(kind, name)?;
+        let last = sqlx::query_scalar::<_, Vec<u8>>(LAST_OF).bind(from).bind(to).bind(logs);
+        let Some(record) = in_time(last.fetch_optional(&self.sql.readers)).await? else { return Ok(None) };
+        let last = Last::read(&record)?;
+        self.show(&last).await?;
+        Ok(Some(last.sha256))
+    }
 }
 
 /// Reads a URL. What crosses a network does so under TLS, with a server that was certified.
@@ -286,27 +296,22 @@ impl Store for Postgres {
 
     async fn claimed(&self, kind: Kind, name: &str) -> Result<Option<Claimed>> {
         let seen = self.included.seen(kind, name);
+        let mut counting = self.included.counting();
+        counting.push(self.log.clone());
+        if let Some((object, _)) = answered(self.sql.unrecorded(kind, name)).await? {
+            let counted = self.counted(kind, name, counting).await?;
+            return Ok(Some(Claimed { object, by: Some(Claim { log: None, counted }) }));
+        }
         let Some((object, last)) = answered(self.sql.get(kind, name)).await? else {
             return self.included.no_older(kind, name, 0, seen).map(|()| None);
         };
-        let mut counting = self.included.counting();
-        counting.push(self.log.clone());
         if counting.contains(&last.log) {
             self.show(&last).await?;
             self.included.no_older(kind, name, object.version, seen)?;
             return Ok(Some(Claimed { object, by: None }));
         }
-        let (from, to) = change::records_of(kind, name)?;
-        let counted = sqlx::query_scalar::<_, Vec<u8>>(LAST_OF).bind(from).bind(to).bind(counting);
-        let counted = match in_time(counted.fetch_optional(&self.sql.readers)).await? {
-            Some(record) => {
-                let counted = Last::read(&record)?;
-                self.show(&counted).await?;
-                Some(counted.sha256)
-            }
-            None => None,
-        };
-        Ok(Some(Claimed { object, by: Some(Claim { log: last.log, counted }) }))
+        let counted = self.counted(kind, name, counting).await?;
+        Ok(Some(Claimed { object, by: Some(Claim { log: Some(last.log), counted }) }))
     }
 
     async fn names(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<String>> {

@@ -44,6 +44,11 @@ impl Seen {
         format!("logs/{own}/beside/{other}")
     }
 
+    /// The log that knows what is kept under a name.
+    pub(super) fn whose(name: &str) -> Option<&str> {
+        name.strip_prefix("logs/")?.split_once("/beside/").map(|(own, _)| own)
+    }
+
     /// What was seen of a log, as its row stands: [`Store::rows`].
     pub(super) async fn of(store: &dyn Store, own: &str, other: &str) -> Result<Option<Self>> {
         let name = Seen::name(own, other);

@@ -54,18 +54,7 @@ where
     /// An object, held against the last record of its change, and that record: that it is in its log is still to be shown.
     /// Row and record are read by one statement, so that no commit comes between.
     pub(super) async fn get(&self, kind: Kind, name: &str) -> Result<Option<(Object, Last)>> {
-        let (from, to) = change::records_of(kind, name)?;
-        let (version, body, record): (Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>) =
-            sqlx::query_as(self.statements.object)
-                .bind(kind.name())
-                .bind(name.to_owned())
-                .bind(from)
-                .bind(to)
-                .fetch_one(&self.readers)
-                .await
-                .map_err(unavailable)?;
-        let row = version.zip(body).map(|(version, body)| object(name, version, body));
-        let last = record.map(|record| Last::read(&record)).transpose()?;
+        let (row, last) = self.row(kind, name).await?;
         match change::check(name, row.as_ref(), last.as_ref()) {
             Ok(()) => Ok(row.zip(last)),
             Err(Some(fault)) => Err(fault),
@@ -77,6 +66,28 @@ where
                 _ => Error::new(Reason::Internal, "a row that is not there has another content"),
             }),
         }
+    }
+
+    /// An object of which no record tells, or only of a version before it: with that record, of which is still to be shown
+    /// that it is in its log.
+    pub(super) async fn unrecorded(&self, kind: Kind, name: &str) -> Result<Option<(Object, Option<Last>)>> {
+        let (row, last) = self.row(kind, name).await?;
+        Ok(row.filter(|row| change::is_unrecorded(row, last.as_ref())).map(|row| (row, last)))
+    }
+
+    async fn row(&self, kind: Kind, name: &str) -> Result<(Option<Object>, Option<Last>)> {
+        let (from, to) = change::records_of(kind, name)?;
+        let (version, body, record): (Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>) =
+            sqlx::query_as(self.statements.object)
+                .bind(kind.name())
+                .bind(name.to_owned())
+                .bind(from)
+                .bind(to)
+                .fetch_one(&self.readers)
+                .await
+                .map_err(unavailable)?;
+        let row = version.zip(body).map(|(version, body)| object(name, version, body));
+        Ok((row, record.map(|record| Last::read(&record)).transpose()?))
     }
 
     /// Objects as they stand in the database.

@@ -20,7 +20,7 @@ use crate::store::included::Included;
 use crate::store::space::Space;
 use crate::store::sql::{Sql, Statements, migration, number, run, unavailable};
 use crate::store::writer::{Backend, GROUP_BATCHES_MAX, New, State, Writer};
-use crate::store::{Batch, Kind, Object, Store, Write, change};
+use crate::store::{Batch, Claim, Claimed, Kind, Object, Store, Write, change};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -232,6 +232,19 @@ impl Store for Sqlite {
         self.included.in_own(&self.writer, &last, |row| self.sql.subtrees(&self.log, row)).await?;
         self.writer.learn(kind, &object);
         Ok(Some(object))
+    }
+
+    async fn claimed(&self, kind: Kind, name: &str) -> Result<Option<Claimed>> {
+        let known = self.writer.known(kind, name).is_some();
+        let unrecorded = if known { None } else { self.sql.unrecorded(kind, name).await? };
+        let Some((object, last)) = unrecorded else {
+            return Ok(self.get(kind, name).await?.map(|object| Claimed { object, by: None }));
+        };
+        if let Some(last) = &last {
+            self.included.in_own(&self.writer, last, |row| self.sql.subtrees(&self.log, row)).await?;
+        }
+        let claim = Claim { log: None, counted: last.map(|last| last.sha256) };
+        Ok(Some(Claimed { object, by: Some(claim) }))
     }
 
     async fn names(&self, kind: Kind, prefix: &str, after: &str, count_max: u32) -> Result<Vec<String>> {
