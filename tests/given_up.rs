@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use keyward::store::{Batch, Kind, Seen, Store as _, Write};
 use serde_json::Value;
 use sqlx::Connection as _;
 
@@ -330,4 +331,24 @@ fn killed_when_all_is_taken_a_decision_about_a_log_that_was_edited_is_made() {
     assert_eq!(first.stop(), Some(0));
     let (code, report) = verified(&first, &[]);
     assert_eq!((code, &report["finding"]), (Some(0), &"good".into()), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_more_than_a_thousand_logs_that_were_seen_the_last_is_missed_too() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    let own = log_of(&first);
+    let store = keyward::store::Postgres::open(&server.url(), None, "first", false).await.unwrap();
+    let seen = |log: &str, given_up| {
+        Write::new(Kind::Beside, &Seen::name(&own, log), 0, &Seen { given_up, ..Seen::default() }).unwrap()
+    };
+    let gone = "ffffffff-2222-4333-8444-555555555555";
+    let writes =
+        (0..1100).map(|n| seen(&format!("{n:08}-2222-4333-8444-555555555555"), true)).chain([seen(gone, false)]);
+    store.commit(Batch { writes: writes.collect(), events: Vec::new() }).await.unwrap();
+    store.close().await;
+    let said = first.serve_fails().refused(74, "LOG_MISSING");
+    assert!(said.contains(gone), "{said}");
+    assert_eq!(re_anchored(&first, "LOG_MISSING")["given_up"][0]["log"], gone);
+    first.start();
 }

@@ -286,6 +286,7 @@ fn what_was_done_to_the_log_of_another_instance_is_found_by_the_verifier_and_nam
         (later.clone(), "not-as-signed"),
         // Only what the first log says of it still shows these.
         (format!("{later}; {}", all(&["checkpoint"])), "forked"),
+        (all(&["checkpoint"]), "checkpoint-missing"),
         (format!("DELETE FROM checkpoint WHERE log_id = '{log}' AND place = {newest}"), "untrusted"),
         (format!("{}; {}", all(&tables), put_back.join("; ")), "log-missing"),
         (all(&tables), "log-missing"),
@@ -348,6 +349,14 @@ fn a_later_audit_key_of_another_instance_counts_once_the_token_shows_it() {
     assert_eq!(first.stop(), Some(0));
     let (code, report) = verified(&first, &[]);
     assert_eq!(code, Some(0), "{report}");
+    // Without all that it has signed, the log is still as it was signed before.
+    let key = "left(split_part(split_part(note, E'\\n— ', 2), ' ', 2), 5)";
+    let checkpoints = format!("checkpoint WHERE log_id = '{}'", log_of(&second));
+    server.sql("CREATE TABLE kept AS SELECT * FROM checkpoint");
+    server.sql(&format!("DELETE FROM {checkpoints} AND {key} <> (SELECT {key} FROM {checkpoints} AND place = 0)"));
+    let (code, report) = verified(&first, &[]);
+    assert_eq!((code, &report["finding"]), (Some(1), &"checkpoint-missing".into()), "{report}");
+    server.sql("INSERT INTO checkpoint SELECT * FROM kept ON CONFLICT DO NOTHING");
     // One that signs for the first time while nobody looks is not known to be its.
     second.start();
     second.cli(&["audit", "rotate-key"]).good();

@@ -24,6 +24,8 @@ use crate::token::lane::Priority;
 const TURNS_MAX: u32 = 100;
 /// Keys of instances that are looked through for one that signs.
 const KEYS_MAX: u32 = 1000;
+/// Logs of which it is looked up at a time what was seen of them.
+const BESIDE_PAGE: u32 = 1000;
 /// What the names of keys begin with that belong to no cluster.
 const OF_INSTANCES: &str = "keys/";
 
@@ -283,10 +285,15 @@ impl Custody {
     /// key's.
     async fn is_anothers(&self, log: &str, public: &PublicKey) -> Result<bool> {
         let own = self.store.head().log;
-        let seen = self.store.list(Kind::Beside, &Seen::name(&own, ""), "", KEYS_MAX).await?;
-        for object in seen.iter().filter(|object| object.name != Seen::name(&own, log)) {
-            if object.read::<Seen>()?.keys()?.iter().any(|key| key.public_key() == *public) {
-                return Ok(true);
+        let mut after = String::new();
+        loop {
+            let page = self.store.list(Kind::Beside, &Seen::name(&own, ""), &after, BESIDE_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after.clone_from(&last.name);
+            for object in page.iter().filter(|object| object.name != Seen::name(&own, log)) {
+                if object.read::<Seen>()?.keys()?.iter().any(|key| key.public_key() == *public) {
+                    return Ok(true);
+                }
             }
         }
         for head in self.store.heads().await?.into_iter().filter(|head| head.log != log) {

@@ -32,6 +32,8 @@ struct Looked {
     told: Others,
     /// What its newest checkpoint says of them.
     named: Vec<OtherHead>,
+    /// What was signed of it, as another one has seen, and is gone.
+    missing: Option<(Finding, String)>,
 }
 
 /// Verifies every log of the store from its first record to its head, holds each against all that was signed over it and
@@ -83,6 +85,7 @@ pub async fn inspect(
     for log in logs.iter().filter(|log| !log.given_up) {
         let found = contradicted(store, &now, log).await?;
         all_hold &= log.holds && found.is_none();
+        let found = found.or_else(|| log.missing.clone());
         lost.push(found);
     }
     // What the records would say of rows that are missing, or do not follow from each other, is not known.
@@ -144,6 +147,7 @@ async fn look(
     }
     let (holds, told) = (verifier.holds(), verifier.others().clone());
     let report = verifier.finish().of(&head.log);
+    let missing = signed.as_ref().and_then(Signed::missing);
     let (is_signed, wrong, named) = match signed.map(|signed| signed.verdict(head.size)) {
         _ if report.broken.is_none() && report.records < head.size => {
             let words = format!("the store's head says {} records; {} are there", head.size, report.records);
@@ -163,7 +167,7 @@ async fn look(
     let wrong = wrong.or_else(|| unknown.then(unclosed));
     let report = report.with(wrong);
     let report = if is_signed { report.signed() } else { report };
-    Ok(Looked { head, report, holds, vouched, given_up: false, told, named })
+    Ok(Looked { head, report, holds, vouched, given_up: false, told, named, missing })
 }
 
 /// Which other log is not what this one says of it: by its records, or by its newest checkpoint.

@@ -93,6 +93,8 @@ pub(super) struct Signed {
     wrong: BTreeMap<u64, (Finding, String)>,
     /// The place of the last record by which a person gave up what had been signed before.
     given_up: Option<u64>,
+    /// Keys that were seen to sign, and of which no checkpoint is known here.
+    unused: Vec<VerifierKey>,
 }
 
 impl Signed {
@@ -101,7 +103,11 @@ impl Signed {
     /// # Errors
     /// Those of reading.
     pub(super) async fn read(store: &dyn Store, log: &str, signers: Signers) -> Result<Self> {
-        let mut signed = Signed::default();
+        let unused = match &signers {
+            Signers::Seen(seen) => seen.keys().unwrap_or_default(),
+            Signers::History(_) => Vec::new(),
+        };
+        let mut signed = Signed { unused, ..Signed::default() };
         let mut next = 0;
         loop {
             let page = store.checkpoints(log, next, PAGE).await?;
@@ -135,7 +141,10 @@ impl Signed {
 
     fn take(&mut self, place: u64, text: &str, log: &str, signers: &Signers) {
         let opened = match text.parse::<Note>() {
-            Ok(note) => signers.open(log, &note),
+            Ok(note) => {
+                self.unused.retain(|key| !note.names_one_of(std::slice::from_ref(key)));
+                signers.open(log, &note)
+            }
             Err(fault) => Err((Finding::CheckpointEdited, fault)),
         };
         match opened {
@@ -159,6 +168,13 @@ impl Signed {
             let words = format!("the first {} records are others than {} says", checkpoint.size, name(*place));
             self.wrong.entry(*place).or_insert((Finding::NotAsSigned, words));
         }
+    }
+
+    /// What another log has seen signed with some key, where nothing that was is there any more.
+    pub(super) fn missing(&self) -> Option<(Finding, String)> {
+        let key = self.unused.first()?;
+        let words = format!("every checkpoint is gone that was signed with {key}, and there were some");
+        Some((Finding::CheckpointMissing, words))
     }
 
     /// Takes notice that a person gave up what had been signed before.
