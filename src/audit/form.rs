@@ -9,81 +9,87 @@ const DEPTH_MAX: usize = 16;
 /// Largest number that every JSON reader keeps whole: 2^53 - 1.
 const NUMBER_MAX: u64 = (1 << 53) - 1;
 
-/// Whether these bytes are one JSON value in canonical form. Whether they are UTF-8 is the caller's to check.
-#[must_use]
-pub fn is_canonical(bytes: &[u8]) -> bool {
-    value(bytes, 0) == Some(&[])
-}
-
-/// What stands behind the value that these bytes begin with; nothing if there is none in canonical form.
-fn value(bytes: &[u8], depth: usize) -> Option<&[u8]> {
-    match bytes.first()? {
-        b'{' if depth < DEPTH_MAX => object(&bytes[1..], depth + 1),
-        b'[' if depth < DEPTH_MAX => array(&bytes[1..], depth + 1),
-        b'"' => string(&bytes[1..]),
-        b't' => bytes.strip_prefix(b"true"),
-        b'f' => bytes.strip_prefix(b"false"),
-        _ => number(bytes),
+/// What stands behind the value that this text begins with; nothing if there is none in canonical form. `depth` is the
+/// number of objects and arrays around it.
+pub(super) fn value(text: &str, depth: usize) -> Option<&str> {
+    match text.as_bytes().first()? {
+        b'{' if depth < DEPTH_MAX => object(&text[1..], depth + 1, |_, _| {}),
+        b'[' if depth < DEPTH_MAX => array(&text[1..], depth + 1),
+        b'"' => string(&text[1..]),
+        b't' => text.strip_prefix("true"),
+        b'f' => text.strip_prefix("false"),
+        _ => number(text),
     }
 }
 
-fn object(mut bytes: &[u8], depth: usize) -> Option<&[u8]> {
-    if let Some(after) = bytes.strip_prefix(b"}") {
+/// The same of an object, behind its brace; `depth` counts it too. Shows each member: its name, and the text of its value.
+pub(super) fn object<'a>(mut text: &'a str, depth: usize, mut see: impl FnMut(&'a str, &'a str)) -> Option<&'a str> {
+    if let Some(after) = text.strip_prefix('}') {
         return Some(after);
     }
-    let mut before: Option<&[u8]> = None;
+    let mut before: Option<&str> = None;
     loop {
-        let text = bytes.strip_prefix(b"\"")?;
-        let end = text.iter().position(|byte| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\'))?;
-        let (name, after) = text.split_at(end);
+        let behind = text.strip_prefix('"')?;
+        let is_end = |byte: &u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
+        let (name, after) = behind.split_at(behind.as_bytes().iter().position(is_end)?);
         if before.is_some_and(|before| before >= name) {
             return None;
         }
         before = Some(name);
-        bytes = value(after.strip_prefix(b"\":")?, depth)?;
-        match bytes.split_first()? {
-            (b',', after) => bytes = after,
-            (b'}', after) => return Some(after),
+        let member = after.strip_prefix("\":")?;
+        text = value(member, depth)?;
+        see(name, &member[..member.len() - text.len()]);
+        match text.as_bytes().first()? {
+            b',' => text = &text[1..],
+            b'}' => return Some(&text[1..]),
             _ => return None,
         }
     }
 }
 
-fn array(mut bytes: &[u8], depth: usize) -> Option<&[u8]> {
-    if let Some(after) = bytes.strip_prefix(b"]") {
+fn array(mut text: &str, depth: usize) -> Option<&str> {
+    if let Some(after) = text.strip_prefix(']') {
         return Some(after);
     }
     loop {
-        bytes = value(bytes, depth)?;
-        match bytes.split_first()? {
-            (b',', after) => bytes = after,
-            (b']', after) => return Some(after),
+        text = value(text, depth)?;
+        match text.as_bytes().first()? {
+            b',' => text = &text[1..],
+            b']' => return Some(&text[1..]),
             _ => return None,
         }
     }
 }
 
 /// A string, behind its first quote.
-fn string(mut bytes: &[u8]) -> Option<&[u8]> {
+fn string(mut text: &str) -> Option<&str> {
     loop {
-        let end = bytes.iter().position(|byte| *byte < b' ' || matches!(byte, b'"' | b'\\'))?;
-        let (special, after) = bytes[end..].split_first()?;
-        bytes = match special {
-            b'"' => return Some(after),
-            b'\\' => escape(after)?,
+        text = &text[plain(text.as_bytes())..];
+        match text.as_bytes().first()? {
+            b'"' => return Some(&text[1..]),
+            b'\\' => text = escape(&text[1..])?,
             _ => return None,
-        };
+        }
     }
 }
 
+/// How many bytes stand for themselves in a string, up to the first that does not. A record is strings for the most part,
+/// so they are looked at sixteen at a time.
+fn plain(bytes: &[u8]) -> usize {
+    let is_special = |byte: &u8| *byte < b' ' || matches!(byte, b'"' | b'\\');
+    let (chunks, _) = bytes.as_chunks::<16>();
+    let is_plain = |chunk: &&[u8; 16]| !chunk.iter().fold(false, |any, byte| any | is_special(byte));
+    let whole = 16 * chunks.iter().take_while(is_plain).count();
+    whole + bytes[whole..].iter().take_while(|byte| !is_special(byte)).count()
+}
+
 /// An escape, behind its backslash: only what must be escaped, and the short way where there is one.
-fn escape(bytes: &[u8]) -> Option<&[u8]> {
-    let (kind, after) = bytes.split_first()?;
-    match kind {
-        b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't' => Some(after),
+fn escape(text: &str) -> Option<&str> {
+    match text.as_bytes().first()? {
+        b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't' => Some(&text[1..]),
         b'u' => {
-            let digits = after.strip_prefix(b"00")?;
-            let is_control = match digits.first_chunk()? {
+            let digits = text[1..].strip_prefix("00")?;
+            let is_control = match digits.as_bytes().first_chunk()? {
                 [b'0', low] => matches!(low, b'0'..=b'7' | b'b' | b'e' | b'f'),
                 [b'1', low] => matches!(low, b'0'..=b'9' | b'a'..=b'f'),
                 _ => false,
@@ -94,14 +100,11 @@ fn escape(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn number(bytes: &[u8]) -> Option<&[u8]> {
-    let end = bytes.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(bytes.len());
-    let (digits, after) = bytes.split_at(end);
-    if digits.is_empty() || digits.len() > 16 || (digits[0] == b'0' && digits.len() > 1) {
-        return None;
-    }
-    let value = digits.iter().fold(0, |value, digit| value * 10 + u64::from(digit - b'0'));
-    (value <= NUMBER_MAX).then_some(after)
+fn number(text: &str) -> Option<&str> {
+    let end = text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, after) = text.split_at(end);
+    let has_zeros = digits.starts_with('0') && digits.len() > 1;
+    (digits.len() <= 16 && !has_zeros && digits.parse::<u64>().ok()? <= NUMBER_MAX).then_some(after)
 }
 
 #[cfg(test)]
@@ -111,6 +114,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+
+    fn is_canonical(bytes: &[u8]) -> bool {
+        std::str::from_utf8(bytes).is_ok_and(|text| value(text, 0) == Some(""))
+    }
 
     /// The same by the book: read it, write it in canonical form, compare. And narrower, as records are.
     fn is_canonical_by_the_book(bytes: &[u8]) -> bool {

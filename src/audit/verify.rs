@@ -317,10 +317,10 @@ impl Verifier {
         if self.report.log.is_none() {
             self.report.log = Some(line.log.clone().into_owned());
         }
-        match self.report.events.get_mut(line.kind()) {
+        match self.report.events.get_mut(&*line.kind) {
             Some(count) => *count += 1,
             None => {
-                let kind = if self.report.events.len() < KINDS_MAX { line.kind() } else { "other" };
+                let kind = if self.report.events.len() < KINDS_MAX { &*line.kind } else { "other" };
                 *self.report.events.entry(kind.to_owned()).or_default() += 1;
             }
         }
@@ -443,7 +443,7 @@ impl Verifier {
 /// Keeps count of the intents without an outcome.
 fn note_intent(open: &mut BTreeSet<u64>, line: &Line<'_>) -> Result<(), (Misfit, Error)> {
     let broken = |finding, words: String| Err((Misfit::Sense(finding), Error::new(Reason::RecordBroken, words)));
-    match (line.kind(), line.event.intent) {
+    match (&*line.kind, line.intent) {
         ("intent", _) if open.len() >= OPEN_INTENTS_MAX => {
             broken(Finding::Crowded, format!("opens an intent while {OPEN_INTENTS_MAX} are open"))
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::cli::{Global, anchor, prove, runtime};
 use crate::error::Result;
 
+mod ahead;
 mod export;
 mod list;
 mod verify;

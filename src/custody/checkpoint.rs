@@ -91,7 +91,7 @@ impl Intents {
     /// Takes the next record.
     fn follow(&mut self, seq: u64, record: &[u8]) -> Result<()> {
         let line = Line::read(record)?;
-        let fits = match (line.kind(), line.event.intent) {
+        let fits = match (&*line.kind, line.intent) {
             ("intent", _) => self.open.insert(seq),
             ("outcome", Some(intent)) if intent < self.from => self.earlier.insert(intent),
             ("outcome", intent) => intent.is_some_and(|intent| self.open.remove(&intent)),
@@ -433,7 +433,7 @@ impl Custody {
         }
         for seq in intents.earlier {
             let record = self.records(seq, 1).await?;
-            if Line::read(&record[0])?.kind() != "intent" {
+            if Line::read(&record[0])?.kind != "intent" {
                 return broken(&format!("an outcome closes record {seq}, which is no intent"));
             }
         }

@@ -1,7 +1,6 @@
 //! `keyward audit verify`: an export, offline, or all that the store of a stopped service holds.
 
 use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -10,14 +9,13 @@ use crate::audit::checkpoint::Checkpoint;
 use crate::audit::note::Note;
 use crate::audit::trust::Trust;
 use crate::audit::verify::{self, Finding, Report, Verifier};
+use crate::cli::audit::ahead::Ahead;
 use crate::cli::audit::{CHECKPOINT, TRUST};
 use crate::cli::{Global, output, runtime};
 use crate::config::Config;
 use crate::error::{Error, Reason};
 use crate::serve;
 
-/// Bytes that are read at a time.
-const READ_BYTES: usize = 256 * 1024;
 /// What to do about a file that cannot be read.
 const FILES: &str = "name the files of one export, and audit.trust as it was given out";
 
@@ -101,8 +99,8 @@ fn verify(args: &Args, global: &Global) -> Result<Report, Error> {
             }
         });
     };
-    let lines = File::open(file).map_err(|fault| unreadable(file, &fault))?;
-    verify::export(BufReader::with_capacity(READ_BYTES, lines), verifier).map_err(|fault| unreadable(file, &fault))
+    let lines = File::open(file).and_then(Ahead::of);
+    lines.and_then(|lines| verify::export(lines, verifier)).map_err(|fault| unreadable(file, &fault))
 }
 
 /// A checkpoint counts only if the trusted keys signed it. The report says why it does not.
