@@ -290,6 +290,17 @@ fn one_instance_countersigns_the_checkpoints_of_another_on_its_database() {
     witness.cli(&args).refused(65, "INVALID_ARGUMENT");
 }
 
+/// Waits until the second instance waits for its login.
+async fn asks_for_a_lease(server: &Postgres) {
+    let mut server_sees = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let end = Instant::now() + PATIENCE;
+    let asks = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keyward second' AND query LIKE 'INSERT INTO lease%'";
+    while sqlx::query_scalar::<_, i64>(asks).fetch_one(&mut server_sees).await.unwrap() == 0 {
+        assert!(Instant::now() < end, "it does not ask for the lease");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_waits_until_another_instance_has_ended_its_own_to_the_same_device() {
     let server = Postgres::start();
@@ -299,17 +310,11 @@ async fn a_login_waits_until_another_instance_has_ended_its_own_to_the_same_devi
     // Another instance is at it.
     let other = keyward::store::Postgres::open(&server.url(), None, "third", true).await.unwrap();
     assert!(other.lease(&format!("login {device}"), 60).await.unwrap());
-    let mut server_sees = sqlx::PgConnection::connect(&server.url()).await.unwrap();
     let starting = tokio::task::spawn_blocking(move || {
         second.start();
         second
     });
-    let end = Instant::now() + PATIENCE;
-    let asks = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keyward second' AND query LIKE 'INSERT INTO lease%'";
-    while sqlx::query_scalar::<_, i64>(asks).fetch_one(&mut server_sees).await.unwrap() == 0 {
-        assert!(Instant::now() < end, "it does not ask for the lease");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    asks_for_a_lease(&server).await;
     let released = keyward::audit::record::time_text(keyward::clock::now_us());
     assert!(other.lease(&format!("login {device}"), 0).await.unwrap());
     other.close().await;
@@ -318,6 +323,25 @@ async fn a_login_waits_until_another_instance_has_ended_its_own_to_the_same_devi
     let run = log.iter().rposition(|record| record["event"]["type"] == "log-opened").unwrap();
     let begun = log[..run].iter().rfind(|record| record["event"]["state"] == "login-begun").unwrap();
     assert!(begun["time"].as_str().unwrap() > released.as_str(), "{begun} before {released}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_that_is_put_right_while_a_login_waits_for_that_of_another_instance_costs_no_wrong_try() {
+    let server = Postgres::start();
+    let first = Instance::in_database(&server, "first");
+    let mut second = Instance::beside(&first, "second");
+    let pin = first.data().join("pins/main.user");
+    let right = fs::read_to_string(&pin).unwrap();
+    fs::write(&pin, "wrong-pin").unwrap();
+    let work = format!("login {}", device(&first));
+    let other = keyward::store::Postgres::open(&server.url(), None, "third", true).await.unwrap();
+    assert!(other.lease(&work, 60).await.unwrap());
+    let starting = tokio::task::spawn_blocking(move || second.start());
+    asks_for_a_lease(&server).await;
+    fs::write(&pin, right).unwrap();
+    assert!(other.lease(&work, 0).await.unwrap());
+    // Ready, and not only waiting.
+    starting.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -204,9 +204,13 @@ fn a_pin_leaves_the_service_only_within_what_is_done_around_a_login() {
     let token = HostToken::waiting(host_program(), &faulty.test.binding, &faulty.test.profile);
     let token = token.around_logins(Box::new({
         let (allowed, asked) = (Arc::clone(&allowed), Arc::clone(&asked));
-        move |login| {
+        move |fresh, login| {
             asked.fetch_add(1, Ordering::Relaxed);
-            if allowed.load(Ordering::Relaxed) { login() } else { Err(Error::new(Reason::StoreUnavailable, "no")) }
+            if allowed.load(Ordering::Relaxed) {
+                login(&*fresh()?)
+            } else {
+                Err(Error::new(Reason::StoreUnavailable, "no"))
+            }
         }
     }));
     let sign = || token.sign(&faulty.key, Hash::Sha256, Faulty::digest().as_ref());

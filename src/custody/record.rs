@@ -12,7 +12,7 @@ use crate::error::{Error, Reason, Result};
 use crate::key::{KeyId, KeyRole, KeyState, Mode, PublicKey};
 use crate::policy::{Operation, Permit};
 use crate::store::{Batch, Claim, Claimed, Kind, Object, Store, Write};
-use crate::token::host::AroundLogin;
+use crate::token::host::{AroundLogin, FreshPin, Login};
 use crate::token::{Evidence, KeyRef};
 
 /// Time for a login to a device, which one instance at a time makes, in seconds: the longest that a host is waited for with
@@ -191,30 +191,33 @@ impl Standing {
     /// The login ends in `PIN_LATCHED` if an earlier try is not cleared, or in the store's errors.
     pub fn around_login(store: Arc<dyn Store>, device: String) -> AroundLogin {
         let runtime = tokio::runtime::Handle::current();
-        Box::new(move |login| runtime.block_on(Standing::log_in(store.as_ref(), &device, login)))
+        Box::new(move |fresh, login| runtime.block_on(Standing::log_in(store.as_ref(), &device, fresh, login)))
     }
 
-    async fn log_in(store: &dyn Store, device: &str, login: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    async fn log_in(store: &dyn Store, device: &str, fresh: FreshPin<'_>, login: Login<'_>) -> Result<()> {
         let work = login_to(device);
         wait_for(store, &work).await?;
-        let done = Standing::try_log_in(store, device, login).await;
+        let done = Standing::try_log_in(store, device, fresh, login).await;
         if let Err(fault) = store.lease(&work, 0).await {
             tracing::warn!(work, ?fault, "a lease cannot be given back; it runs out");
         }
         done
     }
 
-    async fn try_log_in(store: &dyn Store, device: &str, login: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    async fn try_log_in(store: &dyn Store, device: &str, fresh: FreshPin<'_>, login: Login<'_>) -> Result<()> {
         let service = CallerNote::service();
         let (standing, _) = Standing::of(store, device).await?;
         if let Some(latched) = standing.latched {
             return Err(Error::new(Reason::PinLatched, format!("its PIN is latched: {latched}")));
         }
+        // As it is now, for the login may have waited for that of another instance; and a source that cannot be read is no
+        // login, of which nothing is recorded.
+        let pin = fresh()?;
         Standing::change(store, device, "login-begun", &service, "", |standing| {
             standing.latched = Some(BEGUN.to_owned());
         })
         .await?;
-        let done = login();
+        let done = login(&pin);
         let recorded = match &done {
             Err(fault) if matches!(fault.reason(), Reason::PinRefused | Reason::PinLatched) => {
                 let words = fault.message().to_owned();

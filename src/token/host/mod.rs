@@ -54,9 +54,15 @@ impl HostProgram {
     }
 }
 
-/// What is done around every login, the first and those after a loss alike: it gets the login, makes it at most once, and
-/// says what came of it. The PIN leaves this process within it and at no other time.
-pub type AroundLogin = Box<dyn Fn(&mut dyn FnMut() -> Result<()>) -> Result<()> + Send + Sync>;
+/// Gives the PIN that a login is to try, as it is now.
+pub type FreshPin<'a> = &'a dyn Fn() -> Result<Arc<Pin>>;
+
+/// Tries a PIN. It leaves this process within this and at no other time.
+pub type Login<'a> = &'a mut dyn FnMut(&Pin) -> Result<()>;
+
+/// What is done around every login, the first and those after a loss alike: it asks for the PIN when the login may be made,
+/// makes that at most once, and says what came of it.
+pub type AroundLogin = Box<dyn Fn(FreshPin<'_>, Login<'_>) -> Result<()> + Send + Sync>;
 
 /// Gives a device's PIN from where it is kept, as it is there now.
 pub type ReadPin = Box<dyn Fn() -> Result<Pin> + Send + Sync>;
@@ -152,7 +158,7 @@ impl HostToken {
             program,
             binding: binding.clone(),
             profile: profile.clone(),
-            around_login: Box::new(|login| login()),
+            around_login: Box::new(|fresh, login| login(&*fresh()?)),
             read_pin: None,
             state: Mutex::new(state),
             returned: Condvar::new(),
@@ -194,7 +200,7 @@ impl HostToken {
             state.pin.clone_from(&pin);
         }
         state.pin_refused = None;
-        let (mut state, done) = self.start_host(state, pin.as_deref());
+        let (mut state, done) = self.start_host(state, pin);
         if done.is_ok() {
             state.back_off.reset();
         }
@@ -244,7 +250,7 @@ impl HostToken {
     fn start_host<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
-        pin: Option<&Pin>,
+        pin: Option<Arc<Pin>>,
     ) -> (MutexGuard<'a, State>, Result<()>) {
         state.starting = true;
         drop(state);
@@ -269,7 +275,7 @@ impl HostToken {
         (state, done)
     }
 
-    fn spawn(&self, pin: Option<&Pin>) -> Result<(Host, Vec<Channel>)> {
+    fn spawn(&self, pin: Option<Arc<Pin>>) -> Result<(Host, Vec<Channel>)> {
         let failed = |e: io::Error| Error::new(Reason::TokenUnavailable, "the token host cannot be started").detail(e);
         // This token holds it too. A process within a driver that hangs does not end before that does: more would help nobody.
         let end = Instant::now() + END_MAX;
@@ -303,21 +309,13 @@ impl HostToken {
         if !found.wants_pin {
             return found.into_result().map(|()| (host, idle));
         }
-        let read = || match (pin, &self.read_pin) {
-            (None, Some(read)) => read().map(Some),
-            _ => Ok(None),
+        let fresh = || match (&pin, &self.read_pin) {
+            (Some(pin), _) => Ok(Arc::clone(pin)),
+            (None, Some(read)) => read().map(Arc::new),
+            (None, None) => Err(not_logged_in().into()),
         };
-        // A source that cannot be read is no login, and nothing is recorded of one.
-        let read_before = read()?;
-        if pin.or(read_before.as_ref()).is_none() {
-            return Err(not_logged_in().into());
-        }
-        drop(read_before);
         self.lock().logging_in = true;
-        (self.around_login)(&mut || {
-            // The login may have waited for that of another instance: the PIN is the one that is there now.
-            let read = read()?;
-            let Some(pin) = pin.or(read.as_ref()) else { return Err(not_logged_in().into()) };
+        (self.around_login)(&fresh, &mut |pin| {
             control.write_frame(pin.expose().as_bytes()).map_err(unopened)?;
             control.read_message::<Opened>().map_err(|e| self.unknown_login(&e))?.into_result()
         })?;
@@ -371,7 +369,7 @@ impl HostToken {
                     return Err(gone.unwrap_or_else(|| refusal(Class::Token, HOST, "it is tried again soon")));
                 }
                 let pin = state.pin.clone();
-                let (started, done) = self.start_host(state, pin.as_deref());
+                let (started, done) = self.start_host(state, pin);
                 state = started;
                 if let Err(e) = done {
                     let class = if state.pin_refused.is_some() { Class::Pin } else { Class::Token };
