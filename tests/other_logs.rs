@@ -18,6 +18,7 @@ use sqlx::Connection as _;
 use crate::kit::postgres::Postgres;
 use crate::kit::{Instance, PATIENCE, Ran, events, eventually};
 use crate::tamper::Signer;
+use crate::tokens::{becomes, kill_host};
 
 /// Two instances on one database that ran beside each other, the first with a cluster, and both stopped.
 pub(crate) fn two(server: &Postgres) -> (Instance, Instance) {
@@ -77,16 +78,16 @@ async fn invent(database: &mut sqlx::PgConnection, log: &str) -> (String, String
     made
 }
 
-/// Invents a log that says that nothing holds a device back.
-async fn invent_release(server: &Postgres, log: &str, device: &str) {
+/// Invents a log that says that this and no more holds a device back.
+async fn invent_standing(server: &Postgres, log: &str, device: &str, standing: &Standing) {
     let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
     let row = "SELECT version FROM object WHERE name = $1";
     let version: i64 = sqlx::query_scalar(row).bind(device).fetch_one(&mut database).await.unwrap();
-    let clear = Write::new(Kind::Token, device, 0, &Standing::default()).unwrap().body.to_vec();
-    let events = [opened(), changed("token", device, version + 1, &clear)];
+    let body = Write::new(Kind::Token, device, 0, standing).unwrap().body.to_vec();
+    let events = [opened(), changed("token", device, version + 1, &body)];
     write_log(&mut database, &Signer::new(log), log, &events).await;
     let edit = format!("UPDATE object SET version = version + 1, body = $1 WHERE name = '{device}'");
-    put(&mut database, &edit, clear).await;
+    put(&mut database, &edit, body).await;
 }
 
 pub(crate) fn opened() -> Event {
@@ -211,7 +212,7 @@ async fn a_log_that_does_not_count_takes_no_hold_off_a_token_and_keeps_no_person
     let (latched, quarantined) = ("the PIN was refused", "a wrong signature");
     hold_back(&server, "first", &device, |standing| standing.latched = Some(latched.into())).await;
     hold_back(&server, "first", &device, |standing| standing.quarantined = Some(quarantined.into())).await;
-    invent_release(&server, "11111111-2222-4333-8444-555555555555", &device).await;
+    invent_standing(&server, "11111111-2222-4333-8444-555555555555", &device, &Standing::default()).await;
     let logins = "SELECT count(*) FROM entry WHERE position(convert_to('login-begun', 'UTF8') IN record) > 0";
     let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
     let before: i64 = sqlx::query_scalar(logins).fetch_one(&mut database).await.unwrap();
@@ -230,11 +231,47 @@ async fn a_log_that_does_not_count_takes_no_hold_off_a_token_and_keeps_no_person
     assert_eq!(first.stop(), Some(0));
     hold_back(&server, "first", &device, |standing| standing.quarantined = Some(quarantined.into())).await;
     first.start_waiting();
-    invent_release(&server, "22222222-2222-4333-8444-555555555555", &device).await;
+    invent_standing(&server, "22222222-2222-4333-8444-555555555555", &device, &Standing::default()).await;
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(first.json(&["token", "status"])[0]["health"], "quarantined");
     first.cli(&["token", "release", "main"]).good();
     first.wait_for_line("ready");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_latch_that_a_log_which_does_not_count_claims_and_takes_back_stands_once_an_instance_has_kept_to_it() {
+    let server = Postgres::start();
+    let mut first = Instance::in_database(&server, "first");
+    first.start();
+    let (device, own) = (device(&first), log_of(&first));
+    let latched = Standing { latched: Some("the PIN was refused".into()), quarantined: None };
+    invent_standing(&server, "11111111-2222-4333-8444-555555555555", &device, &latched).await;
+    // The login is lost, and somebody wants something of the token.
+    kill_host(&first, "main");
+    let request = first.path("request.xml");
+    let url = ["--url", "https://demo.example.test", "--offline", "--request", request.to_str().unwrap()];
+    let create = [&["cluster", "create", "demo"], &url[..]].concat();
+    eventually("its token waits", || first.cli(&create).stderr.contains("[TOKEN_WAITING]"));
+    let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    let mut count = async |state: &str| -> i64 {
+        let count = format!(
+            "SELECT count(*) FROM entry WHERE log_id = '{own}' AND position(convert_to('\"{state}\"', 'UTF8') IN record) > 0"
+        );
+        sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&mut database).await.unwrap()
+    };
+    let end = Instant::now() + PATIENCE;
+    while count("latched").await == 0 {
+        assert!(Instant::now() < end, "it does not become a latch of this instance's own");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let logins = count("login-begun").await;
+    invent_standing(&server, "22222222-2222-4333-8444-555555555555", &device, &Standing::default()).await;
+    first.cli(&["token", "login", "main"]).refused(69, "PIN_LATCHED");
+    assert_eq!(count("login-begun").await, logins, "the PIN was not tried");
+    first.cli(&["token", "unlatch", "main"]).good();
+    first.cli(&["token", "release", "main"]).good();
+    first.cli(&["token", "login", "main"]).good();
+    becomes(&first, "main", "healthy");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,14 +122,19 @@ impl Standing {
     /// # Errors
     /// Those of the store.
     pub async fn of(store: &dyn Store, token: &str) -> Result<(Self, u64)> {
+        Standing::read(store, token).await.map(|(standing, version, _)| (standing, version))
+    }
+
+    /// The same, and whether its last change is the word of a log that does not count.
+    async fn read(store: &dyn Store, token: &str) -> Result<(Self, u64, bool)> {
         let Some(Claimed { object, by }) = store.claimed(Kind::Token, token).await? else {
-            return Ok((Standing::default(), 0));
+            return Ok((Standing::default(), 0, false));
         };
-        let standing = match by {
+        let standing = match &by {
             None => object.read()?,
-            Some(claim) => Standing::claimed(&object, &claim)?,
+            Some(claim) => Standing::claimed(&object, claim)?,
         };
-        Ok((standing, object.version))
+        Ok((standing, object.version, by.is_some()))
     }
 
     /// What a log that does not count says, and beside it what the last one that counts had to say.
@@ -259,9 +264,28 @@ impl Standing {
         reason: &str,
         change: impl Fn(&mut Standing),
     ) -> Result<()> {
+        let change = |standing: &mut Standing, _| {
+            change(standing);
+            true
+        };
+        Standing::change_if(store, token, state, caller, reason, change).await
+    }
+
+    /// The same, if `change` says that it is to be recorded. It is told whether a log that does not count has changed the
+    /// standing last: what only that one says, it may take back.
+    pub(super) async fn change_if(
+        store: &dyn Store,
+        token: &str,
+        state: &str,
+        caller: &CallerNote,
+        reason: &str,
+        change: impl Fn(&mut Standing, bool) -> bool,
+    ) -> Result<()> {
         loop {
-            let (mut standing, version) = Standing::of(store, token).await?;
-            change(&mut standing);
+            let (mut standing, version, is_claimed) = Standing::read(store, token).await?;
+            if !change(&mut standing, is_claimed) {
+                return Ok(());
+            }
             match standing.keep(store, token, version, state, caller, reason).await {
                 // Somebody else changed another side of it meanwhile.
                 Err(fault) if fault.reason() == Reason::StoreConflict => {}

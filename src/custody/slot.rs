@@ -11,7 +11,7 @@ use crate::custody::record::{Standing, standing_of};
 use crate::error::{Error, Reason, Result};
 use crate::key::Hash;
 use crate::secret::Pin;
-use crate::store::{Kind, Store};
+use crate::store::Store;
 use crate::token::host::{HostToken, ReadPin};
 use crate::token::lane::{Lane, LaneError};
 use crate::token::replica::{Health, Replicas};
@@ -288,14 +288,13 @@ impl Slot {
 
     /// A lane's failure in words.
     pub(super) fn failure(&self, fault: LaneError) -> Error {
-        let fault = match (fault, self.barred()) {
-            (LaneError::Closed, Err(barred)) => return barred,
-            (fault @ LaneError::Unseen { .. }, _) => {
-                return Error::from(fault).while_doing(format!("token {}", self.name));
-            }
-            (fault, _) => Error::from(fault).while_doing(format!("token {}", self.name)),
-        };
-        if fault.reason() == Reason::TokenUnavailable { self.unavailable(&fault) } else { fault }
+        if let (LaneError::Closed, Err(barred)) = (&fault, self.barred()) {
+            return barred;
+        }
+        let fault = Error::from(fault).while_doing(format!("token {}", self.name));
+        // One that has a next step of its own says why, too.
+        let is_bare = fault.reason() == Reason::TokenUnavailable && fault.next_step().is_none();
+        if is_bare { self.unavailable(&fault) } else { fault }
     }
 
     /// It cannot be used now, and why that is so.
@@ -315,17 +314,15 @@ async fn keep(
     why: &str,
     hold: impl Fn(&mut Standing) -> &mut Option<String>,
 ) -> bool {
-    let kept = async {
-        let (mut standing, _) = Standing::of(store, device).await?;
-        // What only a log says that does not count, that log may take back.
-        let is_claimed = store.claimed(Kind::Token, device).await?.is_some_and(|claimed| claimed.by.is_some());
-        if hold(&mut standing).is_some() && !is_claimed {
-            return Ok(());
+    let change = |standing: &mut Standing, is_claimed: bool| {
+        let held = hold(standing);
+        let is_recorded = held.is_some() && !is_claimed;
+        if !is_recorded {
+            *held = Some(why.to_owned());
         }
-        let change = |standing: &mut Standing| *hold(standing) = Some(why.to_owned());
-        Standing::change(store, device, state, &CallerNote::service(), why, change).await
+        !is_recorded
     };
-    let kept = kept.await;
+    let kept = Standing::change_if(store, device, state, &CallerNote::service(), why, change).await;
     if let Err(fault) = &kept {
         tracing::error!(device, state, ?fault, "the standing of a token cannot be recorded; it is tried again");
     }
