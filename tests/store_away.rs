@@ -12,7 +12,8 @@ use tonic_types::StatusExt;
 
 use crate::kit::postgres::Postgres;
 use crate::kit::token::built;
-use crate::kit::{Draft, Instance, KEYWARD, events, until_serving};
+use crate::kit::token::faulty::fail_by_script;
+use crate::kit::{Draft, Instance, KEYWARD, events, eventually, until_serving};
 
 /// A running instance with an enrolled cluster, and a node of it.
 struct Place {
@@ -85,6 +86,21 @@ async fn while_the_database_server_is_gone_nothing_is_signed_and_afterwards_it_g
         place.is_back().await;
     }
     assert_eq!(place.asked(), 3);
+}
+
+#[test]
+fn a_service_whose_database_goes_away_while_it_waits_for_its_token_waits_for_both_and_then_serves() {
+    let mut server = Postgres::start();
+    let mut instance = Instance::in_database(&server, "a");
+    let script = fail_by_script(&instance);
+    fs::write(&script, "C_OpenSession always return 0x30").unwrap();
+    instance.start_waiting();
+    server.kill();
+    let said = |words| fs::read_to_string(instance.path("serve.log")).unwrap().contains(words);
+    eventually("it knows that the database is away", || said("nothing can be recorded"));
+    fs::write(&script, "").unwrap();
+    server.restart();
+    instance.wait_for_line("ready");
 }
 
 /// A failover to a copy that lacks the last records.
