@@ -8,9 +8,9 @@ use keyward::token::host::{HostProgram, HostToken};
 use keyward::token::{Class, Failure, Generate, KeyRef, Outcome, Padding, Token};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::kit::eventually;
-use crate::kit::token::faulty::Faulty;
-use crate::kit::token::{USER_PIN, pin};
+use crate::kit::token::faulty::{Faulty, make};
+use crate::kit::token::{Held, TestToken, USER_PIN, pin};
+use crate::kit::{KEYWARD, eventually};
 
 /// Opens nothing, says that it did, and gives the answer that is its argument to every call.
 const TALKER: &str = r#"
@@ -33,6 +33,29 @@ def serve(channel):
 for channel in channels:
     threading.Thread(target=serve, args=(channel,), daemon=True).start()
 control.recv(1)
+"#;
+
+/// Becomes the command of its arguments after the first, held beyond its end: a process that is traced is seen to end by
+/// its parent only when its tracer lets it go, which this one does when the file of the first argument is gone, or a
+/// minute has passed.
+const HELD: &str = r#"
+import ctypes, os, sys, time
+PTRACE_SEIZE, PR_SET_PTRACER = 0x4206, 0x59616d61
+libc, held = ctypes.CDLL(None), os.getpid()
+# Where only parents trace their children, this one's child may.
+libc.prctl(PR_SET_PTRACER, ctypes.c_ulong(2**64 - 1), 0, 0, 0)
+read, write = os.pipe()
+if os.fork() == 0:
+    os.close(0)
+    assert libc.ptrace(PTRACE_SEIZE, held, None, None) == 0
+    os.write(write, b"x")
+    end = time.time() + 60
+    while os.path.exists(sys.argv[1]) and time.time() < end:
+        time.sleep(0.02)
+    os._exit(0)
+os.close(write)
+assert os.read(read, 1)
+os.execv(sys.argv[2], sys.argv[2:])
 "#;
 
 /// A frame around the bytes of an answer.
@@ -94,6 +117,34 @@ fn zombies() -> usize {
         fields.next() == Some("Z") && fields.next() == Some(&ours)
     };
     stats.filter(is_one).count()
+}
+
+#[test]
+fn no_third_host_is_started_while_two_that_were_killed_do_not_end() {
+    let test = TestToken::make("softhsm", Held::InHost);
+    let held = test.binding.directory.as_ref().unwrap().join(format!("held-{}", test.binding.serial));
+    fs::write(&held, "").unwrap();
+    let arguments = ["-c".into(), HELD.into(), held.clone().into_os_string(), KEYWARD.into(), "token-host".into()];
+    let program = HostProgram { path: "python3".into(), arguments: arguments.into() };
+    let token = HostToken::start(program, &test.binding, &test.profile, pin(USER_PIN)).unwrap();
+    let key = make(&token);
+    let sign = || token.sign(&key, Hash::Sha256, &[7; 32]);
+    let kill = || {
+        let pid = token.pid().unwrap();
+        kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+    };
+    sign().unwrap();
+    kill();
+    // One that does not end keeps nobody waiting.
+    sign().unwrap();
+    kill();
+    for _ in 0..3 {
+        let failure = sign().unwrap_err();
+        assert!(failure.code.contains("2 token hosts of under-test were killed and do not end"), "{failure}");
+        assert_eq!((failure.class, token.pid()), (Class::Token, None));
+    }
+    fs::remove_file(&held).unwrap();
+    eventually("it serves", || sign().is_ok());
 }
 
 #[test]
