@@ -24,12 +24,13 @@ demo:
 	cargo build --release $(LOCKED)
 	KEYWARD="$(TARGET)/release/keyward" examples/demo.sh
 
-# For the tests: Kryoptic as a PKCS#11 module, a module that fails by script, files that can be written no more. Packages
-# of their own.
+# For the tests: Kryoptic as a PKCS#11 module, a module that fails by script, files that can be written no more, a TPM that
+# signs strangely. Packages of their own.
 kit: setup
 	cargo build --release $(LOCKED) --quiet --manifest-path tests/kit/kryoptic/Cargo.toml --target-dir "$(TARGET)/kit"
 	cargo build --release $(LOCKED) --quiet --manifest-path tests/kit/faulty/Cargo.toml --target-dir "$(TARGET)/kit"
 	cargo build --release $(LOCKED) --quiet --manifest-path tests/kit/readonly/Cargo.toml --target-dir "$(TARGET)/kit"
+	cargo build --release $(LOCKED) --quiet --manifest-path tests/kit/strange/Cargo.toml --target-dir "$(TARGET)/kit"
 
 test: kit
 	cargo test --doc $(TESTED) $(LOCKED)

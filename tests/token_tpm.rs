@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::{digest, signature};
 use keyward::error::Reason;
@@ -11,6 +13,7 @@ use keyward::token::host::{HostProgram, HostToken};
 use keyward::token::{Class, Evidence, Generate, Generated, KeyRef, Outcome, Token};
 
 use crate::kit::KEYWARD;
+use crate::kit::token::between::{number, stand_before};
 use crate::kit::token::manager::{CREATE_PRIMARY, Manager};
 use crate::kit::token::{Held, TestToken, USER_PIN, pin};
 
@@ -197,4 +200,83 @@ fn of_a_tpm_that_cannot_be_reached_the_system_says_why() {
     let error = test.try_open(USER_PIN).err().unwrap();
     assert_eq!(error.reason(), Reason::TokenUnavailable);
     assert!(error.private_detail().unwrap().contains("No such file"), "{error:?}");
+}
+
+/// Changes an answer to TPM2_Sign.
+pub(crate) type Change = fn(&mut Vec<u8>);
+
+/// TPM2_Sign.
+pub(crate) const SIGN: u32 = 0x15d;
+
+/// An answer to TPM2_Sign: its head of ten bytes, four of the parameters' length, two each of the scheme, of the hash and of
+/// the length of the signature or of half of it, that, and what the session says of all that.
+pub(crate) const CHANGES: [(&str, Change, &str); 11] = [
+    ("another signature", |answer| answer[20] ^= 1, "not authentic"),
+    ("RSASSA-PSS", |answer| answer[15] = 0x16, "not authentic"),
+    ("SHA-1", |answer| answer[17] = 0x04, "not authentic"),
+    ("no session", |answer| cut(answer, 14 + number(answer, 10)), "broke"),
+    ("a part of it, as long as it says", |answer| cut(answer, 100), "broke"),
+    ("a head, as long as it says", |answer| cut(answer, 10), "broke"),
+    ("a part of it", |answer| answer.truncate(100), "broke"),
+    ("nothing", Vec::clear, "broke"),
+    ("an error of format zero", |answer| refuse(answer, 0x17e), "TPM_RC 0x17e"),
+    ("a warning", |answer| refuse(answer, 0x97e), "TPM_RC 0x97e"),
+    ("an error of format one", |answer| refuse(answer, 0x1fd), "TPM_RC 0x1fd"),
+];
+
+fn cut(answer: &mut Vec<u8>, length: u32) {
+    answer.truncate(length as usize);
+    answer[2..6].copy_from_slice(&length.to_be_bytes());
+}
+
+fn refuse(answer: &mut Vec<u8>, code: u32) {
+    *answer = [&[0x80, 1, 0, 0, 0, 10][..], &code.to_be_bytes()].concat();
+}
+
+/// Stands before a TPM, and changes what it answers to TPM2_Sign as long as there is a change.
+pub(crate) fn change_signatures(directory: &Path) -> Arc<Mutex<Option<Change>>> {
+    let change = Arc::new(Mutex::new(None::<Change>));
+    let now = Arc::clone(&change);
+    stand_before(directory, move |(): &mut (), command, mut answer| {
+        if let Some(change) = *now.lock().unwrap()
+            && number(command, 6) == SIGN
+        {
+            change(&mut answer);
+        }
+        Ok(answer)
+    });
+    change
+}
+
+#[test]
+fn an_answer_that_is_not_what_the_tpm_said_is_no_signature_and_leaves_its_outcome_open() {
+    for held in [Held::InProcess, Held::InHost] {
+        // On ports, either way.
+        let test = TestToken { held, ..TestToken::make("swtpm", Held::InProcess) };
+        let change = change_signatures(test.binding.directory.as_ref().unwrap());
+        let token = test.open();
+        let (key, _) = make(&*token);
+        let right = token.sign(&key, Hash::Sha256, &[7; 32]).unwrap();
+        for (what, made, words) in CHANGES {
+            *change.lock().unwrap() = Some(made);
+            let failure = token.sign(&key, Hash::Sha256, &[7; 32]).unwrap_err();
+            assert_eq!((failure.class, failure.outcome), (Class::Session, Outcome::Unknown), "{what}: {failure}");
+            assert!(failure.code.contains(words), "{what}: {failure}");
+            *change.lock().unwrap() = None;
+            assert_eq!(token.sign(&key, Hash::Sha256, &[7; 32]).unwrap(), right, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_signature_that_is_shorter_than_the_modulus_is_none() {
+    let mut test = TestToken::make("swtpm", Held::InHost);
+    let says = test.device.as_mut().unwrap().sign_as_said();
+    let token = test.open();
+    let (key, _) = make(&*token);
+    // The first signature comes after a test of itself, which must succeed.
+    assert_eq!(token.sign(&key, Hash::Sha256, &[7; 32]).unwrap().len(), 256);
+    fs::write(&says, "short").unwrap();
+    let failure = token.sign(&key, Hash::Sha256, &[7; 32]).unwrap_err();
+    assert_eq!((failure.class, failure.outcome), (Class::Mismatch, Outcome::Unknown), "{failure}");
 }

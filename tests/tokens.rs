@@ -24,6 +24,7 @@ mod login;
 mod missing;
 mod opening;
 mod probe;
+mod tpm;
 
 /// Longest wait for a token to be back: the service has two seconds, and this machine is shared.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,5 +1,6 @@
 //! Tokens for tests: one private token directory per process and profile, a fresh token per test.
 
+pub(crate) mod between;
 pub(crate) mod faulty;
 pub(crate) mod manager;
 
@@ -163,6 +164,9 @@ pub(crate) fn copy_files(from: &Path, to: &Path) {
     }
 }
 
+/// Where it is said what becomes of the RSA signatures of a TPM in software, beside its state.
+const SIGNS: &str = "signs";
+
 /// A TPM in software, on two ports of the loopback interface or on two Unix sockets; ends with its test.
 pub(crate) struct Swtpm {
     directory: PathBuf,
@@ -193,7 +197,13 @@ impl Swtpm {
     }
 
     fn run(directory: &Path, server: &str, control: &str) -> Child {
-        Command::new("setpriv")
+        let mut command = Command::new("setpriv");
+        let says = directory.join(SIGNS);
+        if says.exists() {
+            let library = built("strange", "libstrange_signatures.so");
+            command.env("LD_PRELOAD", library).env("STRANGE_SIGNATURES", says);
+        }
+        command
             .args(["--pdeathsig", "KILL", "swtpm", "socket", "--tpm2", "--tpmstate"])
             .arg(format!("dir={}", directory.join("swtpm").display()))
             .args(["--server", server, "--ctrl", control, "--flags", "not-need-init,startup-clear"])
@@ -240,6 +250,14 @@ impl Swtpm {
     pub(crate) fn restart(&mut self) {
         self.stop();
         *self = Swtpm::start_by(&self.directory, self.sockets.clone());
+    }
+
+    /// Starts it again as one that signs as this file says from now on: see `tests/kit/strange`.
+    pub(crate) fn sign_as_said(&mut self) -> PathBuf {
+        let says = self.directory.join(SIGNS);
+        fs::write(&says, "").unwrap();
+        self.restart();
+        says
     }
 
     /// Replaces it by a fresh one: what TPM2_Clear does to keys.

@@ -7,6 +7,9 @@ use tss_esapi::constants::response_code::{Tss2ResponseCode, Tss2ResponseCodeKind
 
 use crate::token::{Class, Failure, Outcome};
 
+/// TSS2_ESYS_RC_RSP_AUTH_FAILED: the session's HMAC over an answer is wrong.
+const NOT_AUTHENTIC: u32 = 0x0007_001b;
+
 /// The failure that an error of a TPM command stands for. `function` is the command, such as `TPM2_Sign`.
 pub(super) fn failure(function: &'static str, error: &Tss) -> Failure {
     let Tss::Tss2Error(code) = error else {
@@ -17,15 +20,18 @@ pub(super) fn failure(function: &'static str, error: &Tss) -> Failure {
             code: format!("the software stack refused: {error}"),
         };
     };
-    // Another layer's codes have the numbers of other codes of the TPM, or none: the connection broke, and whether the
-    // command ran is not known.
-    let Some(kind) = code.kind().filter(|_| is_of_the_tpm(*code)) else {
-        return Failure {
-            class: Class::Session,
-            outcome: Outcome::Unknown,
-            function,
-            code: format!("the connection to the TPM broke ({code:?})"),
-        };
+    // Whether the command ran is not known then.
+    let lost = |code| Failure { class: Class::Session, outcome: Outcome::Unknown, function, code };
+    let number = number(*code);
+    // Another layer's codes have the numbers of other codes of the TPM, or none.
+    if !is_of_the_tpm(number) {
+        return lost(match number {
+            NOT_AUTHENTIC => "what is not authentic: it was changed on its way from the TPM".to_owned(),
+            _ => format!("the connection to the TPM broke ({code:?})"),
+        });
+    }
+    let Some(kind) = code.kind() else {
+        return lost(format!("TPM_RC {number:#x}: no code that is known here"));
     };
     let class = classify(function, kind);
     let advice =
@@ -33,17 +39,21 @@ pub(super) fn failure(function: &'static str, error: &Tss) -> Failure {
     Failure { class, outcome: Outcome::Refused, function, code: format!("TPM_RC {kind:?}: {code}{advice}") }
 }
 
-/// Whether the TPM itself gave a code, rather than the software stack or the connection to it: its bits 16 to 23 name the
-/// layer (TCG TSS 2.0 Overview and Common Structures, 2.3). The library shows them in the code's words only.
-fn is_of_the_tpm(code: Tss2ResponseCode) -> bool {
+/// The number of a code, which the library shows in the code's words only.
+fn number(code: Tss2ResponseCode) -> u32 {
     let words = match code {
-        Tss2ResponseCode::Success => return true,
+        Tss2ResponseCode::Success => return 0,
         Tss2ResponseCode::FormatZero(code) => code.to_string(),
         Tss2ResponseCode::FormatOne(code) => code.to_string(),
     };
     let number = words.rsplit_once("0x").and_then(|(_, number)| u32::from_str_radix(number, 16).ok());
-    // The TPM's own layer, and the TPM's codes as the resource manager gives them.
-    number.is_some_and(|number| matches!(number >> 16 & 0xff, 0 | 11))
+    number.unwrap_or(u32::MAX)
+}
+
+/// Whether the TPM itself gave a code, rather than the software stack or the connection to it: its bits 16 to 23 name the
+/// layer (TCG TSS 2.0 Overview and Common Structures, 2.3), the TPM's own or the resource manager's for the TPM's codes.
+const fn is_of_the_tpm(number: u32) -> bool {
+    matches!(number >> 16 & 0xff, 0 | 11)
 }
 
 /// Why a TPM cannot be reached: what the system says of its device file, where it has one, else the software stack's word.

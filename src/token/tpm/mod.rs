@@ -214,7 +214,12 @@ impl Token for TpmToken {
             PublicKey::Rsa(_) => SignatureScheme::RsaSsa { hash_scheme: HashScheme::new(algorithm(hash)) },
             PublicKey::P256 { .. } => SignatureScheme::EcDsa { hash_scheme: HashScheme::new(algorithm(hash)) },
         };
-        self.with_key(key, |connection, handle| connection.sign(handle, scheme, digest))
+        let length = match &key.public {
+            PublicKey::Rsa(rsa) => rsa.modulus_be().len(),
+            PublicKey::P256 { .. } => 64,
+        };
+        let signature = self.with_key(key, |connection, handle| connection.sign(handle, scheme, digest))?;
+        if signature.len() == length { Ok(signature) } else { Err(strange()) }
     }
 
     fn decrypt(&self, key: &KeyRef, padding: Padding, ciphertext: &[u8]) -> Result<Secret, Failure> {
@@ -428,13 +433,6 @@ impl Connection {
         let session = Some(self.session);
         let signature =
             self.context.execute_with_session(session, |c| c.sign(key, digest, scheme, ticket)).map_err(signing)?;
-        // It did sign.
-        let strange = || Failure {
-            class: Class::Mismatch,
-            outcome: Outcome::Unknown,
-            function: "TPM2_Sign",
-            code: "a signature of another form".to_owned(),
-        };
         match signature {
             Signature::RsaSsa(rsa) => Ok(rsa.signature().value().to_vec()),
             Signature::EcDsa(ecdsa) => object::r_s(&ecdsa).ok_or_else(strange),
@@ -470,6 +468,16 @@ impl Drop for Connection {
         for object in [self.primary.into(), SessionHandle::from(self.session).into()] {
             let _ = self.context.flush_context(object);
         }
+    }
+}
+
+/// What TPM2_Sign gave is no signature by the key. It did sign.
+fn strange() -> Failure {
+    Failure {
+        class: Class::Mismatch,
+        outcome: Outcome::Unknown,
+        function: "TPM2_Sign",
+        code: "a signature of another form".to_owned(),
     }
 }
 
