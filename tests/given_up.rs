@@ -106,6 +106,21 @@ fn a_log_whose_checkpoint_was_edited_or_taken_away_is_given_up_by_a_person() {
     }
 }
 
+#[test]
+fn a_log_of_which_what_was_seen_is_edited_is_given_up_by_a_person() {
+    let server = Postgres::start();
+    let (mut first, second) = two(&server);
+    let log = log_of(&second);
+    server.sql(&format!("UPDATE object SET body = body || ' ' WHERE name LIKE '%/beside/{log}'"));
+    let said = first.serve_fails().refused(74, "OBJECT_ALTERED");
+    assert!(said.contains(&log) && said.contains("keyward audit re-anchor"), "{said}");
+    let shown = re_anchored(&first, "OBJECT_ALTERED");
+    assert_eq!(shown["given_up"][0]["log"], log.as_str(), "{shown}");
+    first.cli(&["audit", "re-anchor"]).refused(65, "INVALID_ARGUMENT");
+    first.start();
+    first.cli(&["node", "get", "clusters/demo/nodes/node-1"]).good();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_signed_when_an_object_changes_while_a_person_takes_it() {
     let server = Postgres::start();
@@ -138,7 +153,7 @@ async fn nothing_is_signed_when_an_object_changes_while_a_person_takes_it() {
     held.commit().await.unwrap();
     let (ran, mut first) = decided.await.unwrap();
     let said = ran.refused(74, "STORE_CONFLICT");
-    assert!(said.contains("stop the instance whose log is given up"), "{said}");
+    assert!(said.contains("stop every other instance"), "{said}");
     assert_eq!(fs::read_to_string(first.data().join("audit.anchor")).unwrap(), anchor);
     server.sql(&format!("UPDATE object SET version = version - 1 WHERE name = '{node}'"));
     re_anchored(&first, "STORE_FORKED");
@@ -312,7 +327,7 @@ fn killed_at_any_point_a_decision_leaves_a_store_that_is_refused_as_before_and_i
 }
 
 #[test]
-fn killed_when_all_is_taken_a_decision_about_a_log_that_was_edited_is_made() {
+fn killed_before_it_is_signed_a_decision_about_a_log_that_was_edited_is_made_once_more() {
     let server = Postgres::start();
     let (mut first, second) = two(&server);
     let (log, node) = (log_of(&second), "clusters/demo/nodes/node-1");
@@ -324,7 +339,12 @@ fn killed_when_all_is_taken_a_decision_about_a_log_that_was_edited_is_made() {
         killed_at(&first, point);
         first.serve_fails().refused(74, "STORE_FORKED");
     }
+    // All is taken, and what was signed last still names that log.
     killed_at(&first, "after-given-up:re-anchor");
+    let said = first.serve_fails().refused(74, "LOG_MISSING");
+    assert!(said.contains("was given up") && said.contains("keyward audit re-anchor"), "{said}");
+    let shown = re_anchored(&first, "LOG_MISSING");
+    assert_eq!(shown["given_up"][0]["log"], log.as_str(), "{shown}");
     first.cli(&["audit", "re-anchor"]).refused(65, "INVALID_ARGUMENT");
     first.start();
     first.cli(&["node", "get", node]).good();

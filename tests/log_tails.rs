@@ -13,7 +13,7 @@ use keyward::store::{Batch, Store as _};
 use sqlx::Connection as _;
 
 use crate::kit::postgres::Postgres;
-use crate::kit::{Instance, eventually, until_serving};
+use crate::kit::{Instance, events, eventually, until_serving};
 use crate::other_logs::{log_of, opened, put, two};
 use crate::tamper::Signer;
 
@@ -83,7 +83,48 @@ async fn the_tail_of_another_log_is_not_written_anew_though_the_checkpoint_over_
     let said = first.serve_fails().refused(74, "CHECKPOINT_BROKEN");
     assert!(said.contains(&log), "{said}");
     put_back();
+    // The same, with a stranger's in the place of what is gone.
+    let note = strange(&log, 1);
+    server.sql(&format!(
+        "DELETE FROM checkpoint WHERE log_id = '{log}'; INSERT INTO checkpoint VALUES ('{log}', 5, '{note}')"
+    ));
+    let said = first.serve_fails().refused(74, "CHECKPOINT_BROKEN");
+    assert!(said.contains(&log), "{said}");
+    put_back();
     first.start();
+}
+
+/// A checkpoint of a log by a key that is nobody's.
+fn strange(log: &str, size: u64) -> String {
+    let (root, chain) = (TreeHash::empty(), ChainHash::ZERO);
+    let strange = Checkpoint { log: log.to_owned(), size, root, chain, others: vec![] };
+    Signer::new(log).sign(strange.note().unwrap()).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_of_a_log_that_counts_is_not_changed_unseen_beside_an_instance_that_runs() {
+    let edits = [
+        "UPDATE checkpoint SET note = 'NOTE' WHERE log_id = 'LOG' AND place = (SELECT max(place) FROM checkpoint \
+         WHERE log_id = 'LOG')",
+        "UPDATE object SET body = body || ' ' WHERE name LIKE '%/beside/LOG'; INSERT INTO checkpoint \
+         SELECT log_id, max(place) + 1, 'NOTE' FROM checkpoint WHERE log_id = 'LOG' GROUP BY log_id",
+    ];
+    for edit in edits {
+        let server = Postgres::start();
+        let (mut first, mut second) = two(&server);
+        let log = log_of(&second);
+        first.start();
+        second.start();
+        second.node("demo", "node-2");
+        // It counts: it is told of.
+        let told = || events(&first.log(), "other-log").iter().any(|event| event["log"] == log.as_str());
+        eventually("it is told of", told);
+        second.kill();
+        assert!(first.is_serving("").await);
+        server.sql(&edit.replace("LOG", &log).replace("NOTE", &strange(&log, 1)));
+        until_serving(&first, false).await;
+        assert_ne!(first.cli(&["key", "create", "demo"]).code, Some(0));
+    }
 }
 
 /// Stops an instance in the midst of what only another one has signed for, which runs on, and writes that anew; before
@@ -105,9 +146,7 @@ async fn rewrite_beside_one_that_runs(with_checkpoint: bool) {
     });
     assert!(first.is_serving("").await);
     if with_checkpoint {
-        let (root, chain) = (TreeHash::empty(), ChainHash::ZERO);
-        let strange = Checkpoint { log: log.clone(), size: signed + 1, root, chain, others: vec![] };
-        let note = Signer::new(&log).sign(strange.note().unwrap());
+        let note = strange(&log, signed + 1);
         let place = format!("(SELECT max(place) + 1 FROM checkpoint WHERE log_id = '{log}')");
         server.sql(&format!("INSERT INTO checkpoint VALUES ('{log}', {place}, '{note}')"));
         let warned = || fs::read_to_string(first.path("serve.log")).unwrap().contains("counts as it did");

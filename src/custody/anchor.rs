@@ -88,13 +88,18 @@ impl LogFiles {
     /// on; but for those that a person has given up. Gives up to where each of those that count was followed.
     ///
     /// # Errors
-    /// `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`, `CHECKPOINT_BROKEN`; those of the store.
+    /// `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`, `CHECKPOINT_BROKEN`, `OBJECT_ALTERED`; those of the
+    /// store.
     pub async fn check(&self, store: &dyn Store) -> Result<Vec<Head>> {
         self.check_own(store).await?;
-        let mut followed = Vec::new();
-        for log in vouch::by_seen(store, &BTreeSet::new()).await? {
+        let (named, mut followed) = (self.named(store).await?, Vec::new());
+        for log in vouch::by_seen(store, &named).await? {
             match log.stands {
                 Stands::Good(end) => followed.extend(end),
+                // Who gives a log up signs the own one anew, and names it no more.
+                Stands::GivenUp if named.contains(&log.head.log) => {
+                    return Err(vouch::unfinished(&log.head.log).hint(RECOVER));
+                }
                 Stands::GivenUp => {}
                 Stands::Wrong(fault) => return Err(fault.hint(vouch::RECOVER)),
             }

@@ -15,7 +15,7 @@ use crate::store::{Batch, Claimed, Kind, Object, Store, Write};
 /// Objects that are read, or recorded, at a time.
 const PAGE: usize = 500;
 /// What to do if objects change while they are taken.
-const STOP: &str = "stop the instance whose log is given up, then say it once more: keyward audit re-anchor";
+const STOP: &str = "stop every other instance, then say it once more: keyward audit re-anchor";
 
 /// What is lost of what was signed, and what is taken by who goes on without it.
 #[derive(Debug)]
@@ -77,13 +77,15 @@ impl Loss {
                 return Err(fault.clone());
             }
         }
+        let named = files.named(store).await?;
         let (mut logs, mut before) = (Vec::new(), Vec::new());
         // First those that count, so that it shows what does not.
-        for log in vouch::by_seen(store, &files.named(store).await?).await? {
+        for log in vouch::by_seen(store, &named).await? {
             let words = || format!("log {} was given up, and some objects stand by it still", log.head.log);
             let (list, why) = match log.stands {
                 Stands::Good(_) => continue,
                 Stands::Wrong(fault) => (&mut logs, fault),
+                Stands::GivenUp if named.contains(&log.head.log) => (&mut logs, vouch::unfinished(&log.head.log)),
                 Stands::GivenUp => (&mut before, Error::new(Reason::ObjectAltered, words())),
             };
             list.push(GivenUp { log: log.head, why, objects: Taken::default() });
@@ -92,9 +94,11 @@ impl Loss {
         if !is_contradicted && before.is_empty() {
             return Ok(None);
         }
+        let wrong = logs.len();
         logs.append(&mut before);
         let unrecorded = stand_by(store, &mut logs).await?;
-        logs.retain(|lost| lost.why.reason() != Reason::ObjectAltered || !lost.objects.is_empty());
+        let before = logs.split_off(wrong);
+        logs.extend(before.into_iter().filter(|lost| !lost.objects.is_empty()));
         let why = own.or_else(|| logs.first().map(|lost| lost.why.clone()));
         Ok(why.map(|why| Loss { why, logs, unrecorded }))
     }
@@ -207,11 +211,9 @@ impl Custody {
         // Until then it is as much lost as it was, and all that is left of it is shown again.
         let mut writes = Vec::new();
         for lost in &loss.logs {
-            match Beside::of(store, &lost.log.log).await {
-                Ok(beside) => writes.extend(beside.given_up()?),
-                // It is gone, and does not count while that row is not what was recorded.
-                Err(fault) if fault.reason() == Reason::ObjectAltered => {}
-                Err(fault) => return Err(fault),
+            // If what was seen of it is gone too, it does not count.
+            if let Some(beside) = Beside::to_write(store, &lost.log.log).await? {
+                writes.extend(beside.given_up()?);
             }
         }
         store.commit(Batch { writes, events: Vec::new() }).await?;

@@ -26,6 +26,8 @@ const TURNS_MAX: u32 = 100;
 const KEYS_MAX: u32 = 1000;
 /// Logs of which it is looked up at a time what was seen of them.
 const BESIDE_PAGE: u32 = 1000;
+/// Keys of which one look asks a token: rows that say of one key where it is may be many.
+const ASKS_MAX: usize = 8;
 /// What the names of keys begin with that belong to no cluster.
 const OF_INSTANCES: &str = "keys/";
 
@@ -197,21 +199,25 @@ impl Custody {
         let (store, log) = (self.store.as_ref(), &head.log);
         let followed = || looks.followed.iter().find(|end| end.log == *log).cloned();
         let mut other = before.cloned().unwrap_or_else(|| Other { end: followed(), ..Other::default() });
+        // What it was, no key is needed for, and nothing that stands beside it.
+        if let Some(known) = other.end.take() {
+            other.end = Some(vouch::follow(store, known, head).await?);
+        }
         let (mut keep, mut newest, mut doubt) = (None, None, None);
         if before.is_none() || store.last_checkpoint(log).await?.as_ref() != Some(&other.note) {
-            let looks_back = before.is_none() && !looks.doubted.contains(log);
+            let looks_back = !looks.doubted.contains(log);
             match self.signed_now(log, looks_back).await? {
                 SignedNow::By(_, signed, _) if signed.size < other.signed => {
                     return Err(vouch::broken(log, &format!("one over {} records was there before", other.signed)));
                 }
+                SignedNow::By(text, ..) if text == other.note => doubt = Some(NOT_SHOWN.to_owned()),
                 SignedNow::By(text, signed, write) => (newest, keep) = (Some((text, signed)), write),
                 SignedNow::Nothing(why) if before.is_none() => return Ok(Vouched::No(why)),
                 SignedNow::Nothing(why) => doubt = Some(why),
             }
         }
-        let signed_end = || newest.as_ref().map(|(_, signed)| vouch::signed_end(signed));
-        if let Some(known) = other.end.take().or_else(signed_end) {
-            other.end = Some(vouch::follow(store, known, head).await?);
+        if let (None, Some((_, signed))) = (&other.end, &newest) {
+            other.end = Some(vouch::follow(store, vouch::signed_end(signed), head).await?);
         }
         if let Some((text, signed)) = newest {
             vouch::held(store, head, &signed).await?;
@@ -232,10 +238,13 @@ impl Custody {
     /// What is signed of another log now with a key that is known to be its, or that a token shows: by its last checkpoint,
     /// or by an earlier one, if wanted.
     async fn signed_now(&self, log: &str, looks_back: bool) -> Result<SignedNow> {
-        let store = self.store.as_ref();
+        let (store, given_up) = (self.store.as_ref(), "a person has given it up");
+        if self.ledger.others.passed_over.contains(log) {
+            return Ok(SignedNow::Nothing(given_up.to_owned()));
+        }
         let beside = Beside::of(store, log).await?;
-        if beside.is_given_up() || self.ledger.others.passed_over.contains(log) {
-            return Ok(SignedNow::Nothing("a person has given it up".to_owned()));
+        if beside.is_given_up() {
+            return Ok(SignedNow::Nothing(given_up.to_owned()));
         }
         let (text, note, signed) = match beside.newest(store, log).await? {
             Newest::None(why) => return Ok(SignedNow::Nothing(why.to_owned())),
@@ -258,6 +267,7 @@ impl Custody {
     async fn shown_key(&self, note: &Note, signed: &Checkpoint) -> Result<Option<VerifierKey>> {
         let trust = self.trust().ok();
         let own: Vec<_> = trust.iter().flat_map(|trust| trust.keys().map(VerifierKey::public_key)).collect();
+        let mut asks = 0..ASKS_MAX;
         for row in self.store.rows(Kind::Key, OF_INSTANCES, KEYS_MAX).await? {
             let Ok(record) = row.read::<KeyRecord>() else { continue };
             if record.role != KeyRole::Audit || own.contains(&record.public) {
@@ -268,6 +278,9 @@ impl Custody {
                 continue;
             }
             let Ok(slot) = self.slot(&record.token) else { continue };
+            if asks.next().is_none() {
+                break;
+            }
             // A row that says otherwise says nothing against the device.
             let wanted = record.in_token();
             let act = move |token: &dyn Token| Ok(token.public_key(wanted.id)? == wanted.public);
@@ -285,13 +298,17 @@ impl Custody {
     /// key's.
     async fn is_anothers(&self, log: &str, public: &PublicKey) -> Result<bool> {
         let own = self.store.head().log;
-        let mut after = String::new();
+        let of_others = Seen::name(&own, "");
+        let mut after = of_others.clone();
         loop {
-            let page = self.store.list(Kind::Beside, &Seen::name(&own, ""), &after, BESIDE_PAGE).await?;
-            let Some(last) = page.last() else { break };
+            // As they stand: what a row that was altered says makes a key at most count less.
+            let page = self.store.rows(Kind::Beside, &after, BESIDE_PAGE).await?;
+            let rows: Vec<_> = page.iter().take_while(|row| row.name.starts_with(&of_others)).collect();
+            let Some(last) = rows.last() else { break };
             after.clone_from(&last.name);
-            for object in page.iter().filter(|object| object.name != Seen::name(&own, log)) {
-                if object.read::<Seen>()?.keys()?.iter().any(|key| key.public_key() == *public) {
+            let seen = rows.into_iter().filter(|row| row.name != Seen::name(&own, log));
+            for seen in seen.filter_map(|row| row.read::<Seen>().ok()) {
+                if seen.keys()?.iter().any(|key| key.public_key() == *public) {
                     return Ok(true);
                 }
             }

@@ -38,13 +38,30 @@ impl Beside {
     /// What was seen of a log.
     ///
     /// # Errors
-    /// Those of the store.
+    /// `OBJECT_ALTERED` if it is not as it was recorded; those of the store.
     pub(super) async fn of(store: &dyn Store, log: &str) -> Result<Self> {
         let name = Seen::name(&store.head().log, log);
         match store.get(Kind::Beside, &name).await? {
             Some(object) => Ok(Beside { name, version: object.version, seen: object.read()? }),
             None => Ok(Beside { name, version: 0, seen: Seen::default() }),
         }
+    }
+
+    /// The same, and nothing where it is not as it was recorded, to be written over; none if there is no such row any more,
+    /// though there was one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn to_write(store: &dyn Store, log: &str) -> Result<Option<Self>> {
+        match Beside::of(store, log).await {
+            Err(fault) if fault.reason() == Reason::ObjectAltered => {}
+            known => return known.map(Some),
+        }
+        let name = Seen::name(&store.head().log, log);
+        let (before, _) = name.split_at(name.len().saturating_sub(1));
+        let rows = store.rows(Kind::Beside, before, PAGE).await?;
+        let row = rows.into_iter().find(|row| row.name == name);
+        Ok(row.map(|row| Beside { name, version: row.version, seen: Seen::default() }))
     }
 
     /// Takes a key that a token has shown; gives what is to be kept of that.
@@ -112,7 +129,9 @@ impl Beside {
         let mut before = u64::MAX;
         for _ in 0..BACK_MAX / u64::from(PAGE) {
             let page = store.checkpoints_before(log, before, PAGE).await?;
-            let Some((first, _)) = page.last() else { break };
+            let Some((first, _)) = page.last() else {
+                return Err(broken(log, "every one by a key that was seen is gone"));
+            };
             before = *first;
             for (_, text) in page {
                 let Ok(note) = text.parse::<Note>() else { continue };
@@ -121,9 +140,6 @@ impl Beside {
                     return Ok((signed.log == *log).then_some((text, signed)));
                 }
             }
-        }
-        if self.version > 0 && before == 0 {
-            return Err(broken(log, "every one by a key that was seen is gone"));
         }
         Ok(None)
     }
@@ -155,15 +171,10 @@ pub(super) async fn by_seen(store: &dyn Store, named: &BTreeSet<String>) -> Resu
     let own = store.head().log;
     let (mut logs, heads) = (Vec::new(), store.heads().await?);
     for head in heads.iter().filter(|head| head.log != own).cloned() {
-        let beside = Beside::of(store, &head.log).await?;
-        let stands = if beside.is_given_up() {
-            Stands::GivenUp
-        } else {
-            match as_seen(store, &head, &beside).await {
-                Ok(end) => Stands::Good(end),
-                Err(fault) if contradicts(&fault) => Stands::Wrong(fault),
-                Err(fault) => return Err(fault),
-            }
+        let stands = match as_seen(store, &head).await {
+            Ok(stands) => stands,
+            Err(fault) if contradicts(&fault) => Stands::Wrong(fault),
+            Err(fault) => return Err(fault),
         };
         logs.push(BySeen { head, stands });
     }
@@ -181,9 +192,7 @@ pub(super) async fn by_seen(store: &dyn Store, named: &BTreeSet<String>) -> Resu
     for log in gone {
         let is_given_up = match Beside::of(store, &log).await {
             Ok(beside) => beside.is_given_up(),
-            // A row that is not what was recorded says nothing; a checkpoint or a record does.
-            Err(fault) if fault.reason() == Reason::ObjectAltered && named.contains(&log) => false,
-            Err(fault) if fault.reason() == Reason::ObjectAltered => continue,
+            Err(fault) if fault.reason() == Reason::ObjectAltered => false,
             Err(fault) => return Err(fault),
         };
         let missing = || Error::new(Reason::LogMissing, format!("log {log} is no longer in the store"));
@@ -193,17 +202,26 @@ pub(super) async fn by_seen(store: &dyn Store, named: &BTreeSet<String>) -> Resu
     Ok(logs)
 }
 
-/// Has a log count whose newest checkpoint was signed with a key that was seen before; gives up to where it was followed.
-async fn as_seen(store: &dyn Store, head: &Head, beside: &Beside) -> Result<Option<Head>> {
+/// Has a log count whose newest checkpoint was signed with a key that was seen before.
+async fn as_seen(store: &dyn Store, head: &Head) -> Result<Stands> {
+    let beside = Beside::of(store, &head.log).await?;
+    if beside.is_given_up() {
+        return Ok(Stands::GivenUp);
+    }
     let signed = match beside.newest(store, &head.log).await? {
         Newest::None(_) => None,
         Newest::Seen(_, signed) => Some(signed),
         Newest::Unseen(..) => beside.newest_seen(store, &head.log).await?.map(|(_, signed)| signed),
     };
-    let Some(signed) = signed else { return Ok(None) };
+    let Some(signed) = signed else { return Ok(Stands::Good(None)) };
     let end = follow(store, signed_end(&signed), head).await?;
     held(store, head, &signed).await?;
-    Ok(Some(end))
+    Ok(Stands::Good(Some(end)))
+}
+
+/// A log was given up, and what is signed of the own log still names it, or objects stand by it: that was broken off.
+pub(super) fn unfinished(log: &str) -> Error {
+    Error::new(Reason::LogMissing, format!("log {log} was given up, and that was not brought to its end"))
 }
 
 /// Holds another log against what was signed over it, and has it count.
@@ -283,6 +301,7 @@ pub(super) fn contradicts(fault: &Error) -> bool {
             | Reason::StoreForked
             | Reason::CheckpointBroken
             | Reason::RecordBroken
+            | Reason::ObjectAltered
     )
 }
 
