@@ -50,7 +50,8 @@ mkdir -p "$work/swtpm/state"
 swtpm socket --tpm2 --tpmstate "dir=$work/swtpm/state" --flags not-need-init,startup-clear \
     --server "type=unixio,path=$work/tpm" --ctrl "type=unixio,path=$work/tpm.ctrl" 2>/dev/null &
 tpm=$!
-until [ -S "$work/tpm" ] && [ -S "$work/tpm.ctrl" ]; do
+listens() { grep -q " 00010000 .* $1\$" /proc/net/unix; }
+until listens "$work/tpm" && listens "$work/tpm.ctrl"; do
     kill -0 "$tpm" 2>/dev/null || { echo "tokens: swtpm does not start"; exit 1; }
     sleep 0.05
 done

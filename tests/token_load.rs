@@ -50,7 +50,9 @@ async fn under_load(token: Arc<dyn Token>, faulty: Arc<Faulty>, trouble: impl Fn
                             let mut last = last.lock().unwrap();
                             *last = (Instant::now(), last.1.max(last.0.elapsed()));
                         }
-                        Err(_) => {
+                        Err(fault) => {
+                            // What a failing test shows.
+                            eprintln!("{fault:?}");
                             failed.fetch_add(1, Ordering::Relaxed);
                             tokio::time::sleep(Duration::from_millis(20)).await;
                         }
@@ -78,6 +80,8 @@ async fn scripted(script: &'static str, times: usize, pause: Duration) -> (Met, 
             std::thread::sleep(pause);
             faulty.script("C_Login always log");
             faulty.signs_again_within(Duration::from_secs(20));
+            // What was under way is done once more by then: no act is promised that two losses are none of its concern.
+            std::thread::sleep(pause);
         }
     })
     .await;
@@ -96,6 +100,7 @@ async fn lost_sessions_are_no_callers_concern() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_logins_are_no_callers_concern_and_cost_one_login_each() {
     let (met, faulty) = scripted("C_SignInit 1 logout", 10, Duration::from_millis(300)).await;
+    assert!(faulty.token.restarts() > 0, "a login was lost");
     assert!(met.failed == 0 && met.signed > 100, "{} failed, {} signed", met.failed, met.signed);
     assert_eq!(faulty.calls().len() as u64, faulty.token.restarts(), "one login for each new host");
 }

@@ -240,7 +240,7 @@ impl Swtpm {
         let process = Swtpm::run(directory, &on(&sockets[0]), &on(&sockets[1]));
         let begun = (0..500).any(|_| {
             std::thread::sleep(Duration::from_millis(10));
-            sockets.iter().all(|socket| socket.exists())
+            sockets.iter().all(|socket| listening_on(socket))
         });
         assert!(begun, "swtpm does not start");
         (process, format!("swtpm:path={}", sockets[0].display()))
@@ -291,6 +291,13 @@ impl Drop for Swtpm {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Whether somebody listens on this socket (proc(5), /proc/net/unix: the flag of one that accepts).
+fn listening_on(socket: &Path) -> bool {
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    let socket = socket.display().to_string();
+    table.lines().any(|line| line.contains(" 00010000 ") && line.ends_with(&socket))
 }
 
 /// Whether somebody listens on this port: looked up, since a connection would be the TPM's only one.
