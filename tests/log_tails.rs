@@ -13,7 +13,7 @@ use keyward::store::{Batch, Store as _};
 use sqlx::Connection as _;
 
 use crate::kit::postgres::Postgres;
-use crate::kit::{Instance, events, eventually, until_serving};
+use crate::kit::{Instance, eventually, until_serving};
 use crate::other_logs::{log_of, opened, put, two};
 use crate::tamper::Signer;
 
@@ -101,6 +101,16 @@ fn strange(log: &str, size: u64) -> String {
     Signer::new(log).sign(strange.note().unwrap()).to_string()
 }
 
+/// Two instances that run, of which the second has written, and its log.
+fn side_by_side(server: &Postgres) -> (Instance, Instance, String) {
+    let (mut first, mut second) = two(server);
+    let log = log_of(&second);
+    first.start();
+    second.start();
+    second.node("demo", "node-2");
+    (first, second, log)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_known_of_a_log_that_counts_is_not_changed_unseen_beside_an_instance_that_runs() {
     let edits = [
@@ -112,14 +122,7 @@ async fn what_is_known_of_a_log_that_counts_is_not_changed_unseen_beside_an_inst
     ];
     for edit in edits {
         let server = Postgres::start();
-        let (mut first, mut second) = two(&server);
-        let log = log_of(&second);
-        first.start();
-        second.start();
-        second.node("demo", "node-2");
-        // It counts: it is told of.
-        let told = || events(&first.log(), "other-log").iter().any(|event| event["log"] == log.as_str());
-        eventually("it is told of", told);
+        let (first, mut second, log) = side_by_side(&server);
         second.kill();
         assert!(first.is_serving("").await);
         server.sql(&edit.replace("LOG", &log).replace("NOTE", &strange(&log, 1)));
@@ -132,11 +135,7 @@ async fn what_is_known_of_a_log_that_counts_is_not_changed_unseen_beside_an_inst
 /// that, if wanted, puts a checkpoint there that is none of that log's.
 async fn rewrite_beside_one_that_runs(with_checkpoint: bool) {
     let server = Postgres::start();
-    let (mut first, mut second) = two(&server);
-    let log = log_of(&second);
-    first.start();
-    second.start();
-    second.node("demo", "node-2");
+    let (first, mut second, log) = side_by_side(&server);
     let signed = size_of(&second);
     second.node("demo", "node-3");
     second.kill();

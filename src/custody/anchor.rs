@@ -91,14 +91,15 @@ impl LogFiles {
     /// `STORE_REWOUND`, `STORE_FORKED`, `LOG_MISSING`, `ANCHOR_INVALID`, `CHECKPOINT_BROKEN`, `OBJECT_ALTERED`; those of the
     /// store.
     pub async fn check(&self, store: &dyn Store) -> Result<Vec<Head>> {
-        self.check_own(store).await?;
-        let (named, mut followed) = (self.named(store).await?, Vec::new());
+        let (named, told) = self.named(store).await?;
+        self.check_own(store, &told).await?;
+        let mut followed = Vec::new();
         for log in vouch::by_seen(store, &named).await? {
             match log.stands {
                 Stands::Good(end) => followed.extend(end),
                 // Who gives a log up signs the own one anew, and names it no more.
                 Stands::GivenUp if named.contains(&log.head.log) => {
-                    return Err(vouch::unfinished(&log.head.log).hint(RECOVER));
+                    return Err(vouch::unfinished(&log.head.log));
                 }
                 Stands::GivenUp => {}
                 Stands::Wrong(fault) => return Err(fault.hint(vouch::RECOVER)),
@@ -107,13 +108,13 @@ impl LogFiles {
         Ok(followed)
     }
 
-    /// The other logs of which the own one says that they are there: its last checkpoints, as far as they can be read, and
-    /// the records behind them.
+    /// The other logs of which the own one says that they are there, by its last checkpoints, as far as they can be read, and
+    /// by the records behind them; and what those records tell.
     ///
     /// # Errors
     /// `CONFIG_INVALID` if the history of audit keys cannot be read; those of the store.
-    pub(super) async fn named(&self, store: &dyn Store) -> Result<BTreeSet<String>> {
-        let Some(trust) = self.read_trust()? else { return Ok(BTreeSet::new()) };
+    pub(super) async fn named(&self, store: &dyn Store) -> Result<(BTreeSet<String>, Others)> {
+        let Some(trust) = self.read_trust()? else { return Ok(Default::default()) };
         let head = store.head();
         let kept = store.last_checkpoint(&head.log).await?.and_then(|note| note.parse().ok());
         let notes = [kept, self.read_anchor().ok().flatten()];
@@ -121,14 +122,15 @@ impl LogFiles {
         let from = signed.iter().map(|signed| signed.size).filter(|size| *size <= head.size).max();
         let told = told(store, from.unwrap_or_default()).await?;
         let signed_for = signed.into_iter().flat_map(|signed| signed.others).map(|other| other.log);
-        Ok(signed_for.chain(told.last().map(|(log, ..)| log.to_owned())).collect())
+        let named = signed_for.chain(told.last().map(|(log, ..)| log.to_owned())).collect();
+        Ok((named, told))
     }
 
-    /// The same of the own log, and of what was signed here of the others.
+    /// The same of the own log, and of what was signed here of the others, and told of them behind that.
     ///
     /// # Errors
     /// As [`LogFiles::check`].
-    pub async fn check_own(&self, store: &dyn Store) -> Result<()> {
+    pub(super) async fn check_own(&self, store: &dyn Store, told: &Others) -> Result<()> {
         let head = store.head();
         let Some(trust) = self.read_trust()? else {
             if head.size == 0 {
@@ -157,12 +159,10 @@ impl LogFiles {
             (None, None) if head.size == 0 => None,
             (None, _) => return Err(invalid(format!("{} is missing", self.anchor.display()))),
         };
-        let mut end = 0;
         for signed in [anchor, kept].into_iter().flatten() {
             continues(store, &signed).await.map_err(|fault| fault.hint(RECOVER))?;
-            end = signed.size.max(end);
         }
-        let (told, heads) = (told(store, end).await?, store.heads().await?);
+        let heads = store.heads().await?;
         match told.lost(heads.iter().map(|head| (head.log.as_str(), head.size))) {
             Some(words) => Err(Error::new(Reason::LogMissing, words).hint(RECOVER)),
             None => Ok(()),

@@ -62,7 +62,8 @@ impl Loss {
     /// # Errors
     /// Whatever no new anchor helps against; those of the store.
     pub async fn of(store: &dyn Store, files: &LogFiles) -> Result<Option<Self>> {
-        let own = files.check_own(store).await.err();
+        let (named, told) = files.named(store).await?;
+        let own = files.check_own(store, &told).await.err();
         if let Some(fault) = &own {
             let is_own = files.read_trust()?.is_some_and(|trust| trust.log() == store.head().log);
             let helps = matches!(
@@ -77,7 +78,6 @@ impl Loss {
                 return Err(fault.clone());
             }
         }
-        let named = files.named(store).await?;
         let (mut logs, mut before) = (Vec::new(), Vec::new());
         // First those that count, so that it shows what does not.
         for log in vouch::by_seen(store, &named).await? {
@@ -90,8 +90,7 @@ impl Loss {
             };
             list.push(GivenUp { log: log.head, why, objects: Taken::default() });
         }
-        let is_contradicted = own.is_some() || !logs.is_empty();
-        if !is_contradicted && before.is_empty() {
+        if own.is_none() && logs.is_empty() && before.is_empty() {
             return Ok(None);
         }
         let wrong = logs.len();

@@ -50,8 +50,7 @@ pub(super) struct Others {
 struct Looks {
     /// Whether anybody has looked in this run.
     any: bool,
-    /// Logs of which it was said that nothing more of them counts. Of one that does not count at all, the checkpoints
-    /// before the last were looked through then.
+    /// Logs of which it was said that nothing more of them counts. The checkpoints before the last were looked through then.
     doubted: BTreeSet<String>,
     /// Up to where logs were followed when the store was opened.
     followed: Vec<Head>,

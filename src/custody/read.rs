@@ -10,10 +10,7 @@ use crate::cluster::Cluster;
 use crate::custody::{Custody, Held, KeyRecord, sign};
 use crate::error::{Error, Reason, Result};
 use crate::policy::Permit;
-use crate::store::{Batch, Kind};
-
-/// Rows that are looked through for one of a name: those after that name without its last letter.
-const LIKE_IT: u32 = 64;
+use crate::store::{self, Batch, Kind};
 
 /// A page of a list: at most this many objects whose names come after that one.
 #[derive(Clone, Copy, Debug)]
@@ -79,9 +76,7 @@ impl Custody {
     /// # Errors
     /// `RECORD_BROKEN` if it does not parse; those of the store.
     pub async fn key_as_it_stands(&self, name: &str) -> Result<Option<KeyRecord>> {
-        let (before, _) = name.split_at(name.len().saturating_sub(1));
-        let rows = self.store.rows(Kind::Key, before, LIKE_IT).await?;
-        rows.into_iter().find(|row| row.name == name).map(|row| row.read()).transpose()
+        store::row(self.store.as_ref(), Kind::Key, name).await?.map(|row| row.read()).transpose()
     }
 
     /// The keys of a cluster, in order of names.

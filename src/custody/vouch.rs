@@ -7,7 +7,7 @@ use crate::audit::chain::{ChainHash, Head};
 use crate::audit::checkpoint::{Checkpoint, OtherHead};
 use crate::audit::note::{Note, VerifierKey};
 use crate::error::{Error, Reason, Result};
-use crate::store::{Kind, Seen, Store, Write};
+use crate::store::{Kind, Seen, Store, Write, row};
 
 /// Records, or checkpoints, that are read at a time.
 const PAGE: u32 = 1000;
@@ -58,9 +58,7 @@ impl Beside {
             known => return known.map(Some),
         }
         let name = Seen::name(&store.head().log, log);
-        let (before, _) = name.split_at(name.len().saturating_sub(1));
-        let rows = store.rows(Kind::Beside, before, PAGE).await?;
-        let row = rows.into_iter().find(|row| row.name == name);
+        let row = row(store, Kind::Beside, &name).await?;
         Ok(row.map(|row| Beside { name, version: row.version, seen: Seen::default() }))
     }
 
@@ -219,9 +217,10 @@ async fn as_seen(store: &dyn Store, head: &Head) -> Result<Stands> {
     Ok(Stands::Good(Some(end)))
 }
 
-/// A log was given up, and what is signed of the own log still names it, or objects stand by it: that was broken off.
+/// A log was given up, and what is signed of the own log still names it: that was broken off.
 pub(super) fn unfinished(log: &str) -> Error {
     Error::new(Reason::LogMissing, format!("log {log} was given up, and that was not brought to its end"))
+        .hint("say it once more: keyward audit re-anchor")
 }
 
 /// Holds another log against what was signed over it, and has it count.

@@ -38,6 +38,8 @@ pub use tree::ask;
 
 /// For how long a commit may be under way before others are refused at once instead of waiting behind it, in seconds.
 pub const STUCK_S: u64 = 2;
+/// Rows that are looked through at a time for the one of a name.
+const LIKE_IT: u32 = 64;
 
 /// The store.
 ///
@@ -135,6 +137,24 @@ pub trait Store: Send + Sync {
 
     /// Waits for what is under way and closes the files. Nothing can be committed afterwards.
     async fn close(&self);
+}
+
+/// An object as its row stands, if there is one: [`Store::rows`].
+///
+/// # Errors
+/// Those of the store.
+pub async fn row(store: &dyn Store, kind: Kind, name: &str) -> Result<Option<Object>> {
+    // Rows are read from behind a name: from the name that lacks the last letter, which few others lie behind.
+    let mut after = name.to_owned();
+    after.pop();
+    loop {
+        let rows = store.rows(kind, &after, LIKE_IT).await?;
+        let Some(last) = rows.last().map(|row| row.name.clone()) else { return Ok(None) };
+        if last.as_str() >= name {
+            return Ok(rows.into_iter().find(|row| row.name == name));
+        }
+        after = last;
+    }
 }
 
 macro_rules! kinds {

@@ -9,10 +9,8 @@ use crate::audit::note::{Note, VerifierKey};
 use crate::audit::trust::Trust;
 use crate::audit::verify::{Finding, Verifier, open_checkpoint, open_checkpoint_of};
 use crate::error::{Error, Reason, Result};
-use crate::store::{Kind, Store};
+use crate::store::{Kind, Store, row};
 
-/// Names that may lie between a name and its beginning without the last character.
-const LIKE_IT: u32 = 64;
 /// Checkpoints that are read at a time.
 const PAGE: u32 = 1000;
 /// The place of the anchor among the checkpoints of the store: behind them all.
@@ -51,10 +49,7 @@ impl Seen {
 
     /// What was seen of a log, as its row stands: [`Store::rows`].
     pub(super) async fn of(store: &dyn Store, own: &str, other: &str) -> Result<Option<Self>> {
-        let name = Seen::name(own, other);
-        let (before, _) = name.split_at(name.len() - 1);
-        let rows = store.rows(Kind::Beside, before, LIKE_IT).await?;
-        rows.into_iter().find(|row| row.name == name).map(|row| row.read()).transpose()
+        row(store, Kind::Beside, &Seen::name(own, other)).await?.map(|row| row.read()).transpose()
     }
 
     /// The keys.

@@ -152,6 +152,7 @@ fn print(report: &Report, args: &Args, global: &Global) {
         );
     }
     match (&report.broken, report.finding) {
+        (Some(why), Finding::Untrusted) => println!("partial  {}", output::clean(&why.message)),
         (Some(broken), finding) => {
             let line = if broken.line == 0 { String::new() } else { format!(" line {}", broken.line) };
             let place = args.file.as_ref().map_or(line.clone(), |file| format!(" {}{line}", file.display()));

@@ -10,10 +10,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use std::{fs, io, thread};
 
 /// Pairs of ports that are tried before it is given up.
 const PAIRS_MAX: u32 = 100;
+/// How long it waits after a connection that could not be taken: with no descriptor left, the next cannot be either.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Two open ports, for commands and for the control of the TPM. Closed when this is dropped.
 pub(super) struct Loopback {
@@ -81,6 +84,9 @@ fn listen(listener: &TcpListener, socket: &Path, closed: &AtomicBool) {
             return;
         }
         // A connection that cannot be carried is closed: the TSS tells that the TPM is away.
+        if stream.is_err() {
+            thread::sleep(PAUSE);
+        }
         let carried = stream.and_then(|stream| if is_own(&stream)? { carry(&stream, socket) } else { Ok(()) });
         if let Err(fault) = carried {
             tracing::debug!(%fault, socket = %socket.display(), "a connection to the TPM ended");
