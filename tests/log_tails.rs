@@ -13,9 +13,9 @@ use keyward::store::{Batch, Store as _};
 use sqlx::Connection as _;
 
 use crate::kit::postgres::Postgres;
+use crate::kit::signer::Signer;
 use crate::kit::{Instance, eventually, until_serving};
 use crate::other_logs::{log_of, opened, put, two};
-use crate::tamper::Signer;
 
 /// Writes the records of a log anew from a place on: that one and one more.
 async fn rewrite(server: &Postgres, log: &str, from: u64) {

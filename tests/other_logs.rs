@@ -16,8 +16,8 @@ use serde_json::Value;
 use sqlx::Connection as _;
 
 use crate::kit::postgres::Postgres;
+use crate::kit::signer::Signer;
 use crate::kit::{Instance, PATIENCE, Ran, events, eventually};
-use crate::tamper::Signer;
 use crate::tokens::{becomes, kill_host};
 
 /// Two instances on one database that ran beside each other, the first with a cluster, and both stopped.

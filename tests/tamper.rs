@@ -6,47 +6,21 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use keyward::audit::chain::{ChainHash, Head};
-use keyward::audit::checkpoint::{Checkpoint, OtherHead, origin};
+use keyward::audit::checkpoint::{Checkpoint, OtherHead};
 use keyward::audit::merkle::{Frontier, TreeHash};
-use keyward::audit::note::{Note, VerifierKey};
+use keyward::audit::note::Note;
 use keyward::audit::record::{ActNote, Event, Moment, OutcomeNote, Record};
 use keyward::audit::trust::Trust;
 use keyward::audit::verify::{self, Finding, Report, Verifier};
 use keyward::caller::CallerNote;
 use keyward::grpc::client::Connection;
 use keyward::grpc::v1;
-use keyward::key::PublicKey;
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _};
 
+use crate::kit::signer::Signer;
 use crate::kit::{Instance, keyward, python};
-
-/// A key that stands for the audit key in a token.
-pub(crate) struct Signer {
-    pair: EcdsaKeyPair,
-    pub(crate) key: VerifierKey,
-}
-
-impl Signer {
-    pub(crate) fn new(log: &str) -> Self {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-        let point = pair.public_key().as_ref().to_vec();
-        Signer { key: VerifierKey::new(&origin(log), &PublicKey::P256 { point }).unwrap(), pair }
-    }
-
-    pub(crate) fn sign(&self, mut note: Note) -> Note {
-        let signature = self.pair.sign(&SystemRandom::new(), note.text().as_bytes()).unwrap();
-        note.add(&self.key, signature.as_ref()).unwrap();
-        note
-    }
-
-    pub(crate) fn trust(&self, log: &str) -> Trust {
-        self.sign(Trust::first(log, 0, &self.key).unwrap()).to_string().parse().unwrap()
-    }
-}
 
 const LOG: &str = "f0e4c2f7-6c58-4a1c-9b1f-0e5c0d8b2f11";
 

@@ -15,7 +15,8 @@ use sqlx::{Connection as _, Executor as _};
 use tempfile::TempDir;
 
 use crate::kit::postgres::Postgres;
-use crate::tamper::{Signer, mended};
+use crate::kit::signer::Signer;
+use crate::tamper::mended;
 
 /// A store with a small log, all of it signed.
 struct Place {
@@ -312,6 +313,13 @@ async fn what_was_done_to_records_checkpoints_and_rows_is_told_apart(place: Plac
         (
             "checkpoint edited",
             "UPDATE checkpoint SET note = replace(note, 'chain ', 'chain 0') WHERE place = 0".to_owned(),
+            "checkpoint-edited",
+        ),
+        (
+            "checkpoints in another order",
+            "UPDATE checkpoint SET place = 2 WHERE place = 0; UPDATE checkpoint SET place = 0 WHERE place = 1; \
+             UPDATE checkpoint SET place = 1 WHERE place = 2"
+                .to_owned(),
             "checkpoint-edited",
         ),
         ("checkpoint deleted", "DELETE FROM checkpoint WHERE place = 0".to_owned(), "checkpoint-missing"),

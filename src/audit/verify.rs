@@ -87,7 +87,8 @@ pub enum Finding {
     RowUnrecorded,
     /// No trusted key signed the checkpoint.
     ForeignKey,
-    /// A trusted key's signature on the checkpoint does not hold: text or signature was changed.
+    /// A trusted key's signature on the checkpoint does not hold, because text or signature was changed; or it stands in
+    /// the place of another one.
     CheckpointEdited,
     /// A checkpoint that was made is not in the store, or the anchor is gone.
     CheckpointMissing,
@@ -334,6 +335,12 @@ impl Verifier {
     /// Says that behind the last line feed there are bytes that are no whole line.
     pub fn torn(&mut self) {
         self.torn = true;
+    }
+
+    /// Where the records that hold so far end; nothing before the first, if it is not known which log it is.
+    #[must_use]
+    pub fn head(&self) -> Option<&Head> {
+        self.at.as_ref()
     }
 
     /// Number of records that hold so far.

@@ -1,7 +1,5 @@
 //! All that a store holds, held against its logs. Others may write meanwhile.
 
-use std::collections::HashMap;
-
 use crate::audit::chain::{ChainHash, Head};
 use crate::audit::checkpoint::OtherHead;
 use crate::audit::others::Others;
@@ -10,17 +8,16 @@ use crate::audit::trust::Trust;
 use crate::audit::verify::{Finding, Report, Verifier};
 use crate::error::Result;
 use crate::store::meanwhile::{Meanwhile, Told};
-use crate::store::signed::{Seen, Signed, Signers};
+use crate::store::recorded::{Recorded, follow};
+use crate::store::signed::{Seen, Signed, Signers, Wrong};
 use crate::store::{Kind, Store, Vouched};
 
 /// Records, or objects, that are read at a time.
 const PAGE: u32 = 1000;
 
-/// The last version of each object that some log speaks of: which, its hash, and the log.
-type Recorded = HashMap<(String, String), (u64, String, String)>;
-
 /// One log of the store.
 struct Looked {
+    /// Where it was found to end.
     head: Head,
     report: Report,
     holds: bool,
@@ -33,14 +30,15 @@ struct Looked {
     /// What its newest checkpoint says of them.
     named: Vec<OtherHead>,
     /// What was signed of it, as another one has seen, and is gone.
-    missing: Option<(Finding, String)>,
+    missing: Option<Wrong>,
 }
 
 /// Verifies every log of the store from its first record to its head, holds each against all that was signed over it and
 /// against what the others say of it, then every object against the record of its last change. The report is that of the
 /// store's own log, and those of the others stand in it.
 ///
-/// Takes memory for each object, not for each record. What says who signs for the own log, and its anchor, stands in
+/// Takes bounded memory, whatever the store holds. If there are very many objects, the logs are read once more for each
+/// stretch of their names. What says who signs for the own log, and its anchor, stands in
 /// `vouched`; for the others it is `others`, or what the own log has seen of them. One that a person has given up here is
 /// looked at, and left out of the verdict.
 ///
@@ -52,17 +50,17 @@ pub async fn inspect(
     vouched: Option<&Vouched>,
     others: &[Trust],
 ) -> Result<Report> {
-    let mut recorded = Recorded::new();
+    let mut recorded = Recorded::default();
     let log = store.head().log;
     let signed = match vouched {
         Some(vouched) => {
-            let mut signed = Signed::read(store, &log, Signers::History(vouched.trust.clone())).await?;
-            signed.anchored(vouched, store.head().size);
+            let mut signed = Signed::of(store, &log, Signers::History(vouched.trust.clone())).await?;
+            signed.anchored(vouched.anchor.as_deref(), store.head().size);
             Some(signed)
         }
         None => None,
     };
-    // Each log is read as far as it goes when what was signed over it has been read: instances may write and sign meanwhile.
+    // Each log is read as far as it goes once it is known what was signed over it: instances may write and sign meanwhile.
     let own = store.head();
     let mut logs = vec![look(store, own.clone(), verifier, signed, &mut recorded).await?];
     for mut head in store.heads().await?.into_iter().filter(|head| head.log != own.log) {
@@ -71,7 +69,7 @@ pub async fn inspect(
         let given_up = seen.as_ref().is_some_and(|seen| seen.given_up);
         let signers = given.or_else(|| seen.filter(|seen| !seen.given_up).map(Signers::Seen));
         let signed = match signers {
-            Some(signers) => Some(Signed::read(store, &head.log, signers).await?),
+            Some(signers) => Some(Signed::of(store, &head.log, signers).await?),
             None => None,
         };
         if let Some(now) = store.heads().await?.into_iter().find(|now| now.log == head.log && now.size > head.size) {
@@ -89,7 +87,7 @@ pub async fn inspect(
         lost.push(found);
     }
     // What the records would say of rows that are missing, or do not follow from each other, is not known.
-    let found = if all_hold { altered(store, recorded, &logs).await? } else { None };
+    let found = if all_hold { altered(store, &mut recorded, &logs).await? } else { None };
     // What is wrong with a log says more than that another one tells otherwise of it.
     let own = logs.remove(0).report;
     let report = logs.into_iter().fold(own, |report, other| match other.given_up {
@@ -104,12 +102,15 @@ async fn look(
     store: &dyn Store,
     head: Head,
     mut verifier: Verifier,
-    mut signed: Option<Signed>,
+    mut signed: Option<Signed<'_>>,
     recorded: &mut Recorded,
 ) -> Result<Looked> {
     let is_own = head.log == store.head().log;
     let vouched = is_own || signed.is_some();
     verifier = verifier.of(&head.log);
+    if let Some(signed) = &mut signed {
+        signed.hear(&verifier).await?;
+    }
     let mut at = 0;
     // Behind the head something may stand that fits: one record of it says so. What does not fit stands in the report.
     'log: while at < head.size || verifier.holds() {
@@ -127,26 +128,28 @@ async fn look(
                 }
             }
             verifier.line(&bytes);
+            let record = Record::stored(&bytes).ok();
             if let Some(signed) = signed.as_mut().filter(|_| verifier.holds()) {
-                signed.hear(&verifier);
-            }
-            let Ok(record) = Record::stored(&bytes) else { continue };
-            // Where records are missing, places run ahead of the count.
-            at = at.max(record.seq.saturating_add(1));
-            match record.event {
-                Event::Changed { object, name, version, sha256 } if vouched => {
-                    let last = recorded.entry((object, name)).or_default();
-                    if last.0 < version || last.2 == head.log {
-                        *last = (version, sha256, head.log.clone());
-                    }
+                if record.as_ref().is_some_and(|record| matches!(record.event, Event::ReAnchored { .. })) {
+                    signed.given_up();
                 }
-                Event::ReAnchored { .. } => signed.iter_mut().for_each(|signed| signed.given_up(record.seq)),
-                _ => {}
+                signed.hear(&verifier).await?;
+            }
+            if let Some(record) = record {
+                // Where records are missing, places run ahead of the count.
+                at = at.max(record.seq.saturating_add(1));
+                if vouched {
+                    recorded.hear(&head.log, record.event);
+                }
             }
         }
     }
     let (holds, told) = (verifier.holds(), verifier.others().clone());
+    let end = verifier.head().cloned();
     let report = verifier.finish().of(&head.log);
+    if let Some(signed) = &mut signed {
+        signed.end().await?;
+    }
     let missing = signed.as_ref().and_then(Signed::missing);
     let (is_signed, wrong, named) = match signed.map(|signed| signed.verdict(head.size)) {
         _ if report.broken.is_none() && report.records < head.size => {
@@ -167,11 +170,12 @@ async fn look(
     let wrong = wrong.or_else(|| unknown.then(unclosed));
     let report = report.with(wrong);
     let report = if is_signed { report.signed() } else { report };
+    let head = end.filter(|_| holds).unwrap_or(head);
     Ok(Looked { head, report, holds, vouched, given_up: false, told, named, missing })
 }
 
 /// Which other log is not what this one says of it: by its records, or by its newest checkpoint.
-async fn contradicted(store: &dyn Store, heads: &[Head], log: &Looked) -> Result<Option<(Finding, String)>> {
+async fn contradicted(store: &dyn Store, heads: &[Head], log: &Looked) -> Result<Option<Wrong>> {
     if let Some(words) = log.told.lost(heads.iter().map(|head| (head.log.as_str(), head.size))) {
         return Ok(Some((Finding::LogMissing, words)));
     }
@@ -203,20 +207,58 @@ async fn is_of_given_up(store: &dyn Store, logs: &[Looked], row: &str) -> Result
 }
 
 /// The first object that is not what the logs say of it.
-async fn altered(store: &dyn Store, mut recorded: Recorded, logs: &[Looked]) -> Result<Option<(Finding, String)>> {
+async fn altered(store: &dyn Store, recorded: &mut Recorded, logs: &[Looked]) -> Result<Option<Wrong>> {
     let ends = logs.iter().filter(|log| log.vouched).map(|log| log.head.clone()).collect();
     let verified = logs.iter().map(|log| log.head.log.clone()).collect();
     let mut meanwhile = Meanwhile::new(store, ends, verified);
     let mut by_new = None;
+    loop {
+        if let Some(wrong) = altered_within(store, recorded, logs, &mut meanwhile, &mut by_new).await? {
+            return Ok(Some(wrong));
+        }
+        if let Some((kind, name)) = recorded.left() {
+            return Ok(Some((Finding::RowMissing, format!("{kind} {name} is in a log and not in the store"))));
+        }
+        if !recorded.go_on() {
+            break;
+        }
+        for log in logs.iter().filter(|log| log.vouched) {
+            let mut end = Head::empty(&*log.head.log);
+            let wrong = follow(store, &mut end, log.head.size, |log, event| recorded.hear(log, event)).await?;
+            let changed = || (Finding::Edited, format!("log {} was changed while it was verified", end.log));
+            if let Some(wrong) = wrong.or_else(|| (end != log.head).then(changed)) {
+                return Ok(Some(wrong));
+            }
+        }
+    }
+    Ok(by_new.map(|(kind, name, log)| {
+        let words = format!("log {log} has begun since the logs were read, and only it tells of {kind} {name}");
+        (Finding::Untrusted, format!("{words}: verify once more"))
+    }))
+}
+
+/// The first row that is not what is recorded of one stretch of names. What is recorded of the others is taken. An object
+/// that only a log tells of that has begun since goes to `by_new`: its kind, its name, the log.
+async fn altered_within(
+    store: &dyn Store,
+    recorded: &mut Recorded,
+    logs: &[Looked],
+    meanwhile: &mut Meanwhile<'_>,
+    by_new: &mut Option<(&'static str, String, String)>,
+) -> Result<Option<Wrong>> {
     for kind in Kind::ALL {
-        let mut after = String::new();
-        loop {
+        let Some(begin) = recorded.begin(*kind) else { continue };
+        let mut after = begin.to_owned();
+        'rows: loop {
             let page = store.rows(*kind, &after, PAGE).await?;
             let Some(last) = page.last() else { break };
             after.clone_from(&last.name);
             for object in page {
-                let said = recorded.remove(&(kind.name().to_owned(), object.name.clone()));
-                let is_later = said.as_ref().is_none_or(|(version, ..)| *version < object.version);
+                if recorded.ends_before(*kind, &object.name) {
+                    break 'rows;
+                }
+                let said = recorded.take(*kind, &object.name);
+                let is_later = said.as_ref().is_none_or(|said| said.version < object.version);
                 // It may have been changed since its log was read.
                 if is_later {
                     match meanwhile.tells_of(*kind, &object).await? {
@@ -234,7 +276,7 @@ async fn altered(store: &dyn Store, mut recorded: Recorded, logs: &[Looked]) -> 
                 if said.is_none() && *kind == Kind::Beside && is_of_given_up(store, logs, &name).await? {
                     continue;
                 }
-                let Some((version, sha256, _)) = said else {
+                let Some(said) = said else {
                     let unknown: Vec<_> = logs.iter().filter(|log| !log.vouched).map(|log| &*log.head.log).collect();
                     let but = match unknown.as_slice() {
                         [] => String::new(),
@@ -243,18 +285,12 @@ async fn altered(store: &dyn Store, mut recorded: Recorded, logs: &[Looked]) -> 
                     let words = format!("no log says anything of {} {name}{but}", kind.name());
                     return Ok(Some((Finding::RowUnrecorded, words)));
                 };
-                if version != object.version || sha256 != ChainHash::of(&object.body).to_string() {
+                if said.version != object.version || said.sha256 != ChainHash::of(&object.body).to_string() {
                     let words = format!("{} {name} is not what its last record says", kind.name());
                     return Ok(Some((Finding::RowEdited, words)));
                 }
             }
         }
     }
-    if let Some((kind, name)) = recorded.into_keys().min() {
-        return Ok(Some((Finding::RowMissing, format!("{kind} {name} is in a log and not in the store"))));
-    }
-    Ok(by_new.map(|(kind, name, log)| {
-        let words = format!("log {log} has begun since the logs were read, and only it tells of {kind} {name}");
-        (Finding::Untrusted, format!("{words}: verify once more"))
-    }))
+    Ok(None)
 }

@@ -4,13 +4,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::audit::chain::{ChainHash, Head};
-use crate::audit::record::{Event, Record};
-use crate::audit::verify::Finding;
+use crate::audit::record::Event;
 use crate::error::Result;
+use crate::store::recorded::follow;
+use crate::store::signed::Wrong;
 use crate::store::{Kind, Object, Store};
-
-/// Records that are read at a time.
-const PAGE: u32 = 1000;
 
 /// Records that were written since the logs were verified.
 pub(super) struct Meanwhile<'s> {
@@ -47,7 +45,7 @@ impl<'s> Meanwhile<'s> {
     ///
     /// # Errors
     /// Those of reading.
-    pub(super) async fn tells_of(&mut self, kind: Kind, row: &Object) -> Result<Result<Told, (Finding, String)>> {
+    pub(super) async fn tells_of(&mut self, kind: Kind, row: &Object) -> Result<Result<Told, Wrong>> {
         if matches!(self.told(kind, row), Told::Nowhere)
             && let Some(wrong) = self.read().await?
         {
@@ -69,7 +67,7 @@ impl<'s> Meanwhile<'s> {
     }
 
     /// Reads up to the present ends. A row was written in one commit with its record, so that this is there when the row is.
-    async fn read(&mut self) -> Result<Option<(Finding, String)>> {
+    async fn read(&mut self) -> Result<Option<Wrong>> {
         let now = self.store.heads().await?;
         let is_new =
             |head: &&Head| !self.verified.contains(&head.log) && self.ends.iter().all(|end| end.log != head.log);
@@ -77,24 +75,14 @@ impl<'s> Meanwhile<'s> {
         self.ends.extend(begun);
         for end in &mut self.ends {
             let size = now.iter().find(|head| head.log == end.log).map_or(0, |head| head.size);
-            while end.size < size {
-                let page = self.store.entries(&end.log, end.size, PAGE).await?;
-                if page.is_empty() {
-                    let words = format!("record {} of log {} is missing", end.size, end.log);
-                    return Ok(Some((Finding::Deleted, words)));
+            let changes = &mut self.changes;
+            let heard = |log: &str, event| {
+                if let Event::Changed { object, name, version, sha256 } = event {
+                    changes.entry((object, name)).or_default().push((version, sha256, log.to_owned()));
                 }
-                for bytes in page {
-                    let seq = end.size;
-                    if let Err(fault) = end.follow(&bytes) {
-                        let words = format!("record {seq} of log {} {}", end.log, fault.message());
-                        return Ok(Some((Finding::Edited, words)));
-                    }
-                    if let Ok(Event::Changed { object, name, version, sha256 }) =
-                        Record::stored(&bytes).map(|r| r.event)
-                    {
-                        self.changes.entry((object, name)).or_default().push((version, sha256, end.log.clone()));
-                    }
-                }
+            };
+            if let Some(wrong) = follow(self.store, end, size, heard).await? {
+                return Ok(Some(wrong));
             }
         }
         Ok(None)

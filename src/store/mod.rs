@@ -22,6 +22,7 @@ mod inspect;
 mod meanwhile;
 mod postgres;
 mod pulse;
+mod recorded;
 mod signed;
 mod space;
 mod sql;

@@ -1,6 +1,6 @@
 //! What was signed over a store's log: the checkpoints that it keeps, and the anchor, held against its records.
 
-use std::collections::BTreeMap;
+use std::vec::IntoIter;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +13,6 @@ use crate::store::{Kind, Store, row};
 
 /// Checkpoints that are read at a time.
 const PAGE: u32 = 1000;
-/// The place of the anchor among the checkpoints of the store: behind them all.
-const ANCHOR: u64 = u64::MAX;
 
 /// What speaks for a log from outside of its store.
 #[derive(Clone, Debug)]
@@ -81,129 +79,214 @@ impl Signers {
     }
 }
 
-/// Checkpoints by their size, each with its place; and what is wrong, by place.
-#[derive(Default)]
-pub(super) struct Signed {
-    checkpoints: BTreeMap<u64, Vec<(u64, Checkpoint)>>,
-    wrong: BTreeMap<u64, (Finding, String)>,
-    /// The place of the last record by which a person gave up what had been signed before.
-    given_up: Option<u64>,
-    /// Keys that were seen to sign, and of which no checkpoint is known here.
+/// What is wrong, and in words.
+pub(super) type Wrong = (Finding, String);
+
+/// What was signed over a log, held against its records while those are read. Checkpoints are kept in the order in which
+/// the log grew, so that one of them at a time is enough.
+pub(super) struct Signed<'s> {
+    store: &'s dyn Store,
+    log: String,
+    signers: Signers,
+    /// Those that were read from the store, from `place` on. None counts from `end` on: it was signed since.
+    page: IntoIter<(u64, String)>,
+    place: u64,
+    end: u64,
+    /// The next one, which the records have not come to, and its place.
+    next: Option<(u64, Checkpoint)>,
+    /// Of those before, the one over most records, and what is wrong with the first that is not as it should be.
+    newest: Option<Checkpoint>,
+    wrong: Option<Wrong>,
+    anchor: Option<Anchor>,
+    /// Keys that were seen to sign, and of which no checkpoint was come to.
     unused: Vec<VerifierKey>,
 }
 
-impl Signed {
-    /// Reads the checkpoints that the store has of a log.
+/// The checkpoint that is kept outside of the store.
+struct Anchor {
+    checkpoint: Result<Checkpoint, Wrong>,
+    /// Whether the store has it too.
+    is_kept: bool,
+}
+
+impl<'s> Signed<'s> {
+    /// Begins with the first of the checkpoints that the store has of a log by now.
     ///
     /// # Errors
     /// Those of reading.
-    pub(super) async fn read(store: &dyn Store, log: &str, signers: Signers) -> Result<Self> {
+    pub(super) async fn of(store: &'s dyn Store, log: &str, signers: Signers) -> Result<Self> {
+        let end = store.checkpoints_before(log, u64::MAX, 1).await?.pop().map_or(0, |(last, _)| last + 1);
         let unused = match &signers {
             Signers::Seen(seen) => seen.keys().unwrap_or_default(),
             Signers::History(_) => Vec::new(),
         };
-        let mut signed = Signed { unused, ..Signed::default() };
-        let mut next = 0;
-        loop {
-            let page = store.checkpoints(log, next, PAGE).await?;
-            if page.is_empty() {
-                break;
-            }
-            for (place, text) in page {
-                if place != next {
-                    let words = format!("checkpoint {next} is missing from the store");
-                    signed.wrong.insert(next, (Finding::CheckpointMissing, words));
-                }
-                signed.take(place, &text, log, &signers);
-                next = place + 1;
-            }
-        }
+        let mut signed = Signed {
+            store,
+            log: log.to_owned(),
+            signers,
+            page: Vec::new().into_iter(),
+            place: 0,
+            end,
+            next: None,
+            newest: None,
+            wrong: None,
+            anchor: None,
+            unused,
+        };
+        signed.advance().await?;
         Ok(signed)
     }
 
     /// Takes the anchor, which every log has that has records.
-    pub(super) fn anchored(&mut self, vouched: &Vouched, records: u64) {
-        match &vouched.anchor {
-            Some(text) => {
-                self.take(ANCHOR, text, vouched.trust.log(), &Signers::History(vouched.trust.clone()));
-            }
-            None if records == 0 => {}
-            None => {
-                self.wrong.insert(ANCHOR, (Finding::CheckpointMissing, "the anchor is missing".to_owned()));
-            }
-        }
+    pub(super) fn anchored(&mut self, anchor: Option<&str>, records: u64) {
+        let checkpoint = match anchor {
+            Some(text) => match self.open(text, ANCHOR) {
+                Ok(checkpoint) => Ok(checkpoint),
+                Err(Some(wrong)) => Err(wrong),
+                Err(None) => return,
+            },
+            None if records == 0 => return,
+            None => Err((Finding::CheckpointMissing, format!("{ANCHOR} is missing"))),
+        };
+        self.anchor = Some(Anchor { checkpoint, is_kept: false });
     }
 
-    fn take(&mut self, place: u64, text: &str, log: &str, signers: &Signers) {
+    /// Opens what should be a checkpoint of the log; or says what it is instead, if anything.
+    fn open(&mut self, text: &str, which: &str) -> Result<Checkpoint, Option<Wrong>> {
         let opened = match text.parse::<Note>() {
             Ok(note) => {
                 self.unused.retain(|key| !note.names_one_of(std::slice::from_ref(key)));
-                signers.open(log, &note)
+                self.signers.open(&self.log, &note)
             }
             Err(fault) => Err((Finding::CheckpointEdited, fault)),
         };
-        match opened {
-            Ok(checkpoint) => self.checkpoints.entry(checkpoint.size).or_default().push((place, checkpoint)),
+        opened.map_err(|(finding, fault)| match finding {
             // The other log may have changed its key since it was seen: what is signed with a later one is not signed for
             // all that is known here.
-            Err((Finding::ForeignKey, _)) if matches!(signers, Signers::Seen(_)) => {}
-            Err((finding, fault)) => {
-                // What is no checkpoint any more was one.
-                let was_edited = fault.reason() == Reason::InvalidArgument;
-                let finding = if was_edited { Finding::CheckpointEdited } else { finding };
-                self.wrong.insert(place, (finding, format!("{}: {fault}", name(place))));
+            Finding::ForeignKey if matches!(self.signers, Signers::Seen(_)) => None,
+            // What is no checkpoint any more was one.
+            _ if fault.reason() == Reason::InvalidArgument => {
+                Some((Finding::CheckpointEdited, format!("{which}: {fault}")))
             }
-        }
+            finding => Some((finding, format!("{which}: {fault}"))),
+        })
     }
 
-    /// Holds what was signed where the records now end against them.
-    pub(super) fn hear(&mut self, verifier: &Verifier) {
-        let Some(here) = self.checkpoints.get(&verifier.size()) else { return };
-        for (place, checkpoint) in here.iter().filter(|(_, checkpoint)| !verifier.is_at(checkpoint)) {
-            let words = format!("the first {} records are others than {} says", checkpoint.size, name(*place));
-            self.wrong.entry(*place).or_insert((Finding::NotAsSigned, words));
+    /// Reads on to the next checkpoint that can be opened.
+    async fn advance(&mut self) -> Result<()> {
+        while self.place < self.end {
+            let Some((place, text)) = self.page.next() else {
+                self.page = self.store.checkpoints(&self.log, self.place, PAGE).await?.into_iter();
+                if self.page.len() == 0 {
+                    break;
+                }
+                continue;
+            };
+            if place != self.place {
+                let words = format!("checkpoint {} is missing from the store", self.place);
+                self.wrong.get_or_insert((Finding::CheckpointMissing, words));
+            }
+            self.place = place + 1;
+            if place >= self.end {
+                break;
+            }
+            match self.open(&text, &name(place)) {
+                Ok(checkpoint) => {
+                    self.next = Some((place, checkpoint));
+                    break;
+                }
+                Err(Some(wrong)) => drop(self.wrong.get_or_insert(wrong)),
+                Err(None) => {}
+            }
         }
+        Ok(())
+    }
+
+    /// Takes notice of a checkpoint, and goes on to the next.
+    async fn pass(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        if let Some(anchor) = &mut self.anchor {
+            anchor.is_kept |= anchor.checkpoint.as_ref() == Ok(&checkpoint);
+        }
+        if self.newest.as_ref().is_none_or(|newest| newest.size <= checkpoint.size) {
+            self.newest = Some(checkpoint);
+        }
+        self.advance().await
+    }
+
+    /// Holds what was signed where the records now end against them. To be called before the first record and after each.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(super) async fn hear(&mut self, verifier: &Verifier) -> Result<()> {
+        let size = verifier.size();
+        while let Some((place, checkpoint)) = self.next.take_if(|(_, checkpoint)| checkpoint.size <= size) {
+            if checkpoint.size < size {
+                let words = format!("{} is over fewer records than one before it", name(place));
+                self.wrong.get_or_insert((Finding::CheckpointEdited, words));
+            } else if !verifier.is_at(&checkpoint) {
+                self.wrong.get_or_insert(others_than(size, &name(place)));
+            }
+            self.pass(checkpoint).await?;
+        }
+        if let Some(Anchor { checkpoint: anchored @ Ok(_), .. }) = &mut self.anchor
+            && anchored.as_ref().is_ok_and(|anchor| anchor.size == size && !verifier.is_at(anchor))
+        {
+            *anchored = Err(others_than(size, ANCHOR));
+        }
+        Ok(())
+    }
+
+    /// Takes notice that with the next record a person gave up what had been signed before.
+    pub(super) fn given_up(&mut self) {
+        (self.newest, self.wrong) = (None, None);
+    }
+
+    /// Takes notice of the rest, when there are no more records: it was signed over more.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(super) async fn end(&mut self) -> Result<()> {
+        while let Some((_, checkpoint)) = self.next.take() {
+            self.pass(checkpoint).await?;
+        }
+        Ok(())
     }
 
     /// What another log has seen signed with some key, where nothing that was is there any more.
-    pub(super) fn missing(&self) -> Option<(Finding, String)> {
+    pub(super) fn missing(&self) -> Option<Wrong> {
         let key = self.unused.first()?;
         let words = format!("every checkpoint is gone that was signed with {key}, and there were some");
         Some((Finding::CheckpointMissing, words))
     }
 
-    /// Takes notice that a person gave up what had been signed before.
-    pub(super) fn given_up(&mut self, seq: u64) {
-        self.given_up = Some(seq);
-    }
-
     /// What is wrong, if anything; the newest checkpoint that counts, if nothing is.
-    pub(super) fn verdict(&self, size: u64) -> Result<Option<Checkpoint>, (Finding, String)> {
-        let all = || self.checkpoints.values().flatten();
-        // The first checkpoint that counts.
-        let first = self.given_up.map_or(0, |seq| {
-            let since = all().filter(|(_, checkpoint)| checkpoint.size > seq);
-            since.map(|(place, _)| *place).min().unwrap_or(ANCHOR)
-        });
-        let counts = all().filter(|(place, _)| *place >= first).map(|(_, checkpoint)| checkpoint);
-        let newest = counts.max_by_key(|checkpoint| checkpoint.size);
+    pub(super) fn verdict(self, size: u64) -> Result<Option<Checkpoint>, Wrong> {
+        let anchored = self.anchor.as_ref().and_then(|anchor| anchor.checkpoint.as_ref().ok());
+        let newest = self.newest.iter().chain(anchored).max_by_key(|newest| newest.size);
         if let Some(newest) = newest.filter(|newest| newest.size > size) {
             let words = format!("the log ends after {size} records; {} were signed", newest.size);
             return Err((Finding::Rewound, words));
         }
-        if let Some((_, found)) = self.wrong.range(first..).next() {
-            return Err(found.clone());
+        let newest = newest.cloned();
+        match (self.wrong, self.anchor) {
+            (Some(wrong), _) | (None, Some(Anchor { checkpoint: Err(wrong), .. })) => Err(wrong),
+            (None, Some(Anchor { checkpoint: Ok(anchor), is_kept: false })) => {
+                let words = format!("the checkpoint of {} records is in {ANCHOR} and not in the store", anchor.size);
+                Err((Finding::CheckpointMissing, words))
+            }
+            _ => Ok(newest),
         }
-        let anchor = all().find(|(place, _)| *place == ANCHOR);
-        let is_kept = |anchor: &Checkpoint| all().any(|(place, kept)| *place != ANCHOR && kept == anchor);
-        if let Some((_, anchor)) = anchor.filter(|(_, anchor)| !is_kept(anchor)) {
-            let words = format!("the checkpoint of {} records is in the anchor and not in the store", anchor.size);
-            return Err((Finding::CheckpointMissing, words));
-        }
-        Ok(newest.cloned())
     }
 }
 
+/// What the anchor is called.
+const ANCHOR: &str = "the anchor";
+
+/// What a checkpoint of the store is called.
 fn name(place: u64) -> String {
-    if place == ANCHOR { "the anchor".to_owned() } else { format!("checkpoint {place} of the store") }
+    format!("checkpoint {place} of the store")
+}
+
+fn others_than(size: u64, which: &str) -> Wrong {
+    (Finding::NotAsSigned, format!("the first {size} records are others than {which} says"))
 }

@@ -19,6 +19,7 @@ use time::{Duration as Span, OffsetDateTime};
 pub(crate) mod load;
 pub(crate) mod postgres;
 pub(crate) mod sealing;
+pub(crate) mod signer;
 pub(crate) mod token;
 
 /// How long anything may take before a test calls it hung.
