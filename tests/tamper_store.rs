@@ -484,7 +484,8 @@ async fn rows_are_told_apart_while_an_instance_writes(place: Place) {
             let found = serde_json::to_value(report.finding).unwrap();
             match finding {
                 Some(finding) => assert_eq!(found, finding, "{report:?}"),
-                None => assert!(found == "good" || found == "untrusted", "{report:?}"),
+                // Its last records may not be signed yet. Nothing else is said of any row.
+                None => assert!((found == "good" || found == "untrusted") && report.broken.is_none(), "{report:?}"),
             }
         }
         end.send(()).unwrap();
