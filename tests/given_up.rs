@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -273,15 +274,38 @@ fn what_the_lost_end_of_an_own_log_had_told_of_is_taken_by_a_person() {
     instance.start();
     instance.cluster("demo");
     assert_eq!(instance.stop(), Some(0));
-    let tables = ["checkpoint", "subtree", "entry", "log"]
-        .map(|table| format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM old.{table};"));
-    sqlite(&instance, &format!("ATTACH '{}' AS old; {}", older.display(), tables.concat()));
+    put_back(&instance, &older, &["checkpoint", "subtree", "entry", "log"]);
     instance.serve_fails().refused(74, "STORE_REWOUND");
     let shown = re_anchored_with(&instance, "STORE_REWOUND", &["--lift", "main"]);
     assert!(is_among(&shown["unrecorded"], "clusters/demo"), "{shown}");
     instance.start();
     instance.cli(&["cluster", "get", "demo"]).good();
     instance.node("demo", "node-1");
+}
+
+/// Has tables of the store be as they were in an older one.
+fn put_back(instance: &Instance, older: &Path, tables: &[&str]) {
+    let put = |table| format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM old.{table};");
+    let tables: String = tables.iter().map(put).collect();
+    sqlite(instance, &format!("ATTACH '{}' AS old; {tables}", older.display()));
+}
+
+#[test]
+fn an_own_log_that_goes_on_from_before_checkpoints_that_are_left_verifies() {
+    let mut instance = Instance::new();
+    let older = instance.path("older.db");
+    fs::copy(instance.data().join("keyward.db"), &older).unwrap();
+    instance.start();
+    assert_eq!(instance.stop(), Some(0));
+    put_back(&instance, &older, &["subtree", "entry", "log"]);
+    instance.serve_fails().refused(74, "STORE_REWOUND");
+    re_anchored_with(&instance, "STORE_REWOUND", &["--lift", "main"]);
+    for _ in 0..2 {
+        let (code, report) = verified(&instance, &[]);
+        assert_eq!((code, &report["finding"]), (Some(0), &"good".into()), "{report}");
+        instance.start();
+        assert_eq!(instance.stop(), Some(0));
+    }
 }
 
 /// Decides as the words say that are shown, and kills that at a point.

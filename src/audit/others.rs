@@ -84,6 +84,7 @@ mod tests {
             reason: text(),
             message: text(),
             anchor: text(),
+            checkpoints: 0,
         }));
         assert_eq!(others.lost([].into_iter()), None);
     }

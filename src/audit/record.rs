@@ -184,6 +184,9 @@ pub enum Event {
         message: String,
         /// The anchor that is given up, a signed checkpoint; empty if there was none to read.
         anchor: String,
+        /// How many checkpoints the store had of this log, all of which are given up.
+        #[serde(default)]
+        checkpoints: u64,
     },
     /// The store was made of a backup: the first record behind it.
     Restored {

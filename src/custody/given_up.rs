@@ -179,6 +179,8 @@ impl Custody {
     /// # Errors
     /// As [`Custody::checkpoint`]; `STORE_CONFLICT` if an object was changed since it was looked at.
     pub async fn re_anchor(&self, permit: Permit, anchor: String, loss: &Loss) -> Result<Note> {
+        let store = self.store.as_ref();
+        let last = store.checkpoints_before(&store.head().log, u64::MAX, 1).await?.pop();
         let event = Event::ReAnchored {
             caller: permit.caller().note(),
             rule: permit.rule().to_owned(),
@@ -186,8 +188,8 @@ impl Custody {
             reason: loss.why.reason().code().to_owned(),
             message: loss.words(),
             anchor,
+            checkpoints: last.map_or(0, |(place, _)| place + 1),
         };
-        let store = self.store.as_ref();
         faultpoint::reach("before-record", "re-anchor").await;
         store.commit(Batch::event(event)).await?;
         faultpoint::reach("after-record", "re-anchor").await;

@@ -130,8 +130,8 @@ async fn look(
             verifier.line(&bytes);
             let record = Record::stored(&bytes).ok();
             if let Some(signed) = signed.as_mut().filter(|_| verifier.holds()) {
-                if record.as_ref().is_some_and(|record| matches!(record.event, Event::ReAnchored { .. })) {
-                    signed.given_up();
+                if let Some(Record { event: Event::ReAnchored { checkpoints, .. }, .. }) = &record {
+                    signed.given_up(*checkpoints).await?;
                 }
                 signed.hear(&verifier).await?;
             }

@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn all_objects_are_told_of_in_stretches_of_so_many_each_with_its_last_version() {
         let kinds = ["key", "log-beside", "cluster"];
-        let events = || (0..100_u64).map(|n| changed(kinds[usize::try_from(n % 3).unwrap()], &format!("{}", n * 37 % 50), n));
+        let events =
+            || (0..100_u64).map(|n| changed(kinds[usize::try_from(n % 3).unwrap()], &format!("{}", n * 37 % 50), n));
         let mut expected = BTreeMap::new();
         for event in events() {
             let Event::Changed { object, name, version, .. } = event else { continue };

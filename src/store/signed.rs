@@ -96,7 +96,7 @@ pub(super) struct Signed<'s> {
     next: Option<(u64, Checkpoint)>,
     /// Of those before, the one over most records, and what is wrong with the first that is not as it should be.
     newest: Option<Checkpoint>,
-    wrong: Option<Wrong>,
+    wrong: Option<(u64, Wrong)>,
     anchor: Option<Anchor>,
     /// Keys that were seen to sign, and of which no checkpoint was come to.
     unused: Vec<VerifierKey>,
@@ -184,7 +184,7 @@ impl<'s> Signed<'s> {
             };
             if place != self.place {
                 let words = format!("checkpoint {} is missing from the store", self.place);
-                self.wrong.get_or_insert((Finding::CheckpointMissing, words));
+                self.wrong.get_or_insert((self.place, (Finding::CheckpointMissing, words)));
             }
             self.place = place + 1;
             if place >= self.end {
@@ -195,7 +195,7 @@ impl<'s> Signed<'s> {
                     self.next = Some((place, checkpoint));
                     break;
                 }
-                Err(Some(wrong)) => drop(self.wrong.get_or_insert(wrong)),
+                Err(Some(wrong)) => drop(self.wrong.get_or_insert((place, wrong))),
                 Err(None) => {}
             }
         }
@@ -222,9 +222,9 @@ impl<'s> Signed<'s> {
         while let Some((place, checkpoint)) = self.next.take_if(|(_, checkpoint)| checkpoint.size <= size) {
             if checkpoint.size < size {
                 let words = format!("{} is over fewer records than one before it", name(place));
-                self.wrong.get_or_insert((Finding::CheckpointEdited, words));
+                self.wrong.get_or_insert((place, (Finding::CheckpointEdited, words)));
             } else if !verifier.is_at(&checkpoint) {
-                self.wrong.get_or_insert(others_than(size, &name(place)));
+                self.wrong.get_or_insert((place, others_than(size, &name(place))));
             }
             self.pass(checkpoint).await?;
         }
@@ -236,9 +236,18 @@ impl<'s> Signed<'s> {
         Ok(())
     }
 
-    /// Takes notice that with the next record a person gave up what had been signed before.
-    pub(super) fn given_up(&mut self) {
-        (self.newest, self.wrong) = (None, None);
+    /// Takes notice that with the next record a person gave up what had been signed before: so many checkpoints, though some
+    /// may be over more records than there were left.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(super) async fn given_up(&mut self, count: u64) -> Result<()> {
+        while self.next.take_if(|(place, _)| *place < count).is_some() {
+            self.advance().await?;
+        }
+        self.newest = None;
+        self.wrong.take_if(|(place, _)| *place < count);
+        Ok(())
     }
 
     /// Takes notice of the rest, when there are no more records: it was signed over more.
@@ -269,7 +278,7 @@ impl<'s> Signed<'s> {
         }
         let newest = newest.cloned();
         match (self.wrong, self.anchor) {
-            (Some(wrong), _) | (None, Some(Anchor { checkpoint: Err(wrong), .. })) => Err(wrong),
+            (Some((_, wrong)), _) | (None, Some(Anchor { checkpoint: Err(wrong), .. })) => Err(wrong),
             (None, Some(Anchor { checkpoint: Ok(anchor), is_kept: false })) => {
                 let words = format!("the checkpoint of {} records is in {ANCHOR} and not in the store", anchor.size);
                 Err((Finding::CheckpointMissing, words))
