@@ -137,6 +137,9 @@ async fn a_quarantine_is_durable_though_the_store_was_away_when_it_was_imposed()
     faulty.script("C_Sign always corrupt");
     let said = || fs::read_to_string(faulty.instance.path("serve.log")).unwrap();
     eventually("it cannot be recorded", || said().contains("the standing of a token cannot be recorded"));
+    for command in ["release", "unlatch"] {
+        faulty.instance.cli(&["token", command, "main"]).refused(74, "STORE_UNAVAILABLE");
+    }
     holder.end();
     let held = || faulty.instance.json(&["token", "status", "main"])[0]["quarantined"].as_str().map(str::to_owned);
     eventually("it is recorded", || held().is_some_and(|why| !why.is_empty()));

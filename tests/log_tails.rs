@@ -17,8 +17,8 @@ use crate::kit::signer::Signer;
 use crate::kit::{Instance, eventually, until_serving};
 use crate::other_logs::{log_of, opened, put, two};
 
-/// Writes the records of a log anew from a place on: that one and one more.
-async fn rewrite(server: &Postgres, log: &str, from: u64) {
+/// Writes the records of a log anew from a place on.
+pub(crate) async fn rewrite(server: &Postgres, log: &str, from: u64, events: &[Event]) {
     let mut database = sqlx::PgConnection::connect(&server.url()).await.unwrap();
     let records = format!("SELECT record FROM entry WHERE log_id = '{log}' AND seq < {from} ORDER BY seq");
     let records: Vec<Vec<u8>> =
@@ -29,7 +29,7 @@ async fn rewrite(server: &Postgres, log: &str, from: u64) {
         tree.append(TreeHash::leaf(&record), |_, _, _| {});
     }
     server.sql(&format!("DELETE FROM entry WHERE log_id = '{log}' AND seq >= {from}"));
-    for event in [opened(), Event::LogClosed {}] {
+    for event in events {
         let seq = head.size;
         let record = head.append(&event.bytes().unwrap(), &Moment::of(head.time_us)).unwrap().bytes;
         tree.append(TreeHash::leaf(&record), |_, _, _| {});
@@ -64,7 +64,7 @@ async fn the_tail_of_another_log_is_not_written_anew_though_the_checkpoint_over_
     };
     // The end of the log was signed for by the first.
     server.sql(&format!("DELETE FROM checkpoint WHERE log_id = '{log}' AND place = {newest}"));
-    rewrite(&server, &log, last.unsigned_abs()).await;
+    rewrite(&server, &log, last.unsigned_abs(), &[opened(), Event::LogClosed {}]).await;
     let said = first.serve_fails().refused(74, "STORE_FORKED");
     assert!(said.contains(&log), "{said}");
     put_back();
@@ -152,7 +152,7 @@ async fn rewrite_beside_one_that_runs(with_checkpoint: bool) {
         let warned = || fs::read_to_string(first.path("serve.log")).unwrap().contains("counts as it did");
         eventually("it has looked at that checkpoint", warned);
     }
-    rewrite(&server, &log, signed + 2).await;
+    rewrite(&server, &log, signed + 2, &[opened(), Event::LogClosed {}]).await;
     until_serving(&first, false).await;
     let said = first.cli(&["key", "create", "demo"]);
     assert_ne!(said.code, Some(0));

@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 use crate::kit::postgres::Postgres;
 use crate::kit::signer::Signer;
+use crate::log_tails::rewrite;
+use crate::other_logs::opened;
 use crate::tamper::mended;
 
 /// A store with a small log, all of it signed.
@@ -322,6 +324,17 @@ async fn what_was_done_to_records_checkpoints_and_rows_is_told_apart(place: Plac
                 .to_owned(),
             "checkpoint-edited",
         ),
+        (
+            "the checkpoint before it in the place of one",
+            "UPDATE checkpoint SET note = (SELECT note FROM checkpoint WHERE place = 0) WHERE place = 1".to_owned(),
+            "checkpoint-edited",
+        ),
+        (
+            "a checkpoint behind which there is no place",
+            "INSERT INTO checkpoint SELECT log_id, 9223372036854775807, note FROM checkpoint WHERE place = 0"
+                .to_owned(),
+            "checkpoint-missing",
+        ),
         ("checkpoint deleted", "DELETE FROM checkpoint WHERE place = 0".to_owned(), "checkpoint-missing"),
         ("last checkpoint deleted", "DELETE FROM checkpoint WHERE place = 1".to_owned(), "checkpoint-missing"),
         ("role", body("principal", "node", "operator"), "row-edited"),
@@ -431,6 +444,52 @@ async fn a_log_that_its_instance_writes_and_signs_while_the_store_is_verified_is
     }
     end.send(()).unwrap();
     writes.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_nobody_has_signed_gives_up_nothing_that_was_signed_of_another_log() {
+    let place = Place::new(Some(Postgres::start())).await;
+    let server = place.server.as_ref().unwrap();
+    let other = keyward::store::Postgres::open(&server.url(), None, "b", true).await.unwrap();
+    let log = other.head().log;
+    let signer = Signer::new(&log);
+    for _ in 0..3 {
+        other.commit(Batch { writes: vec![], events: vec![Event::LogClosed {}, Event::LogClosed {}] }).await.unwrap();
+        sign(&other, &signer).await;
+    }
+    other.close().await;
+    for table in ["log", "entry"] {
+        server.sql(&format!("CREATE TABLE both_{table} AS SELECT * FROM {table}"));
+    }
+    for checkpoints in [0, 2, 3, 1 << 40] {
+        let text = String::new;
+        let given_up = || Event::ReAnchored {
+            caller: CallerNote::service(),
+            rule: text(),
+            agreed: text(),
+            reason: text(),
+            message: text(),
+            anchor: text(),
+            checkpoints,
+        };
+        let closed = || Event::LogClosed {};
+        for (from, events, finding) in [
+            (6, vec![given_up()], "untrusted"),
+            (4, vec![given_up()], "rewound"),
+            (5, vec![opened(), given_up()], "not-as-signed"),
+            (3, vec![given_up(), closed(), closed(), closed()], "not-as-signed"),
+            (3, vec![opened(), closed(), given_up(), closed(), closed()], "not-as-signed"),
+        ] {
+            rewrite(server, &log, from, &events).await;
+            let others = [signer.trust(&log)];
+            let report = inspect(place.store.as_ref(), Verifier::new(None), Some(&place.vouched), &others).await;
+            let report = report.unwrap();
+            assert_eq!(serde_json::to_value(report.finding).unwrap(), finding, "{checkpoints} {from}: {report:?}");
+            for table in ["log", "entry"] {
+                server.sql(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM both_{table}"));
+            }
+        }
+    }
 }
 
 /// Has an object changed, and new ones come into being, without end; one round of it.

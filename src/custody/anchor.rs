@@ -116,6 +116,9 @@ impl LogFiles {
     pub(super) async fn named(&self, store: &dyn Store) -> Result<(BTreeSet<String>, Others)> {
         let Some(trust) = self.read_trust()? else { return Ok(Default::default()) };
         let head = store.head();
+        if trust.log() != head.log {
+            return Ok(Default::default());
+        }
         let kept = store.last_checkpoint(&head.log).await?.and_then(|note| note.parse().ok());
         let notes = [kept, self.read_anchor().ok().flatten()];
         let signed: Vec<Checkpoint> = notes.iter().flatten().filter_map(|note| trust.checkpoint(note).ok()).collect();

@@ -79,7 +79,12 @@ pub struct Slot {
     pub(super) probe: Mutex<Option<Arc<KeyRef>>>,
     /// Held by who looks for that key or has it made.
     pub(super) making_probe: tokio::sync::Mutex<()>,
+    /// Held by who records how its devices stand.
+    recording: tokio::sync::Mutex<()>,
 }
+
+/// Held by who records how the devices of a token stand.
+type Recording<'a> = tokio::sync::MutexGuard<'a, ()>;
 
 impl Slot {
     /// Puts a token together and logs in to each of its devices, once, in all of them at once. A device that cannot be
@@ -109,6 +114,7 @@ impl Slot {
             needed: AtomicBool::new(false),
             probe: Mutex::default(),
             making_probe: tokio::sync::Mutex::default(),
+            recording: tokio::sync::Mutex::default(),
         };
         let mut faults = Vec::new();
         for opened in join_all(slot.members.iter().map(|member| slot.open_one(store, member))).await {
@@ -256,8 +262,28 @@ impl Slot {
         self.keep_changes(store).await;
     }
 
-    /// Records what the replicas' failures mean for the next start: a quarantine, a refused PIN. Says all changes.
+    /// Records what the replicas' failures mean for the next start: a quarantine, a refused PIN. Says all changes. What
+    /// cannot be recorded is tried again.
     pub(super) async fn keep_changes(&self, store: &dyn Store) {
+        if self.replicas.has_changes() {
+            let recording = self.recording.lock().await;
+            let _ = self.keep_each(store, &recording).await;
+        }
+    }
+
+    /// Records what was found until now, before a person clears what holds a device back. As long as that person holds what
+    /// this gives, nobody else records.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn before_clearing(&self, store: &dyn Store) -> Result<Recording<'_>> {
+        let recording = self.recording.lock().await;
+        self.keep_each(store, &recording).await?;
+        Ok(recording)
+    }
+
+    async fn keep_each(&self, store: &dyn Store, _: &Recording<'_>) -> Result<()> {
+        let mut all = Ok(());
         for change in self.replicas.changes() {
             let label = self.label(&change.replica);
             let Some(member) = self.members.iter().find(|member| member.name() == change.replica) else { continue };
@@ -265,11 +291,11 @@ impl Slot {
             let kept = match change.health {
                 Health::Healthy => {
                     tracing::info!("{label} serves");
-                    true
+                    Ok(())
                 }
                 Health::Failed { .. } => {
                     tracing::warn!(why, "{label} cannot be used now");
-                    true
+                    Ok(())
                 }
                 Health::Waiting { .. } => {
                     tracing::error!(why, "{label} waits until a person logs it in");
@@ -280,10 +306,12 @@ impl Slot {
                     keep(store, &member.standing(), "quarantined", &why, |standing| &mut standing.quarantined).await
                 }
             };
-            if kept {
-                change.kept();
+            match kept {
+                Ok(()) => change.kept(),
+                Err(fault) => all = Err(fault),
             }
         }
+        all
     }
 
     /// A lane's failure in words.
@@ -306,14 +334,14 @@ impl Slot {
     }
 }
 
-/// Records what holds a device back, unless that is recorded already. `false` if it could not be recorded.
+/// Records what holds a device back, unless that is recorded already.
 async fn keep(
     store: &dyn Store,
     device: &str,
     state: &str,
     why: &str,
     hold: impl Fn(&mut Standing) -> &mut Option<String>,
-) -> bool {
+) -> Result<()> {
     let change = |standing: &mut Standing, is_claimed: bool| {
         let held = hold(standing);
         let is_recorded = held.is_some() && !is_claimed;
@@ -326,5 +354,5 @@ async fn keep(
     if let Err(fault) = &kept {
         tracing::error!(device, state, ?fault, "the standing of a token cannot be recorded; it is tried again");
     }
-    kept.is_ok()
+    kept.map(drop)
 }

@@ -37,7 +37,8 @@ struct Looked {
 /// against what the others say of it, then every object against the record of its last change. The report is that of the
 /// store's own log, and those of the others stand in it.
 ///
-/// Takes bounded memory, whatever the store holds. If there are very many objects, the logs are read once more for each
+/// Takes bounded memory, however many records, objects and checkpoints the store holds, but for what the logs tell of while
+/// it reads, and for each log a little. If there are very many objects, the logs are read once more for each
 /// stretch of their names. What says who signs for the own log, and its anchor, stands in
 /// `vouched`; for the others it is `others`, or what the own log has seen of them. One that a person has given up here is
 /// looked at, and left out of the verdict.

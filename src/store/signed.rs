@@ -92,11 +92,15 @@ pub(super) struct Signed<'s> {
     page: IntoIter<(u64, String)>,
     place: u64,
     end: u64,
+    /// The text of the last one of them.
+    text: String,
     /// The next one, which the records have not come to, and its place.
     next: Option<(u64, Checkpoint)>,
     /// Of those before, the one over most records, and what is wrong with the first that is not as it should be.
     newest: Option<Checkpoint>,
     wrong: Option<(u64, Wrong)>,
+    /// The same of what a record gives up, until something is signed over that record.
+    given_up: (Option<Checkpoint>, Option<(u64, Wrong)>),
     anchor: Option<Anchor>,
     /// Keys that were seen to sign, and of which no checkpoint was come to.
     unused: Vec<VerifierKey>,
@@ -127,9 +131,11 @@ impl<'s> Signed<'s> {
             page: Vec::new().into_iter(),
             place: 0,
             end,
+            text: String::new(),
             next: None,
             newest: None,
             wrong: None,
+            given_up: (None, None),
             anchor: None,
             unused,
         };
@@ -140,19 +146,14 @@ impl<'s> Signed<'s> {
     /// Takes the anchor, which every log has that has records.
     pub(super) fn anchored(&mut self, anchor: Option<&str>, records: u64) {
         let checkpoint = match anchor {
-            Some(text) => match self.open(text, ANCHOR) {
-                Ok(checkpoint) => Ok(checkpoint),
-                Err(Some(wrong)) => Err(wrong),
-                Err(None) => return,
-            },
-            None if records == 0 => return,
-            None => Err((Finding::CheckpointMissing, format!("{ANCHOR} is missing"))),
+            Some(text) => self.open(text, ANCHOR).transpose(),
+            None => (records > 0).then(|| Err((Finding::CheckpointMissing, format!("{ANCHOR} is missing")))),
         };
-        self.anchor = Some(Anchor { checkpoint, is_kept: false });
+        self.anchor = checkpoint.map(|checkpoint| Anchor { checkpoint, is_kept: false });
     }
 
-    /// Opens what should be a checkpoint of the log; or says what it is instead, if anything.
-    fn open(&mut self, text: &str, which: &str) -> Result<Checkpoint, Option<Wrong>> {
+    /// Opens what should be a checkpoint of the log. Nothing if it may be one that is signed with a key of later.
+    fn open(&mut self, text: &str, which: &str) -> Result<Option<Checkpoint>, Wrong> {
         let opened = match text.parse::<Note>() {
             Ok(note) => {
                 self.unused.retain(|key| !note.names_one_of(std::slice::from_ref(key)));
@@ -160,16 +161,17 @@ impl<'s> Signed<'s> {
             }
             Err(fault) => Err((Finding::CheckpointEdited, fault)),
         };
-        opened.map_err(|(finding, fault)| match finding {
+        match opened {
+            Ok(checkpoint) => Ok(Some(checkpoint)),
             // The other log may have changed its key since it was seen: what is signed with a later one is not signed for
             // all that is known here.
-            Finding::ForeignKey if matches!(self.signers, Signers::Seen(_)) => None,
+            Err((Finding::ForeignKey, _)) if matches!(self.signers, Signers::Seen(_)) => Ok(None),
             // What is no checkpoint any more was one.
-            _ if fault.reason() == Reason::InvalidArgument => {
-                Some((Finding::CheckpointEdited, format!("{which}: {fault}")))
+            Err((_, fault)) if fault.reason() == Reason::InvalidArgument => {
+                Err((Finding::CheckpointEdited, format!("{which}: {fault}")))
             }
-            finding => Some((finding, format!("{which}: {fault}"))),
-        })
+            Err((finding, fault)) => Err((finding, format!("{which}: {fault}"))),
+        }
     }
 
     /// Reads on to the next checkpoint that can be opened.
@@ -178,28 +180,41 @@ impl<'s> Signed<'s> {
             let Some((place, text)) = self.page.next() else {
                 self.page = self.store.checkpoints(&self.log, self.place, PAGE).await?.into_iter();
                 if self.page.len() == 0 {
+                    self.is_missing();
                     break;
                 }
                 continue;
             };
             if place != self.place {
-                let words = format!("checkpoint {} is missing from the store", self.place);
-                self.wrong.get_or_insert((self.place, (Finding::CheckpointMissing, words)));
+                self.is_missing();
             }
             self.place = place + 1;
             if place >= self.end {
                 break;
             }
-            match self.open(&text, &name(place)) {
-                Ok(checkpoint) => {
+            let opened = match self.open(&text, &name(place)) {
+                Ok(_) if text == self.text => {
+                    let words = format!("{} is the one before it", name(place));
+                    Err((Finding::CheckpointEdited, words))
+                }
+                opened => opened,
+            };
+            self.text = text;
+            match opened {
+                Ok(None) => {}
+                Ok(Some(checkpoint)) => {
                     self.next = Some((place, checkpoint));
                     break;
                 }
-                Err(Some(wrong)) => drop(self.wrong.get_or_insert((place, wrong))),
-                Err(None) => {}
+                Err(wrong) => drop(self.wrong.get_or_insert((place, wrong))),
             }
         }
         Ok(())
+    }
+
+    fn is_missing(&mut self) {
+        let words = format!("checkpoint {} is missing from the store", self.place);
+        self.wrong.get_or_insert((self.place, (Finding::CheckpointMissing, words)));
     }
 
     /// Takes notice of a checkpoint, and goes on to the next.
@@ -207,9 +222,7 @@ impl<'s> Signed<'s> {
         if let Some(anchor) = &mut self.anchor {
             anchor.is_kept |= anchor.checkpoint.as_ref() == Ok(&checkpoint);
         }
-        if self.newest.as_ref().is_none_or(|newest| newest.size <= checkpoint.size) {
-            self.newest = Some(checkpoint);
-        }
+        self.newest = Some(larger(self.newest.take(), checkpoint));
         self.advance().await
     }
 
@@ -225,6 +238,8 @@ impl<'s> Signed<'s> {
                 self.wrong.get_or_insert((place, (Finding::CheckpointEdited, words)));
             } else if !verifier.is_at(&checkpoint) {
                 self.wrong.get_or_insert((place, others_than(size, &name(place))));
+            } else {
+                self.given_up = (None, None);
             }
             self.pass(checkpoint).await?;
         }
@@ -236,18 +251,26 @@ impl<'s> Signed<'s> {
         Ok(())
     }
 
-    /// Takes notice that with the next record a person gave up what had been signed before: so many checkpoints, though some
-    /// may be over more records than there were left.
+    /// Takes notice that the next record gives up what had been signed before: so many checkpoints, though some may be over
+    /// more records than there were left. That counts once something is signed over that record: anybody can write one
+    /// behind what is signed.
     ///
     /// # Errors
     /// Those of reading.
     pub(super) async fn given_up(&mut self, count: u64) -> Result<()> {
-        while self.next.take_if(|(place, _)| *place < count).is_some() {
+        loop {
+            if let Some(newest) = self.newest.take() {
+                self.given_up.0 = Some(larger(self.given_up.0.take(), newest));
+            }
+            if let Some(wrong) = self.wrong.take_if(|(place, _)| *place < count) {
+                self.given_up.1.get_or_insert(wrong);
+            }
+            let Some((place, dropped)) = self.next.take_if(|(place, _)| *place < count) else { return Ok(()) };
+            let words = format!("{} is given up by a record over which nothing is signed", name(place));
+            self.wrong = Some((place, (Finding::NotAsSigned, words)));
+            self.newest = Some(dropped);
             self.advance().await?;
         }
-        self.newest = None;
-        self.wrong.take_if(|(place, _)| *place < count);
-        Ok(())
     }
 
     /// Takes notice of the rest, when there are no more records: it was signed over more.
@@ -271,13 +294,14 @@ impl<'s> Signed<'s> {
     /// What is wrong, if anything; the newest checkpoint that counts, if nothing is.
     pub(super) fn verdict(self, size: u64) -> Result<Option<Checkpoint>, Wrong> {
         let anchored = self.anchor.as_ref().and_then(|anchor| anchor.checkpoint.as_ref().ok());
-        let newest = self.newest.iter().chain(anchored).max_by_key(|newest| newest.size);
+        let (given_up, wrong) = self.given_up;
+        let newest = given_up.iter().chain(&self.newest).chain(anchored).max_by_key(|newest| newest.size);
         if let Some(newest) = newest.filter(|newest| newest.size > size) {
             let words = format!("the log ends after {size} records; {} were signed", newest.size);
             return Err((Finding::Rewound, words));
         }
         let newest = newest.cloned();
-        match (self.wrong, self.anchor) {
+        match (wrong.or(self.wrong), self.anchor) {
             (Some((_, wrong)), _) | (None, Some(Anchor { checkpoint: Err(wrong), .. })) => Err(wrong),
             (None, Some(Anchor { checkpoint: Ok(anchor), is_kept: false })) => {
                 let words = format!("the checkpoint of {} records is in {ANCHOR} and not in the store", anchor.size);
@@ -286,6 +310,11 @@ impl<'s> Signed<'s> {
             _ => Ok(newest),
         }
     }
+}
+
+/// The one that is over more records; of two over as many, the later.
+fn larger(one: Option<Checkpoint>, later: Checkpoint) -> Checkpoint {
+    one.filter(|one| one.size > later.size).unwrap_or(later)
 }
 
 /// What the anchor is called.

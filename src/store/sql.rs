@@ -206,9 +206,10 @@ where
     }
 
     pub(super) async fn checkpoints_before(&self, log: &str, at: u64, count_max: u32) -> Result<Vec<(u64, String)>> {
+        let Some(last) = at.checked_sub(1) else { return Ok(Vec::new()) };
         self.notes(
-            "SELECT place, note FROM checkpoint WHERE log_id = $1 AND place < $2 ORDER BY place DESC LIMIT $3",
-            (log, at, count_max),
+            "SELECT place, note FROM checkpoint WHERE log_id = $1 AND place <= $2 ORDER BY place DESC LIMIT $3",
+            (log, last, count_max),
         )
         .await
     }

@@ -279,6 +279,12 @@ impl Replicas {
         self.members.iter().any(|member| member.state().health == Health::Healthy)
     }
 
+    /// Whether [`Replicas::changes`] has anything to tell.
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        self.changed.load(Ordering::Acquire)
+    }
+
     /// Those that stand otherwise than the owner has kept, each told to one who asks at a time.
     #[must_use]
     pub fn changes(&self) -> Vec<Change> {
