@@ -322,7 +322,7 @@ impl Slot {
         let fault = Error::from(fault).while_doing(format!("token {}", self.name));
         // One that has a next step of its own says why, too.
         let is_bare = fault.reason() == Reason::TokenUnavailable && fault.next_step().is_none();
-        if is_bare { self.unavailable(&fault) } else { fault }
+        if is_bare { self.unavailable(&fault).answered(fault.answer().cloned()) } else { fault }
     }
 
     /// It cannot be used now, and why that is so.
