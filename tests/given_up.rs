@@ -300,12 +300,37 @@ fn an_own_log_that_goes_on_from_before_checkpoints_that_are_left_verifies() {
     put_back(&instance, &older, &["subtree", "entry", "log"]);
     instance.serve_fails().refused(74, "STORE_REWOUND");
     re_anchored_with(&instance, "STORE_REWOUND", &["--lift", "main"]);
+    let mut over_it = 0;
     for _ in 0..2 {
         let (code, report) = verified(&instance, &[]);
         assert_eq!((code, &report["finding"]), (Some(0), &"good".into()), "{report}");
         instance.start();
+        over_it = events(&instance.log(), "re-anchored")[0]["checkpoints"].as_u64().unwrap();
         assert_eq!(instance.stop(), Some(0));
     }
+    // What is signed since is held against the records as ever.
+    for (edit, finding) in [
+        ("UPDATE checkpoint SET note = replace(note, 'chain ', 'chain 0')", "checkpoint-edited"),
+        ("DELETE FROM checkpoint", "checkpoint-missing"),
+    ] {
+        sqlite(&instance, &format!("{edit} WHERE place = {over_it}"));
+        let (code, report) = verified(&instance, &[]);
+        assert_eq!((code, &report["finding"]), (Some(1), &finding.into()), "{report}");
+    }
+}
+
+#[test]
+fn a_checkpoint_where_none_was_ever_put_is_to_be_removed_and_is_not_given_up() {
+    let mut instance = Instance::new();
+    sqlite(&instance, "INSERT INTO checkpoint SELECT log_id, 9223372036854775807, 'x' FROM log");
+    instance.serve_fails().refused(74, "CHECKPOINT_BROKEN");
+    let shown = instance.json(&["audit", "re-anchor"]);
+    let decide = ["audit", "re-anchor", "--confirm", shown["confirm"].as_str().unwrap()];
+    let said = instance.cli(&decide).refused(74, "CHECKPOINT_BROKEN");
+    assert!(said.contains("at place 9223372036854775807"), "{said}");
+    sqlite(&instance, "DELETE FROM checkpoint WHERE note = 'x'");
+    instance.start();
+    assert!(events(&instance.log(), "re-anchored").is_empty());
 }
 
 /// Decides as the words say that are shown, and kills that at a point.

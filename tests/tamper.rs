@@ -343,7 +343,7 @@ fn both_verifiers_agree_on_exports_that_were_tampered_with() {
         reason: text(),
         message: text(),
         anchor: text(),
-        checkpoints: 0,
+        checkpoints: None,
     };
     assert_eq!(with_others(&[told(4), given_up], &[]), (Some(0), "good".into(), Some(0)));
 

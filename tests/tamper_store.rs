@@ -327,7 +327,7 @@ async fn what_was_done_to_records_checkpoints_and_rows_is_told_apart(place: Plac
         (
             "the checkpoint before it in the place of one",
             "UPDATE checkpoint SET note = (SELECT note FROM checkpoint WHERE place = 0) WHERE place = 1".to_owned(),
-            "checkpoint-edited",
+            "checkpoint-missing",
         ),
         (
             "a checkpoint behind which there is no place",
@@ -461,7 +461,7 @@ async fn a_decision_that_nobody_has_signed_gives_up_nothing_that_was_signed_of_a
     for table in ["log", "entry"] {
         server.sql(&format!("CREATE TABLE both_{table} AS SELECT * FROM {table}"));
     }
-    for checkpoints in [0, 2, 3, 1 << 40] {
+    for checkpoints in [None, Some(0), Some(2), Some(3), Some(1 << 40)] {
         let text = String::new;
         let given_up = || Event::ReAnchored {
             caller: CallerNote::service(),
@@ -484,7 +484,7 @@ async fn a_decision_that_nobody_has_signed_gives_up_nothing_that_was_signed_of_a
             let others = [signer.trust(&log)];
             let report = inspect(place.store.as_ref(), Verifier::new(None), Some(&place.vouched), &others).await;
             let report = report.unwrap();
-            assert_eq!(serde_json::to_value(report.finding).unwrap(), finding, "{checkpoints} {from}: {report:?}");
+            assert_eq!(serde_json::to_value(report.finding).unwrap(), finding, "{checkpoints:?} {from}: {report:?}");
             for table in ["log", "entry"] {
                 server.sql(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM both_{table}"));
             }

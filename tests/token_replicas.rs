@@ -141,6 +141,7 @@ async fn a_replica_whose_key_differs_is_quarantined_and_the_other_serves() {
     for _ in 0..5 {
         assert_eq!(pair.sign(&pair.key).await.unwrap(), served.replica);
     }
+    pair.replicas.changes().into_iter().for_each(Change::kept);
     assert!(pair.replicas.release(left_out) && !pair.replicas.release(left_out));
 }
 
@@ -148,6 +149,8 @@ async fn a_replica_whose_key_differs_is_quarantined_and_the_other_serves() {
 async fn a_failed_replica_comes_back_by_a_probe_and_not_by_a_license() {
     let pair = Pair::new();
     pair.replicas.quarantine("one", "for this test");
+    assert!(!pair.replicas.release("one"), "before its owner knows of it");
+    pair.replicas.changes().into_iter().for_each(Change::kept);
     pair.replicas.release("one");
     assert!(matches!(pair.replicas.status()[0].1, Health::Failed { .. }));
     for _ in 0..5 {
@@ -248,6 +251,8 @@ async fn a_replica_that_lacks_the_probe_key_alone_is_passed_over_for_another_and
     assert_eq!(standing(), ["healthy", "failed"]);
     // Only a signature that verifies ends what a released replica is on trial for.
     pair.replicas.quarantine("one", "for this test");
+    assert!(!pair.replicas.release("one"), "before its owner knows of it");
+    pair.replicas.changes().into_iter().for_each(Change::kept);
     pair.replicas.release("one");
     pair.replicas.probe("one", Duration::ZERO, lacking).await;
     assert_eq!(standing(), ["failed", "failed"]);

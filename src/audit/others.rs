@@ -84,7 +84,7 @@ mod tests {
             reason: text(),
             message: text(),
             anchor: text(),
-            checkpoints: 0,
+            checkpoints: None,
         }));
         assert_eq!(others.lost([].into_iter()), None);
     }

@@ -184,9 +184,9 @@ pub enum Event {
         message: String,
         /// The anchor that is given up, a signed checkpoint; empty if there was none to read.
         anchor: String,
-        /// How many checkpoints the store had of this log, all of which are given up.
-        #[serde(default)]
-        checkpoints: u64,
+        /// How many checkpoints the store had of this log, all of which are given up. Version 0.1.0 did not say so.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        checkpoints: Option<u64>,
     },
     /// The store was made of a backup: the first record behind it.
     Restored {

@@ -14,6 +14,8 @@ use crate::store::{Batch, Claimed, Kind, Object, Store, Write};
 
 /// Objects that are read, or recorded, at a time.
 const PAGE: usize = 500;
+/// Checkpoints that a record can count: numbers of records are exact up to there.
+const CHECKPOINTS_MAX: u64 = (1 << 53) - 1;
 /// What to do if objects change while they are taken.
 const STOP: &str = "stop every other instance, then say it once more: keyward audit re-anchor";
 
@@ -181,6 +183,13 @@ impl Custody {
     pub async fn re_anchor(&self, permit: Permit, anchor: String, loss: &Loss) -> Result<Note> {
         let store = self.store.as_ref();
         let last = store.checkpoints_before(&store.head().log, u64::MAX, 1).await?.pop();
+        let checkpoints = last.map_or(0, |(place, _)| place + 1);
+        if checkpoints > CHECKPOINTS_MAX {
+            let words = format!("the store has a checkpoint at place {}, where none was ever put", checkpoints - 1);
+            return Err(
+                Error::new(Reason::CheckpointBroken, words).hint("find out who wrote to the database; remove it")
+            );
+        }
         let event = Event::ReAnchored {
             caller: permit.caller().note(),
             rule: permit.rule().to_owned(),
@@ -188,7 +197,7 @@ impl Custody {
             reason: loss.why.reason().code().to_owned(),
             message: loss.words(),
             anchor,
-            checkpoints: last.map_or(0, |(place, _)| place + 1),
+            checkpoints: Some(checkpoints),
         };
         faultpoint::reach("before-record", "re-anchor").await;
         store.commit(Batch::event(event)).await?;

@@ -150,7 +150,7 @@ impl Custody {
     /// `NOT_FOUND`; `TOKEN_BUSY` while a login is under way; those of the store.
     pub async fn unlatch(&self, permit: Permit, name: &str) -> Result<Option<String>> {
         let (slot, members) = self.named(name)?;
-        let _recording = slot.before_clearing(self.store.as_ref()).await?;
+        let _recording = slot.before_clearing(self.store.as_ref(), &members).await?;
         let mut was = None;
         for member in members {
             let here = || member.device.host.is_logging_in();
@@ -165,7 +165,7 @@ impl Custody {
     /// `NOT_FOUND`; those of the store.
     pub async fn release(&self, permit: Permit, name: &str) -> Result<Option<String>> {
         let (slot, members) = self.named(name)?;
-        let _recording = slot.before_clearing(self.store.as_ref()).await?;
+        let _recording = slot.before_clearing(self.store.as_ref(), &members).await?;
         let mut was = None;
         for member in members {
             was = clear(self.store.as_ref(), &permit, &member.standing(), Hold::Quarantine, || false).await?.or(was);

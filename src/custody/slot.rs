@@ -259,31 +259,42 @@ impl Slot {
     /// Takes a replica out of use because what it gave is not what was recorded: at once, then durably.
     pub(super) async fn put_in_quarantine(&self, store: &dyn Store, replica: &str, why: &str) {
         self.replicas.quarantine(replica, why);
-        self.keep_changes(store).await;
+        self.keep_all(store).await;
     }
 
     /// Records what the replicas' failures mean for the next start: a quarantine, a refused PIN. Says all changes. What
-    /// cannot be recorded is tried again.
+    /// cannot be recorded is tried again, and so is what comes while somebody else records.
     pub(super) async fn keep_changes(&self, store: &dyn Store) {
-        if self.replicas.has_changes() {
-            let recording = self.recording.lock().await;
-            let _ = self.keep_each(store, &recording).await;
+        if self.replicas.has_changes()
+            && let Ok(recording) = self.recording.try_lock()
+        {
+            self.keep_each(store, &recording).await;
         }
     }
 
-    /// Records what was found until now, before a person clears what holds a device back. As long as that person holds what
-    /// this gives, nobody else records.
+    /// The same, once nobody else records.
+    pub(super) async fn keep_all(&self, store: &dyn Store) {
+        let recording = self.recording.lock().await;
+        self.keep_each(store, &recording).await;
+    }
+
+    /// Records what was found until now, before a person clears what holds these replicas back. As long as that person holds
+    /// what this gives, nobody else records.
     ///
     /// # Errors
     /// Those of the store.
-    pub(super) async fn before_clearing(&self, store: &dyn Store) -> Result<Recording<'_>> {
+    pub(super) async fn before_clearing(&self, store: &dyn Store, members: &[&Member]) -> Result<Recording<'_>> {
         let recording = self.recording.lock().await;
-        self.keep_each(store, &recording).await?;
-        Ok(recording)
+        let mut unrecorded = self.keep_each(store, &recording).await.into_iter();
+        match unrecorded.find(|(replica, _)| members.iter().any(|member| member.name() == replica)) {
+            Some((_, fault)) => Err(fault),
+            None => Ok(recording),
+        }
     }
 
-    async fn keep_each(&self, store: &dyn Store, _: &Recording<'_>) -> Result<()> {
-        let mut all = Ok(());
+    /// Gives the replicas of which something could not be recorded, and why.
+    async fn keep_each(&self, store: &dyn Store, _: &Recording<'_>) -> Vec<(String, Error)> {
+        let mut unrecorded = Vec::new();
         for change in self.replicas.changes() {
             let label = self.label(&change.replica);
             let Some(member) = self.members.iter().find(|member| member.name() == change.replica) else { continue };
@@ -308,10 +319,10 @@ impl Slot {
             };
             match kept {
                 Ok(()) => change.kept(),
-                Err(fault) => all = Err(fault),
+                Err(fault) => unrecorded.push((change.replica.clone(), fault)),
             }
         }
-        all
+        unrecorded
     }
 
     /// A lane's failure in words.

@@ -110,7 +110,7 @@ impl Custody {
         self.refusals.finish().await;
         for slot in self.tokens.values() {
             slot.replicas.settle().await;
-            slot.keep_changes(self.store.as_ref()).await;
+            slot.keep_all(self.store.as_ref()).await;
         }
         self.store.commit(Batch::event(Event::LogClosed {})).await.map(drop)
     }

@@ -92,18 +92,38 @@ pub(super) struct Signed<'s> {
     page: IntoIter<(u64, String)>,
     place: u64,
     end: u64,
-    /// The text of the last one of them.
-    text: String,
     /// The next one, which the records have not come to, and its place.
     next: Option<(u64, Checkpoint)>,
-    /// Of those before, the one over most records, and what is wrong with the first that is not as it should be.
+    /// Of those before, the one over most records, and what is wrong with them.
     newest: Option<Checkpoint>,
-    wrong: Option<(u64, Wrong)>,
+    wrong: Faults,
     /// The same of what a record gives up, until something is signed over that record.
     given_up: (Option<Checkpoint>, Option<(u64, Wrong)>),
     anchor: Option<Anchor>,
     /// Keys that were seen to sign, and of which no checkpoint was come to.
     unused: Vec<VerifierKey>,
+}
+
+/// What is wrong with checkpoints, by their place: the first one that is not as it should be, and the last.
+#[derive(Default)]
+struct Faults {
+    first: Option<(u64, Wrong)>,
+    last: Option<(u64, Wrong)>,
+}
+
+impl Faults {
+    fn found(&mut self, place: u64, wrong: Wrong) {
+        self.last = Some((place, wrong.clone()));
+        self.first.get_or_insert((place, wrong));
+    }
+
+    /// Takes what is wrong before a place. Of what is wrong from there on, the last is left.
+    fn take_before(&mut self, place: u64) -> Option<(u64, Wrong)> {
+        let taken = self.first.take_if(|(first, _)| *first < place)?;
+        self.last.take_if(|(last, _)| *last < place);
+        self.first.clone_from(&self.last);
+        Some(taken)
+    }
 }
 
 /// The checkpoint that is kept outside of the store.
@@ -131,10 +151,9 @@ impl<'s> Signed<'s> {
             page: Vec::new().into_iter(),
             place: 0,
             end,
-            text: String::new(),
             next: None,
             newest: None,
-            wrong: None,
+            wrong: Faults::default(),
             given_up: (None, None),
             anchor: None,
             unused,
@@ -192,21 +211,13 @@ impl<'s> Signed<'s> {
             if place >= self.end {
                 break;
             }
-            let opened = match self.open(&text, &name(place)) {
-                Ok(_) if text == self.text => {
-                    let words = format!("{} is the one before it", name(place));
-                    Err((Finding::CheckpointEdited, words))
-                }
-                opened => opened,
-            };
-            self.text = text;
-            match opened {
+            match self.open(&text, &name(place)) {
                 Ok(None) => {}
                 Ok(Some(checkpoint)) => {
                     self.next = Some((place, checkpoint));
                     break;
                 }
-                Err(wrong) => drop(self.wrong.get_or_insert((place, wrong))),
+                Err(wrong) => self.wrong.found(place, wrong),
             }
         }
         Ok(())
@@ -214,7 +225,7 @@ impl<'s> Signed<'s> {
 
     fn is_missing(&mut self) {
         let words = format!("checkpoint {} is missing from the store", self.place);
-        self.wrong.get_or_insert((self.place, (Finding::CheckpointMissing, words)));
+        self.wrong.found(self.place, (Finding::CheckpointMissing, words));
     }
 
     /// Takes notice of a checkpoint, and goes on to the next.
@@ -235,9 +246,9 @@ impl<'s> Signed<'s> {
         while let Some((place, checkpoint)) = self.next.take_if(|(_, checkpoint)| checkpoint.size <= size) {
             if checkpoint.size < size {
                 let words = format!("{} is over fewer records than one before it", name(place));
-                self.wrong.get_or_insert((place, (Finding::CheckpointEdited, words)));
+                self.wrong.found(place, (Finding::CheckpointEdited, words));
             } else if !verifier.is_at(&checkpoint) {
-                self.wrong.get_or_insert((place, others_than(size, &name(place))));
+                self.wrong.found(place, others_than(size, &name(place)));
             } else {
                 self.given_up = (None, None);
             }
@@ -257,17 +268,19 @@ impl<'s> Signed<'s> {
     ///
     /// # Errors
     /// Those of reading.
-    pub(super) async fn given_up(&mut self, count: u64) -> Result<()> {
+    pub(super) async fn given_up(&mut self, count: Option<u64>) -> Result<()> {
+        // Records of before this was counted give up those that were come to.
+        let count = count.unwrap_or_else(|| self.next.as_ref().map_or(self.place, |(place, _)| *place));
         loop {
             if let Some(newest) = self.newest.take() {
                 self.given_up.0 = Some(larger(self.given_up.0.take(), newest));
             }
-            if let Some(wrong) = self.wrong.take_if(|(place, _)| *place < count) {
+            if let Some(wrong) = self.wrong.take_before(count) {
                 self.given_up.1.get_or_insert(wrong);
             }
             let Some((place, dropped)) = self.next.take_if(|(place, _)| *place < count) else { return Ok(()) };
             let words = format!("{} is given up by a record over which nothing is signed", name(place));
-            self.wrong = Some((place, (Finding::NotAsSigned, words)));
+            self.wrong.found(place, (Finding::NotAsSigned, words));
             self.newest = Some(dropped);
             self.advance().await?;
         }
@@ -301,7 +314,7 @@ impl<'s> Signed<'s> {
             return Err((Finding::Rewound, words));
         }
         let newest = newest.cloned();
-        match (wrong.or(self.wrong), self.anchor) {
+        match (wrong.or(self.wrong.first), self.anchor) {
             (Some((_, wrong)), _) | (None, Some(Anchor { checkpoint: Err(wrong), .. })) => Err(wrong),
             (None, Some(Anchor { checkpoint: Ok(anchor), is_kept: false })) => {
                 let words = format!("the checkpoint of {} records is in {ANCHOR} and not in the store", anchor.size);

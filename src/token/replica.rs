@@ -253,7 +253,7 @@ impl Replicas {
     pub fn release(&self, replica: &str) -> bool {
         let Some(member) = self.member(replica) else { return false };
         let mut state = member.state();
-        let was = matches!(state.health, Health::Quarantined { .. });
+        let was = state.told && matches!(state.health, Health::Quarantined { .. });
         if was {
             state.trial = Some(Trial::Released);
             member.standing.put(&mut state, Health::Failed { why: RELEASED.into() });
