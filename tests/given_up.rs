@@ -333,6 +333,31 @@ fn a_checkpoint_where_none_was_ever_put_is_to_be_removed_and_is_not_given_up() {
     assert!(events(&instance.log(), "re-anchored").is_empty());
 }
 
+#[test]
+fn an_own_log_goes_on_from_before_its_audit_key_was_changed_with_the_history_of_that_time_only() {
+    let mut instance = Instance::new();
+    let (store, trust) = (instance.data().join("keyward.db"), instance.data().join("audit.trust"));
+    let older = [&store, &trust].map(|file| fs::read(file).unwrap());
+    instance.start();
+    instance.cli(&["audit", "rotate-key"]).good();
+    assert_eq!(instance.stop(), Some(0));
+    fs::write(&store, &older[0]).unwrap();
+    instance.serve_fails().refused(74, "STORE_REWOUND");
+    let shown = instance.json(&["audit", "re-anchor"]);
+    let decide = ["audit", "re-anchor", "--lift", "main", "--confirm", shown["confirm"].as_str().unwrap()];
+    let said = instance.cli(&decide).refused(78, "CONFIG_INVALID");
+    assert!(said.contains("bring back the audit.trust of the time of the store"), "{said}");
+    fs::write(&trust, &older[1]).unwrap();
+    instance.serve_fails().refused(78, "ANCHOR_INVALID");
+    re_anchored_with(&instance, "ANCHOR_INVALID", &["--lift", "main"]);
+    instance.start();
+    assert_eq!(events(&instance.log(), "re-anchored").len(), 1);
+    instance.cli(&["audit", "rotate-key"]).good();
+    assert_eq!(instance.stop(), Some(0));
+    let (code, report) = verified(&instance, &[]);
+    assert_eq!((code, &report["finding"]), (Some(0), &"good".into()), "{report}");
+}
+
 /// Decides as the words say that are shown, and kills that at a point.
 fn killed_at(instance: &Instance, point: &str) {
     let shown = instance.json(&["audit", "re-anchor"]);

@@ -103,6 +103,12 @@ impl Trust {
         self.entries.iter().map(|entry| &entry.key)
     }
 
+    /// The number of records from which on its last key signs.
+    #[must_use]
+    pub fn from(&self) -> u64 {
+        self.last().from
+    }
+
     /// Whether this history continues an older one, or is it.
     #[must_use]
     pub fn continues(&self, older: &Trust) -> bool {

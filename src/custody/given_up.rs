@@ -182,6 +182,13 @@ impl Custody {
     /// As [`Custody::checkpoint`]; `STORE_CONFLICT` if an object was changed since it was looked at.
     pub async fn re_anchor(&self, permit: Permit, anchor: String, loss: &Loss) -> Result<Note> {
         let store = self.store.as_ref();
+        // Nothing is recorded that could not be signed.
+        let (from, size) = (self.trust()?.from(), store.head().size);
+        if from > size {
+            let words = format!("audit.trust names a key that signs from {from} records on, and the store has {size}");
+            return Err(Error::new(Reason::ConfigInvalid, words)
+                .hint("bring back the audit.trust of the time of the store, from the same backup"));
+        }
         let last = store.checkpoints_before(&store.head().log, u64::MAX, 1).await?.pop();
         let checkpoints = last.map_or(0, |(place, _)| place + 1);
         if checkpoints > CHECKPOINTS_MAX {
