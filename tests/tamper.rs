@@ -296,6 +296,20 @@ fn both(directory: &Path, more: &[&str]) -> (Option<i32>, String, Option<i32>) {
     (ours.code, finding.as_str().unwrap_or_default().to_owned(), theirs.code)
 }
 
+/// A person's decision that gives up so many checkpoints.
+pub(crate) fn re_anchored(checkpoints: Option<u64>) -> Event {
+    let text = String::new;
+    Event::ReAnchored {
+        caller: CallerNote::service(),
+        rule: text(),
+        agreed: text(),
+        reason: text(),
+        message: text(),
+        anchor: text(),
+        checkpoints,
+    }
+}
+
 #[test]
 fn both_verifiers_agree_on_exports_that_were_tampered_with() {
     let (lines, signer) = (lines(LOG, 9), Signer::new(LOG));
@@ -335,17 +349,7 @@ fn both_verifiers_agree_on_exports_that_were_tampered_with() {
     assert_eq!(with_others(&[told(4)], &[("log-b", 5)]), (Some(0), "good".into(), Some(0)));
     assert_eq!(with_others(&[told(4), told(2)], &[("log-b", 4)]), (Some(1), "log-missing".into(), Some(1)));
     assert_eq!(with_others(&[told(4)], &[("log-c", 9)]), (Some(1), "log-missing".into(), Some(1)));
-    let text = String::new;
-    let given_up = Event::ReAnchored {
-        caller: CallerNote::service(),
-        rule: text(),
-        agreed: text(),
-        reason: text(),
-        message: text(),
-        anchor: text(),
-        checkpoints: None,
-    };
-    assert_eq!(with_others(&[told(4), given_up], &[]), (Some(0), "good".into(), Some(0)));
+    assert_eq!(with_others(&[told(4), re_anchored(None)], &[]), (Some(0), "good".into(), Some(0)));
 
     // An older state that is whole, found out by a checkpoint that somebody kept.
     let older = signer.sign(head_of(LOG, &lines[..6], &[]).note().unwrap());

@@ -18,7 +18,7 @@ use crate::kit::postgres::Postgres;
 use crate::kit::signer::Signer;
 use crate::log_tails::rewrite;
 use crate::other_logs::opened;
-use crate::tamper::mended;
+use crate::tamper::{mended, re_anchored};
 
 /// A store with a small log, all of it signed.
 struct Place {
@@ -462,16 +462,7 @@ async fn a_decision_that_nobody_has_signed_gives_up_nothing_that_was_signed_of_a
         server.sql(&format!("CREATE TABLE both_{table} AS SELECT * FROM {table}"));
     }
     for checkpoints in [None, Some(0), Some(2), Some(3), Some(1 << 40)] {
-        let text = String::new;
-        let given_up = || Event::ReAnchored {
-            caller: CallerNote::service(),
-            rule: text(),
-            agreed: text(),
-            reason: text(),
-            message: text(),
-            anchor: text(),
-            checkpoints,
-        };
+        let given_up = || re_anchored(checkpoints);
         let closed = || Event::LogClosed {};
         for (from, events, finding) in [
             (6, vec![given_up()], "untrusted"),
