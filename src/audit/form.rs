@@ -7,7 +7,7 @@
 /// Deepest nesting of objects and arrays. Records have four levels.
 const DEPTH_MAX: usize = 16;
 /// Largest number that every JSON reader keeps whole: 2^53 - 1.
-const NUMBER_MAX: u64 = (1 << 53) - 1;
+pub const NUMBER_MAX: u64 = (1 << 53) - 1;
 
 /// What stands behind the value that this text begins with; nothing if there is none in canonical form. `depth` is the
 /// number of objects and arrays around it.

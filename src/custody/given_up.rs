@@ -3,6 +3,7 @@
 //! nobody could use them any more.
 
 use crate::audit::chain::{ChainHash, Head};
+use crate::audit::form::NUMBER_MAX;
 use crate::audit::note::Note;
 use crate::audit::record::{Event, brief};
 use crate::custody::vouch::{self, Beside, Stands};
@@ -14,8 +15,6 @@ use crate::store::{Batch, Claimed, Kind, Object, Store, Write};
 
 /// Objects that are read, or recorded, at a time.
 const PAGE: usize = 500;
-/// Checkpoints that a record can count: numbers of records are exact up to there.
-const CHECKPOINTS_MAX: u64 = (1 << 53) - 1;
 /// What to do if objects change while they are taken.
 const STOP: &str = "stop every other instance, then say it once more: keyward audit re-anchor";
 
@@ -191,7 +190,7 @@ impl Custody {
         }
         let last = store.checkpoints_before(&store.head().log, u64::MAX, 1).await?.pop();
         let checkpoints = last.map_or(0, |(place, _)| place + 1);
-        if checkpoints > CHECKPOINTS_MAX {
+        if checkpoints > NUMBER_MAX {
             let words = format!("the store has a checkpoint at place {}, where none was ever put", checkpoints - 1);
             return Err(
                 Error::new(Reason::CheckpointBroken, words).hint("find out who wrote to the database; remove it")

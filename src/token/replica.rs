@@ -249,7 +249,7 @@ impl Replicas {
     }
 
     /// Ends a quarantine, on a person's word. The replica is on trial: it serves first when a probe succeeded.
-    /// `false` if no replica of this name is quarantined.
+    /// `false` if no replica of this name is quarantined, or its owner has not been told so: that stays until it has.
     pub fn release(&self, replica: &str) -> bool {
         let Some(member) = self.member(replica) else { return false };
         let mut state = member.state();

@@ -83,10 +83,10 @@ fn listen(listener: &TcpListener, socket: &Path, closed: &AtomicBool) {
         if closed.load(Ordering::Acquire) {
             return;
         }
-        // A connection that cannot be carried is closed: the TSS tells that the TPM is away.
         if stream.is_err() {
             thread::sleep(PAUSE);
         }
+        // A connection that cannot be carried is closed: the TSS tells that the TPM is away.
         let carried = stream.and_then(|stream| if is_own(&stream)? { carry(&stream, socket) } else { Ok(()) });
         if let Err(fault) = carried {
             tracing::debug!(%fault, socket = %socket.display(), "a connection to the TPM ended");
